@@ -1,0 +1,54 @@
+# Every command sets up what it needs first; a second run needs no network.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: run demo test check bench help setup lock format clean
+
+run: setup ## The whole system in the foreground: Kafka, Postgres, registry, receiver, consumer, API (Ctrl-C stops it)
+	@exec $(BIN)/registry-quota dev up
+
+demo: setup ## The main job in one go: push, account, announce, clean up, verify
+	@exec $(BIN)/registry-quota demo
+
+test: setup ## All tests (embedded parts, or containers with RQ_TEST_BACKEND=docker)
+	@exec $(BIN)/python -m pytest $(ARGS)
+
+check: setup ## Format, lint, types, import arrows
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q tests/unit/test_import_arrows.py
+
+bench: setup ## Benchmarks, as a table and as JSON under bench/results/
+	@exec $(BIN)/python -m bench $(ARGS)
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)
+
+$(READY): requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "registry-quota needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Set PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || { echo "setup: creating $(VENV)"; $(PYTHON) -m venv $(VENV) || \
+	  { echo "python's venv module is missing (Debian: apt-get install python3-venv)"; rm -rf $(VENV); exit 1; }; }
+	@echo "setup: installing pinned packages into $(VENV) (about a minute, once)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes --no-deps -r requirements/dev.txt
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+lock: setup ## Pin again (after a change of pyproject.toml), with hashes and without addresses
+	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
+	  --no-annotate pyproject.toml -o requirements/runtime.txt $(UPGRADE)
+	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
+	  --no-annotate --all-extras --group dev pyproject.toml -o requirements/dev.txt -c requirements/runtime.txt $(UPGRADE)
+
+format: setup ## Format and fix what can be fixed by itself
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+clean: ## Remove what was built and what the embedded stack kept
+	rm -rf $(VENV) .run .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""What a registry says and how to talk to it."""

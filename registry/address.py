@@ -1,0 +1,79 @@
+"""The one registry that is ever contacted: its address, and what counts as the same place (pure)."""
+
+import re
+from typing import Final
+
+from yarl import URL
+
+from registry.errors import BadRegistryUrl
+
+_EXAMPLE: Final = "write it like http://127.0.0.1:5000 or https://registry.example.com"
+_HOST: Final = re.compile(
+    r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?\.?|[0-9A-Fa-f:.]+", re.ASCII
+)
+
+
+def registry_base_url(text: str) -> URL:
+    """A registry's address, with or without scheme, as a base URL without path.
+
+    Without a scheme it is https for port 443, else http (what `ORBIT_REGISTRY_URL=host:5000` means).
+    A trailing `/` or `/v2/` is dropped. Raises BadRegistryUrl for a doubled scheme, another path,
+    credentials, a query, or anything that is no address.
+    """
+    address = text.strip()
+    if not address:
+        raise BadRegistryUrl(f"the registry's address is empty; {_EXAMPLE}")
+    text = re.sub(r"[^/@]*@", "***@", text)  # as it may be shown: a password may be in it
+    if not address.isprintable() or " " in address:
+        raise BadRegistryUrl(f"the registry's address {text!a} has no usable host; {_EXAMPLE}")
+    if address.count("://") > 1:
+        raise BadRegistryUrl(f"the registry's address {text!a} has two schemes; {_EXAMPLE}")
+    if "://" not in address:
+        if re.match(r"https?:", address, re.IGNORECASE):
+            raise BadRegistryUrl(f"the registry's address {text!a} lacks the //; {_EXAMPLE}")
+        address = f"http://{address}"
+        if re.match(r"http://[^/]*:443(?:/|$)", address):
+            address = f"https{address.removeprefix('http')}"
+    try:
+        url = URL(address)
+        host, port = url.host, url.port
+    except ValueError as error:
+        raise BadRegistryUrl(f"the registry's address {text!a}: {error}; {_EXAMPLE}") from None
+    if url.scheme not in ("http", "https"):
+        raise BadRegistryUrl(f"the registry's address {text!a} is not http or https; {_EXAMPLE}")
+    if not host or not _HOST.fullmatch(host) or not port:
+        raise BadRegistryUrl(f"the registry's address {text!a} has no usable host; {_EXAMPLE}")
+    if url.user is not None or url.password is not None:
+        raise BadRegistryUrl(
+            "the registry's address holds credentials; set them as user name and password instead"
+        )
+    if url.path.rstrip("/") not in ("", "/v2") or url.query_string or url.fragment:
+        raise BadRegistryUrl(
+            f"the registry's address {text!a} has a path; only the host is wanted; {_EXAMPLE}"
+        )
+    return url.origin()
+
+
+def host_allowed(url: URL, allowed: frozenset[str]) -> bool:
+    """Whether `url` is at one of `allowed`, each a `host` (any port) or `host:port`."""
+    host = (url.host or "").lower()
+    return bool(host) and (host in allowed or f"{host}:{url.port}" in allowed)
+
+
+def next_page(link: str | None, current: URL, base: URL) -> URL | None:
+    """The address in a `Link: </v2/…>; rel="next"` header, taken verbatim; None without one.
+
+    Raises ValueError when it leads away from the registry.
+    """
+    matched = re.match(r'\s*<([^>]*)>\s*(?:;.*?\brel="?next"?)', link or "")
+    if matched is None:
+        return None
+    return same_registry(matched[1], current, base)
+
+
+def same_registry(location: str, current: URL, base: URL) -> URL:
+    """A `Link` or `Location` of the registry as a URL. Raises ValueError when it leads elsewhere."""
+    target = current.join(URL(location, encoded=True))
+    if target.origin() != base or not target.raw_path.startswith("/v2/"):
+        raise ValueError(f"{location[:200]!a} leads away from the registry")
+    return target

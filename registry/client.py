@@ -1,0 +1,394 @@
+"""A registry's HTTP API, as far as it is needed to read, account and delete.
+
+Digests are raw bytes, sizes bytes, dates the registry's own clock (aware, UTC; None when an answer
+tells none). Names and tags are checked against the distribution grammar before they go into a URL.
+Errors are those of `registry.errors`; every method may raise RegistryUnavailable, RegistryDenied
+and RegistryRefused.
+"""
+
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from datetime import datetime
+from importlib.metadata import version
+from typing import Final, Self, TypeVar
+
+import msgspec
+from yarl import URL
+
+from registry.address import next_page, registry_base_url
+from registry.answers import Deletion, FetchedManifest, ManifestHead, TagState
+from registry.auth import Authorizer
+from registry.errors import (
+    DeletesDisabled,
+    NotFound,
+    RegistryDenied,
+    RegistryRefused,
+    RegistryUnavailable,
+    WrongContent,
+)
+from registry.media_types import ACCEPTED, bare
+from registry.models import MAX_SIZE, OWN_USER_AGENT_PREFIX
+from registry.names import (
+    InvalidDigest,
+    InvalidName,
+    check_repository,
+    check_tag,
+    format_digest,
+    parse_digest,
+)
+from registry.transport import (
+    MAX_ERROR_BYTES,
+    REDIRECTS,
+    Answer,
+    Request,
+    Retries,
+    Transport,
+    describe,
+)
+
+USER_AGENT: Final = OWN_USER_AGENT_PREFIX + version("registry-quota")
+MAX_MANIFEST_BYTES: Final = 8 * 1024 * 1024
+MAX_LIST_BYTES: Final = 32 * 1024 * 1024
+"""Longest page of tags or repositories read; v2.8 sends all tags of a repository in one."""
+PAGE_SIZE: Final = 1000
+"""Entries asked for at a time; v3 answers 400 to more."""
+
+_ACCEPT: Final = {"Accept": ", ".join(ACCEPTED)}
+_ABSENT_CODES: Final = frozenset(
+    {"MANIFEST_UNKNOWN", "NAME_UNKNOWN", "BLOB_UNKNOWN", "TAG_INVALID"}
+)
+_CATALOG_SCOPE: Final = "registry:catalog:*"
+_HASHES: Final = {32: hashlib.sha256, 48: hashlib.sha384, 64: hashlib.sha512}
+_API_VERSION: Final = "Docker-Distribution-Api-Version"
+_Page = TypeVar("_Page")
+
+
+class _Errors(msgspec.Struct):
+    class Error(msgspec.Struct):
+        code: str | None = None
+
+    errors: list[Error] | None = None
+
+
+class _Tags(msgspec.Struct):
+    tags: list[str] | None = None
+
+
+class _Catalog(msgspec.Struct):
+    repositories: list[str] | None = None
+
+
+class RegistryClient:
+    """Talks to one registry. Use as an async context manager; safe to share between tasks."""
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        username: str | None = None,
+        password: str | None = None,
+        token_hosts: frozenset[str] = frozenset(),
+        redirect_hosts: frozenset[str] = frozenset(),
+        concurrency: int = 8,
+        timeout: float = 30.0,
+        retries: Retries | None = None,
+        user_agent: str = USER_AGENT,
+    ) -> None:
+        """Raises BadRegistryUrl when `base_url` is not an address.
+
+        `token_hosts`: hosts of token realms, besides the registry's own, that get our credentials.
+        `redirect_hosts`: hosts of object storage that blob reads may be redirected to. `timeout` is
+        seconds for one try; at most `concurrency` requests are open at a time.
+        """
+        self.base: Final = registry_base_url(base_url)
+        self.transport: Final = Transport(
+            base=self.base,
+            authorizer=Authorizer(
+                self.base, username=username, password=password, token_hosts=token_hosts
+            ),
+            user_agent=user_agent,
+            concurrency=concurrency,
+            timeout=timeout,
+            retries=retries or Retries(),
+            redirect_hosts=frozenset(host.lower() for host in redirect_hosts),
+        )
+
+    async def __aenter__(self) -> Self:
+        await self.transport.__aenter__()
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.transport.__aexit__(*exception)
+
+    # Reading
+
+    async def ping(self) -> datetime | None:
+        """Whether there is a registry that lets us in. Returns its clock."""
+        request = Request(method="GET", url=self.url("/v2/"), scope="")
+        answer = await self.transport.send(request)
+        _require(answer.status == 200, request, answer)
+        return answer.date
+
+    async def get_manifest(self, repository: str, digest: bytes) -> FetchedManifest:
+        """A manifest by digest, at most 8 MiB. Raises NotFound, WrongContent, TooLarge."""
+
+        def check(answer: Answer) -> None:
+            if answer.status == 200:
+                _verify(answer, digest)
+
+        request = self._manifest("GET", repository, digest, max_bytes=MAX_MANIFEST_BYTES)
+        answer = await self._found(request, check)
+        media_type = bare(answer.headers.get("Content-Type", ""))
+        return FetchedManifest(answer.body, media_type, digest, answer.date)
+
+    async def head_manifest(self, repository: str, reference: str | bytes) -> ManifestHead:
+        """Whether a manifest exists, by tag or (raw) digest. Emits a pull event of ours."""
+        request = self._manifest("HEAD", repository, reference)
+        answer = await self._head(request)
+        if answer.status == 404:
+            return ManifestHead(
+                exists=False, digest=None, media_type="", size=None, date=answer.date
+            )
+        _require(answer.status == 200, request, answer)
+        return ManifestHead(
+            exists=True,
+            digest=_named_digest(answer),
+            media_type=bare(answer.headers.get("Content-Type", "")),
+            size=_content_length(answer),
+            date=answer.date,
+        )
+
+    async def tag_digest(
+        self, repository: str, tag: str, known_digest: bytes | None = None
+    ) -> TagState:
+        """What a tag points at. While that is `known_digest`, the question emits no event."""
+        known = {"If-None-Match": f'"{format_digest(known_digest)}"'} if known_digest else {}
+        request = self._manifest("HEAD", repository, check_tag(tag), headers=known)
+        answer = await self._head(request)
+        if answer.status == 304 and known_digest:
+            return TagState(known_digest, answer.date)
+        if answer.status == 404:
+            return TagState(None, answer.date)
+        _require(answer.status == 200, request, answer)
+        digest = _named_digest(answer)
+        if digest is None:
+            raise WrongContent(f"no digest is told: {describe(request, answer)}", date=answer.date)
+        return TagState(digest, answer.date)
+
+    async def head_blob(self, repository: str, digest: bytes) -> int | None:
+        """Bytes that a blob takes in storage; None when the registry does not tell.
+
+        It does not where it redirects to object storage at a host that is not in `redirect_hosts`.
+        Raises NotFound.
+        """
+        request = self._blob("HEAD", repository, digest)
+        answer = await self._head(request)
+        if answer.status == 404:
+            raise NotFound(describe(request, answer), date=answer.date)
+        if answer.status in REDIRECTS:
+            return None
+        _require(answer.status == 200, request, answer)
+        return _content_length(answer)
+
+    async def get_blob(self, repository: str, digest: bytes, max_bytes: int) -> bytes:
+        """A blob of at most `max_bytes` (a config). Raises NotFound, WrongContent, TooLarge."""
+
+        def check(answer: Answer) -> None:
+            if answer.status == 200:
+                _verify(answer, digest)
+
+        request = self._blob("GET", repository, digest, max_bytes=max_bytes)
+        return (await self._found(request, check)).body
+
+    async def list_tags(self, repository: str) -> AsyncIterator[str]:
+        """The tags of a repository, in the registry's order; none when there is no such repository.
+
+        Absence from this list proves nothing. Entries outside the grammar are left out.
+        """
+        url = self.url(f"/v2/{check_repository(repository)}/tags/list", n=PAGE_SIZE)
+        async for page in self._pages(url, f"repository:{repository}:pull", _Tags):
+            for tag in page.tags or ():
+                if _fits(check_tag, tag):
+                    yield tag
+
+    async def catalog(self) -> AsyncIterator[str]:
+        """The repositories of the registry, also emptied ones. Absence from it proves nothing."""
+        url = self.url("/v2/_catalog", n=PAGE_SIZE)
+        async for page in self._pages(url, _CATALOG_SCOPE, _Catalog):
+            for repository in page.repositories or ():
+                if _fits(check_repository, repository):
+                    yield repository
+
+    # Changing
+
+    async def delete_manifest(self, repository: str, digest: bytes) -> Deletion:
+        """Delete a manifest and every tag on it. Gone already is as good. Raises DeletesDisabled."""
+        return await self._delete(self._manifest("DELETE", repository, digest, action="delete"))
+
+    async def delete_tag(self, repository: str, tag: str) -> Deletion:
+        """Remove one tag and leave its manifest. Raises RegistryRefused before v3, which cannot."""
+        return await self._delete(
+            self._manifest("DELETE", repository, check_tag(tag), action="delete")
+        )
+
+    async def deletes_enabled(self, repository: str) -> bool:
+        """Whether the registry deletes, found by deleting a manifest that cannot exist."""
+        try:
+            await self.delete_manifest(repository, bytes(32))
+        except DeletesDisabled:
+            return False
+        return True
+
+    async def put_manifest(
+        self, repository: str, reference: str | bytes, body: bytes, media_type: str
+    ) -> datetime | None:
+        """Put a manifest by tag or (raw) digest. Raises RegistryRefused when blobs are missing."""
+        request = self._manifest(
+            "PUT",
+            repository,
+            reference,
+            action="pull,push",
+            headers={"Content-Type": media_type},
+            body=body,
+        )
+        answer = await self.transport.send(request)
+        if answer.status == 405:
+            raise RegistryDenied(f"read-only: {describe(request, answer)}", date=answer.date)
+        _require(answer.status == 201, request, answer)
+        return answer.date
+
+    # Under them
+
+    def url(self, path: str, **query: str | int) -> URL:
+        """An address of the registry; `path` is safe as it is (the grammar has no escapes)."""
+        return URL(f"{self.base}{path}", encoded=True).with_query(query or None)
+
+    def _manifest(
+        self,
+        method: str,
+        repository: str,
+        reference: str | bytes,
+        *,
+        action: str = "pull",
+        headers: dict[str, str] | None = None,
+        body: bytes | None = None,
+        max_bytes: int = MAX_ERROR_BYTES,
+    ) -> Request:
+        name = check_tag(reference) if isinstance(reference, str) else format_digest(reference)
+        return Request(
+            method=method,
+            url=self.url(f"/v2/{check_repository(repository)}/manifests/{name}"),
+            scope=f"repository:{repository}:{action}",
+            headers=_ACCEPT | (headers or {}),
+            body=body,
+            max_bytes=max_bytes,
+        )
+
+    def _blob(
+        self, method: str, repository: str, digest: bytes, max_bytes: int = MAX_ERROR_BYTES
+    ) -> Request:
+        return Request(
+            method=method,
+            url=self.url(f"/v2/{check_repository(repository)}/blobs/{format_digest(digest)}"),
+            scope=f"repository:{repository}:pull",
+            max_bytes=max_bytes,
+        )
+
+    async def _found(self, request: Request, check: Callable[[Answer], None]) -> Answer:
+        answer = await self.transport.send(request, check)
+        if answer.status == 404:
+            _require_registrys_word(request, answer)
+            raise NotFound(describe(request, answer), date=answer.date)
+        _require(answer.status == 200, request, answer)
+        return answer
+
+    async def _head(self, request: Request) -> Answer:
+        answer = await self.transport.send(request)
+        if answer.status == 404 and _API_VERSION not in answer.headers:
+            # An answer to HEAD has no body that could tell a registry's 404 from a proxy's.
+            asked_again = replace(request, method="GET", max_bytes=MAX_MANIFEST_BYTES)
+            _require_registrys_word(asked_again, await self.transport.send(asked_again))
+        return answer
+
+    async def _delete(self, request: Request) -> Deletion:
+        answer = await self.transport.send(request)
+        if answer.status == 404:
+            _require_registrys_word(request, answer)
+            return Deletion(existed=False, date=answer.date)
+        if answer.status == 405:
+            raise DeletesDisabled(date=answer.date)
+        _require(answer.status == 202, request, answer)
+        return Deletion(existed=True, date=answer.date)
+
+    async def _pages(self, url: URL, scope: str, page_type: type[_Page]) -> AsyncIterator[_Page]:
+        asked: set[URL] = set()
+        following: URL | None = url
+        while following is not None:
+            if following in asked:
+                raise WrongContent(f"the pages of {url.raw_path} go round in circles")
+            asked.add(following)
+            request = Request(method="GET", url=following, scope=scope, max_bytes=MAX_LIST_BYTES)
+            answer = await self.transport.send(request)
+            if answer.status == 404:
+                _require_registrys_word(request, answer)
+                return
+            _require(answer.status == 200, request, answer)
+            try:
+                page = msgspec.json.decode(answer.body, type=page_type)
+                following = next_page(answer.headers.get("Link"), following, self.base)
+            except (ValueError, RecursionError) as error:
+                raise WrongContent(f"{url.raw_path}: {error}", date=answer.date) from None
+            yield page
+
+
+def _require(condition: bool, request: Request, answer: Answer) -> None:  # noqa: FBT001 - an assertion
+    if not condition:
+        raise RegistryRefused(describe(request, answer), date=answer.date)
+
+
+def _require_registrys_word(request: Request, answer: Answer) -> None:
+    """A 404 means absence only when it is the registry's: a proxy has 404s of its own."""
+    if answer.status != 404 or (
+        _API_VERSION not in answer.headers and not _codes(answer) & _ABSENT_CODES
+    ):
+        raise RegistryUnavailable(
+            f"something other than a registry answers: {describe(request, answer)}",
+            date=answer.date,
+        )
+
+
+def _codes(answer: Answer) -> set[str]:
+    try:
+        errors = msgspec.json.decode(answer.body, type=_Errors).errors
+    except (msgspec.DecodeError, RecursionError):
+        return set()
+    return {error.code for error in errors or () if error.code}
+
+
+def _verify(answer: Answer, digest: bytes) -> None:
+    if _HASHES[len(digest)](answer.body).digest() != digest:
+        raise WrongContent(
+            f"the answer to {answer.url.raw_path} has another digest", date=answer.date
+        )
+
+
+def _named_digest(answer: Answer) -> bytes | None:
+    try:
+        return parse_digest(answer.headers.get("Docker-Content-Digest", ""))
+    except InvalidDigest:
+        return None
+
+
+def _content_length(answer: Answer) -> int | None:
+    text = answer.headers.get("Content-Length", "")
+    size = int(text) if text.isascii() and text.isdigit() and len(text) <= 19 else MAX_SIZE + 1
+    return size if size <= MAX_SIZE else None
+
+
+def _fits(check: Callable[[str], str], name: str) -> bool:
+    try:
+        check(name)
+    except InvalidName:
+        return False
+    return True

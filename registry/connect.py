@@ -1,0 +1,16 @@
+"""The client of the configured registry, from the settings."""
+
+from registry.client import RegistryClient
+from runtime.settings import Settings
+
+
+def registry_client(settings: Settings) -> RegistryClient:
+    """A client to use as an async context manager. Raises SettingsError and BadRegistryUrl."""
+    password = settings.registry_password
+    return RegistryClient(
+        settings.required_registry_url(),
+        username=settings.registry_username,
+        password=password.get_secret_value() if password is not None else None,
+        token_hosts=frozenset(settings.registry_token_hosts),
+        concurrency=settings.registry_concurrency,
+    )

@@ -1,0 +1,76 @@
+"""What can go wrong in talking to a registry, split by what the caller does next.
+
+The docstring of a class is its default message. `date` is the registry's own clock in the answer
+(aware, UTC), where there was an answer that told it.
+"""
+
+# ruff: noqa: N818 - they are named by what the caller learns: not found, denied, unavailable
+
+import inspect
+from datetime import datetime
+
+
+class RegistryError(Exception):
+    """The registry did not do what was asked of it."""
+
+    retriable = False
+    """Whether the same request may well succeed later without anybody doing anything."""
+
+    def __init__(self, message: str = "", *, date: datetime | None = None) -> None:
+        super().__init__(message or inspect.getdoc(type(self)) or "")
+        self.date = date
+
+
+class RegistryUnavailable(RegistryError):
+    """The registry cannot be reached or is failing. Try again later."""
+
+    retriable = True
+
+    def __init__(
+        self, message: str = "", *, date: datetime | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, date=date)
+        self.retry_after = retry_after
+        """Seconds that the registry asked to be left alone, if it did."""
+
+
+class WrongContent(RegistryError):
+    """What arrived is not what was asked for: another digest, cut short, too large, not JSON.
+
+    Nothing of it may be used. Try again later; one that is too large stays too large.
+    """
+
+    retriable = True
+
+
+class TooLarge(WrongContent):
+    """The content is larger than anything that we are willing to read."""
+
+    retriable = False
+
+
+class NotFound(RegistryError):
+    """The registry says that this does not exist."""
+
+
+class RegistryDenied(RegistryError):
+    """The registry refuses us: credentials are missing or wrong, lack rights, or it is read-only.
+
+    Stop and tell a person.
+    """
+
+
+class DeletesDisabled(RegistryError):
+    """The registry does not delete.
+
+    Set `storage.delete.enabled: true` there; a pull-through cache and a registry in read-only mode
+    never delete. Stop and tell a person.
+    """
+
+
+class RegistryRefused(RegistryError):
+    """The registry cannot do this, now or later: it does not support it, or the request is wrong."""
+
+
+class BadRegistryUrl(ValueError):
+    """The registry's address cannot be used as a base URL. The message says what to write."""

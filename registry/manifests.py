@@ -1,0 +1,190 @@
+"""Manifest documents → `registry.models.ParsedManifest` (pure).
+
+What a manifest declares comes from whoever pushed it: the registry checks only that what it refers
+to exists. Hostile documents end in ManifestError, never in another exception.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+
+from registry.media_types import (
+    ARTIFACT_TYPES,
+    DOCKER_MANIFEST,
+    DOCKER_MANIFEST_LIST,
+    IMAGE_CONFIG_TYPES,
+    bare,
+    is_foreign,
+    manifest_kind,
+)
+from registry.models import MAX_SIZE, Descriptor, ParsedManifest
+from registry.names import InvalidDigest, parse_digest
+from registry.timestamps import InvalidTimestamp, parse_timestamp
+
+_OLDEST_BELIEVABLE: Final = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+class ManifestError(ValueError):
+    """A manifest document that cannot be read. The message says why."""
+
+
+class _Descriptor(msgspec.Struct, rename=lambda name: name.replace("_", "")):
+    digest: str | None = None
+    size: int | None = None
+    media_type: str | None = None
+    urls: list[str] | None = None
+
+
+class _Manifest(msgspec.Struct, rename=lambda name: name.replace("_", "")):
+    media_type: str | None = None
+    config: _Descriptor | None = None
+    layers: list[_Descriptor] | None = None
+    manifests: list[_Descriptor] | None = None
+    blobs: list[_Descriptor] | None = None
+    subject: _Descriptor | None = None
+    artifact_type: str | None = None
+
+
+class _Config(msgspec.Struct):
+    created: str | None = None
+
+
+_config_decoder: Final = msgspec.json.Decoder(_Config)
+
+
+def parse_manifest(body: bytes, media_type: str = "") -> ParsedManifest:
+    """Read a manifest document of the media type that the registry answered (its Content-Type).
+
+    Without a media type the document's own counts. A media type that we do not read (schema 1,
+    foreign formats) gives kind `unknown`. Raises ManifestError when the document is not what its
+    media type says.
+    """
+    media_type = bare(media_type)
+    if media_type and manifest_kind(media_type) == "unknown":
+        return ParsedManifest(media_type=media_type, kind="unknown")
+    try:
+        document = msgspec.convert(_folded(msgspec.json.decode(body)), _Manifest)
+    except RecursionError:
+        raise ManifestError("manifest is nested too deeply") from None
+    except msgspec.ValidationError as error:
+        raise ManifestError(f"manifest is not of its format: {error}") from None
+    except msgspec.DecodeError as error:
+        raise ManifestError(f"manifest is not JSON: {error}") from None
+    media_type = media_type or bare(document.media_type or "")
+    kind = manifest_kind(media_type)
+    try:
+        if kind == "index":
+            return _index(document, media_type)
+        if kind == "image":
+            return _image(document, media_type)
+    except InvalidDigest as error:
+        raise ManifestError(f"manifest refers to something by a bad digest: {error}") from None
+    return ParsedManifest(media_type=media_type, kind="unknown")
+
+
+def parse_config_created(body: bytes, now: datetime) -> datetime | None:
+    """When an image says it was built, from its config blob; None unless that can be believed.
+
+    Not believable: missing, unreadable, before 2000 (reproducible builds say 1970, Go's zero time
+    the year 1) or after `now` (aware).
+    """
+    try:
+        text = _config_decoder.decode(body).created
+        nanoseconds = parse_timestamp(text or "")
+    except (msgspec.DecodeError, RecursionError, InvalidTimestamp):
+        return None
+    created = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=nanoseconds // 1_000)
+    return created if _OLDEST_BELIEVABLE <= created <= now else None
+
+
+def might_be_referrer(media_type: str, config_media_type: str | None, *, tagged: bool) -> bool:
+    """Whether only the manifest itself can tell that it has no `subject`.
+
+    No event and no list says it. Docker's formats have no subject. A tagged OCI image with an
+    ordinary config is taken for what it looks like; untagged ones and indexes, other configs
+    (also one not known: None) and artifact manifests have to be read.
+    """
+    if media_type in (DOCKER_MANIFEST, DOCKER_MANIFEST_LIST):
+        return False
+    if media_type in ARTIFACT_TYPES or not tagged:
+        return True
+    return manifest_kind(media_type) != "index" and config_media_type not in IMAGE_CONFIG_TYPES
+
+
+def _folded(document: object) -> object:
+    """The document with the keys that matter in lower case, as Go's decoder reads them.
+
+    To a registry `Layers` is `layers`. Reading it more strictly would count such an image as empty.
+    """
+    if not isinstance(document, dict):
+        return document
+    fields = _folded_keys(document)
+    for key in ("config", "subject"):
+        fields[key] = _folded_keys(fields.get(key))
+    for key in ("layers", "manifests", "blobs"):
+        if isinstance(fields.get(key), list):
+            fields[key] = [_folded_keys(item) for item in fields[key]]
+    return fields
+
+
+def _folded_keys(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    folded = {key.casefold(): item for key, item in value.items()}
+    if len(folded) != len(value):
+        raise ManifestError("manifest has a key twice in different spelling")
+    return folded
+
+
+def _image(document: _Manifest, media_type: str) -> ParsedManifest:
+    if media_type in ARTIFACT_TYPES:
+        if document.blobs is None and document.layers is not None:
+            raise ManifestError("artifact manifest has layers in place of blobs")
+        config, layers = None, document.blobs
+    else:
+        if document.config is None:
+            raise ManifestError("image manifest has no config")
+        config, layers = _descriptor(document.config), document.layers
+    return ParsedManifest(
+        media_type=media_type,
+        kind="image",
+        config=config,
+        layers=tuple([_descriptor(layer) for layer in layers or ()]),
+        subject=_subject(document),
+        artifact_type=_artifact_type(document),
+    )
+
+
+def _index(document: _Manifest, media_type: str) -> ParsedManifest:
+    if document.manifests is None and (document.layers or document.config):
+        raise ManifestError("index has layers in place of manifests")
+    return ParsedManifest(
+        media_type=media_type,
+        kind="index",
+        children=tuple([_descriptor(child) for child in document.manifests or ()]),
+        subject=_subject(document),
+        artifact_type=_artifact_type(document),
+    )
+
+
+def _subject(document: _Manifest) -> bytes | None:
+    return parse_digest(document.subject.digest or "") if document.subject else None
+
+
+def _artifact_type(document: _Manifest) -> str | None:
+    return _clean(document.artifact_type) or None
+
+
+def _descriptor(wire: _Descriptor) -> Descriptor:
+    media_type = _clean(wire.media_type)
+    # Registries store manifests with impossible sizes. Refusing to read one would keep it out of
+    # the books; storage's own word (a HEAD of the blob) replaces what was declared.
+    size = min(max(wire.size or 0, 0), MAX_SIZE)
+    return Descriptor(
+        parse_digest(wire.digest or ""), size, media_type, is_foreign(media_type, wire.urls)
+    )
+
+
+def _clean(text: str | None) -> str:
+    return (text or "").replace("\x00", "�")

@@ -1,0 +1,1 @@
+"""Settings, connections, logs, metrics and process life cycle. Knows no policy."""

@@ -1,0 +1,76 @@
+"""Postgres connections."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import asyncpg
+
+from runtime.logs import get_logger
+
+log = get_logger(__name__)
+
+T = TypeVar("T")
+
+Connection = asyncpg.Connection
+Pool = asyncpg.Pool
+
+CONNECT_TIMEOUT = 5.0
+"""Seconds until an attempt to connect is given up."""
+
+_RETRIABLE = (
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.LockNotAvailableError,
+)
+
+UNAVAILABLE = (
+    OSError,
+    asyncio.TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+)
+"""What is raised while the database is away: wait and try again."""
+
+
+async def open_pool(
+    url: str, *, size: int, name: str, **options: Any
+) -> "asyncpg.Pool[asyncpg.Record]":
+    """A pool of up to `size` connections that shows as `name` in pg_stat_activity.
+
+    Idle-in-transaction and lock waits are bounded (seconds in `server_settings`), so that a
+    frozen process of ours cannot hold a workspace's lock for ever.
+    """
+    return await asyncpg.create_pool(
+        url,
+        min_size=1,
+        max_size=size,
+        timeout=CONNECT_TIMEOUT,
+        command_timeout=60,
+        server_settings={
+            "application_name": name,
+            "idle_in_transaction_session_timeout": "60s",
+            "lock_timeout": "30s",
+            # Our statements are set-based and short; compiling them costs more than it gives.
+            "jit": "off",
+        },
+        **options,
+    )
+
+
+async def retry_conflicts(work: Callable[[], Awaitable[T]], *, attempts: int = 8) -> T:
+    """Run a whole transaction again when Postgres chose it as the victim of a conflict (40P01, 40001)."""
+    for attempt in range(1, attempts + 1):
+        try:
+            return await work()
+        except _RETRIABLE as error:
+            if attempt == attempts:
+                raise
+            log.info("transaction_retried", reason=type(error).__name__, attempt=attempt)
+            await asyncio.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - jitter, not a secret
+    raise AssertionError("unreachable")

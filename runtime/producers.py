@@ -1,0 +1,74 @@
+# ruff: noqa: SLF001 - aiokafka has no public way to end a producer without flushing it
+"""Kafka producers: opened as every sender of ours needs them, and ended when their broker is gone."""
+
+import asyncio
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import ProducerClosed
+
+from runtime.kafka import connection_options
+from runtime.settings import MESSAGE_MAX_BYTES, Settings
+
+BATCH_BYTES = 128 * 1024
+"""Records of one partition that share a request; a larger record travels alone."""
+
+REQUEST_TIMEOUT = 2.0
+"""Seconds that a producer waits for a broker's answer before it opens the connection anew."""
+
+
+async def open_producer(
+    settings: Settings, *, request_timeout: float = REQUEST_TIMEOUT
+) -> AIOKafkaProducer:
+    """Start a producer: acks=all, idempotent, no linger, keys to partitions as the Java client does.
+
+    Waits without an end while no broker gives it a producer id: bound it from outside. One batch
+    that failed makes an idempotent producer useless, because aiokafka does not take the sequence
+    number back; one that cannot be sent is kept for ever (aiokafka #1101, #1017). In both cases
+    end it by `discard_producer` and open another.
+
+    Raises:
+        KafkaError: no broker answered at the configured addresses.
+    """
+    producer = AIOKafkaProducer(
+        **connection_options(settings),
+        acks="all",
+        enable_idempotence=True,
+        linger_ms=0,
+        max_batch_size=BATCH_BYTES,
+        max_request_size=MESSAGE_MAX_BYTES,
+        request_timeout_ms=int(request_timeout * 1000),
+        retry_backoff_ms=50,
+        metadata_max_age_ms=60_000,
+    )
+    try:
+        await producer.start()
+    except BaseException:
+        await discard_producer(producer)
+        raise
+    return producer
+
+
+async def discard_producer(producer: AIOKafkaProducer) -> None:
+    """End a producer at once; what it had not sent yet fails with `ProducerClosed`.
+
+    `producer.stop()` flushes first and so waits for ever when the broker is gone, and closing a
+    connection waits until a peer that reads nothing has read everything.
+    """
+    client, sender, accumulator = producer.client, producer._sender, producer._message_accumulator
+    producer._closed = accumulator._closed = True
+    task = sender.sender_task
+    try:
+        for connection in list(client._conns.values()):
+            if connection._writer is not None:
+                connection._writer.transport.abort()
+        await client.close()
+        # Whoever waits for fresh metadata would wait for ever: the task that fetches it is gone.
+        update = client._md_update_fut
+        if update is not None and not update.done():
+            update.cancel()
+        # The first cancellation makes the sender wait for its open requests, the next ones end those.
+        while task is not None and not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=0.05)
+    finally:
+        accumulator.fail_all(ProducerClosed())

@@ -1,0 +1,190 @@
+"""Settings from the environment (prefix `RQ_`), read lazily, checked where they are needed.
+
+Names and defaults are public: see the contract's "Settings". Secrets are `SecretStr`, so that a
+printed settings object never shows them.
+"""
+
+import re
+from typing import Annotated, Self
+from urllib.parse import urlsplit
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+DEFAULT_REGISTRY = "default"
+MESSAGE_MAX_BYTES = 9 * 1024 * 1024
+"""Largest Kafka message of ours, in bytes: an 8 MiB event and its headers fit."""
+
+_WEBHOOK_TOKEN_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,62}$")
+
+
+class SettingsError(Exception):
+    """A setting is missing or wrong. The message names it and says what to set."""
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Durations are seconds, sizes are bytes."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="RQ_", extra="ignore", frozen=True, populate_by_name=True
+    )
+
+    # Kafka
+    kafka_bootstrap: str = "127.0.0.1:9092"
+    kafka_security_protocol: str = Field(
+        "PLAINTEXT", pattern="^(PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL)$"
+    )
+    kafka_sasl_mechanism: str = "PLAIN"
+    kafka_sasl_username: str | None = None
+    kafka_sasl_password: SecretStr | None = None
+    kafka_ssl_cafile: str | None = None
+    kafka_ssl_certfile: str | None = None
+    kafka_ssl_keyfile: str | None = None
+    kafka_partitions: int = Field(12, ge=1, le=1000)
+    kafka_replication: int = Field(1, ge=1, le=32767)
+    kafka_min_insync_replicas: int = Field(1, ge=1)
+    kafka_group: str = "registry-quota"
+
+    # Postgres
+    database_url: SecretStr | None = None
+    database_pool_size: int = Field(10, ge=2, le=200)
+
+    # The registry that is read and cleaned
+    registry_url: str | None = Field(
+        None, validation_alias=AliasChoices("RQ_REGISTRY_URL", "ORBIT_REGISTRY_URL")
+    )
+    registry_username: str | None = None
+    registry_password: SecretStr | None = None
+    registry_token_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    registry_concurrency: int = Field(8, ge=1, le=256)
+
+    # Receiver
+    host: str = "127.0.0.1"
+    receiver_port: int = Field(8080, ge=0, le=65535)
+    webhook_tokens: SecretStr | None = None
+    max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024)
+    drain_body_bytes: int = Field(64 * 1024 * 1024, ge=1024)
+    ack_timeout: float = Field(0.8, gt=0, le=60)
+
+    # API
+    api_port: int = Field(8081, ge=0, le=65535)
+    grpc_port: int = Field(9090, ge=0, le=65535)
+    api_url: str | None = Field(None, validation_alias=AliasChoices("RQ_API_URL", "ORBIT_API_URL"))
+    api_token: SecretStr | None = None
+    internal_api_key: SecretStr | None = Field(
+        None, validation_alias=AliasChoices("RQ_INTERNAL_API_KEY", "ORBIT_INTERNAL_API_KEY")
+    )
+
+    # Accounting
+    default_quota_bytes: int = Field(10 * 1024**3, ge=1)
+    workspace_pattern: str = r"^(?P<workspace>[^/]+)/(?P<app>.+)$"
+
+    # Consumer
+    consumer_metrics_port: int = Field(0, ge=0, le=65535)
+    batch_max_events: int = Field(2000, ge=1, le=50_000)
+
+    # Logs
+    log_level: str = Field("info", pattern="^(?i:debug|info|warning|error)$")
+    log_format: str = Field("auto", pattern="^(auto|json|console)$")
+
+    @field_validator("workspace_pattern")
+    @classmethod
+    def _pattern_has_groups(cls, value: str) -> str:
+        try:
+            groups = re.compile(value).groupindex
+        except re.error as error:
+            raise ValueError(f"is not a regular expression: {error}") from error
+        if not {"workspace", "app"} <= groups.keys():
+            raise ValueError("needs the named groups (?P<workspace>…) and (?P<app>…)")
+        return value
+
+    @field_validator("registry_token_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @classmethod
+    def load(cls) -> Self:
+        """Read the environment. Raises SettingsError with a line for each wrong setting."""
+        try:
+            return cls()
+        except ValidationError as error:
+            lines = [
+                f"{_variable(item['loc'])}: {item['msg']} (got {item['input']!r})"
+                for item in error.errors()
+            ]
+            raise SettingsError("; ".join(lines)) from error
+
+    def required_database_url(self) -> str:
+        """The Postgres URL as asyncpg takes it. Raises SettingsError when unset or not a URL."""
+        url = _secret(
+            self.database_url,
+            "RQ_DATABASE_URL",
+            "postgresql://user:password@host:5432/registry_quota",
+        )
+        for driver in ("postgresql+asyncpg://", "postgres://"):
+            if url.startswith(driver):
+                url = "postgresql://" + url.removeprefix(driver)
+        if urlsplit(url).scheme != "postgresql":
+            raise SettingsError("RQ_DATABASE_URL must start with postgresql://")
+        return url
+
+    def required_webhook_tokens(self) -> dict[str, str]:
+        """Token → registry id, from `RQ_WEBHOOK_TOKENS` (`TOKEN` or `NAME=TOKEN`, by commas or spaces).
+
+        Raises SettingsError when none is set, one is empty, or one stands for two registries.
+        """
+        text = _secret(
+            self.webhook_tokens,
+            "RQ_WEBHOOK_TOKENS",
+            "a long random text, e.g. `openssl rand -hex 24`",
+        )
+        tokens: dict[str, str] = {}
+        for part in re.split(r"[,\s]+", text.strip()):
+            name, separator, token = part.partition("=")
+            # A base64 token may end in "=": only a registry's name before it makes it NAME=TOKEN.
+            if not separator or not token.strip("=") or not _WEBHOOK_TOKEN_NAME.match(name):
+                if separator and not token:
+                    raise SettingsError(f"RQ_WEBHOOK_TOKENS: {name}= has no token behind it")
+                name, token = DEFAULT_REGISTRY, part
+            if not token:
+                raise SettingsError(
+                    "RQ_WEBHOOK_TOKENS: an empty token would open the door; remove the extra comma"
+                )
+            if tokens.setdefault(token, name) != name:
+                raise SettingsError(
+                    "RQ_WEBHOOK_TOKENS: one token stands for two registries; give each its own"
+                )
+        return tokens
+
+    def required_api_token(self) -> str:
+        """The operator's API token (all scopes). Raises SettingsError when unset or empty."""
+        return _secret(
+            self.api_token, "RQ_API_TOKEN", "a long random text, e.g. `openssl rand -hex 24`"
+        )
+
+    def required_internal_api_key(self) -> str:
+        """The key of the internal API. Raises SettingsError when unset or empty."""
+        return _secret(self.internal_api_key, "RQ_INTERNAL_API_KEY", "a long random text")
+
+    def required_registry_url(self) -> str:
+        """The registry's base URL or host. Raises SettingsError when unset."""
+        if not (self.registry_url or "").strip():
+            raise SettingsError(
+                "RQ_REGISTRY_URL is not set; set it to the registry's address, e.g. http://127.0.0.1:5000"
+            )
+        return str(self.registry_url).strip()
+
+
+def _secret(value: SecretStr | None, name: str, example: str) -> str:
+    text = value.get_secret_value() if value is not None else ""
+    if not text.strip():
+        raise SettingsError(f"{name} is not set (or empty); set it to {example}")
+    return text.strip()
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    name = str(location[0]) if location else "?"
+    return name if name.isupper() else f"RQ_{name.upper()}"
