@@ -1,0 +1,1 @@
+"""Kafka in, one Postgres transaction per batch, then offsets."""

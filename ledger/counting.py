@@ -1,0 +1,128 @@
+"""Bytes: reference counts per (workspace, digest) and the usage they add up to. PURE.
+
+Usage changes by exactly the sizes of the digests whose count goes 0 → 1 or 1 → 0, or whose size
+becomes better known. It always equals a recount from the manifests.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from ledger.fold import Manifest
+
+
+class Holding(msgspec.Struct):
+    """What one workspace holds of one digest."""
+
+    refs: int = 0
+    """Existing manifests of the workspace that contain the digest (a manifest contains itself)."""
+    size: int = 0
+    """Bytes that count: what storage said, else the largest size that a manifest declares."""
+    stored: bool = False
+    """Whether storage has spoken."""
+    mixed: bool = False
+    """Whether manifests declared different sizes: the largest must be sought when one goes."""
+    released: bool = False
+    """Whether the last reference went in this change."""
+
+    @property
+    def counted(self) -> int:
+        """Bytes in the workspace's usage."""
+        return self.size if self.refs > 0 else 0
+
+
+class Mismatch(msgspec.Struct, frozen=True):
+    """A manifest declared another size than storage has."""
+
+    digest: bytes
+    declared: int
+    stored: int
+
+
+class Change(msgspec.Struct):
+    """What some facts change in one workspace's holdings."""
+
+    refs: dict[bytes, int] = msgspec.field(default_factory=dict)
+    declared: dict[bytes, list[int]] = msgspec.field(default_factory=dict)
+    """Sizes that newly counted manifests declare."""
+    documents: dict[bytes, int] = msgspec.field(default_factory=dict)
+    """Sizes of manifest documents, said by the registry itself."""
+
+    def add(self, digest: bytes, contribution: Mapping[bytes, int]) -> None:
+        """A manifest begins to exist (or its content becomes known)."""
+        for member, size in contribution.items():
+            self.refs[member] = self.refs.get(member, 0) + 1
+            if member == digest:
+                self.documents[member] = size
+            else:
+                self.declared.setdefault(member, []).append(size)
+
+    def remove(self, contribution: Iterable[bytes]) -> None:
+        """A manifest ceases to exist."""
+        for member in contribution:
+            self.refs[member] = self.refs.get(member, 0) - 1
+
+
+def contribution(digest: bytes, manifest: Manifest) -> dict[bytes, int]:
+    """Digest → size of everything that an existing manifest makes a workspace hold."""
+    members = dict(manifest.content.blobs) if manifest.content is not None else {}
+    members[digest] = manifest.size
+    return members
+
+
+class Counted(msgspec.Struct):
+    """The outcome of a change for one workspace."""
+
+    usage_delta: int
+    mismatches: list[Mismatch]
+    recount: list[bytes]
+    """Digests whose largest declared size has to be sought among the manifests that remain."""
+
+
+def count(holdings: dict[bytes, Holding], change: Change, stored: Mapping[bytes, int]) -> Counted:
+    """Apply a change to the holdings it touches (absent ones are empty).
+
+    `stored` has the sizes that storage said for any of the digests.
+    """
+    delta = 0
+    mismatches: list[Mismatch] = []
+    recount: list[bytes] = []
+    for digest, difference in change.refs.items():
+        holding = holdings.get(digest)
+        if holding is None:
+            holding = holdings[digest] = Holding()
+        before = holding.counted
+        had = holding.refs
+        holding.refs += difference
+        declared = change.declared.get(digest, ())
+        truth = stored.get(digest, change.documents.get(digest))
+        if truth is not None:
+            mismatches.extend(
+                Mismatch(digest, size, truth) for size in set(declared) if size != truth
+            )
+            holding.size, holding.stored, holding.mixed = truth, True, False
+        elif holding.stored:
+            mismatches.extend(
+                Mismatch(digest, size, holding.size)
+                for size in set(declared)
+                if size != holding.size
+            )
+        elif declared:
+            known = {*declared, holding.size} if had > 0 else set(declared)
+            holding.mixed = (holding.mixed and had > 0) or len(known) > 1
+            holding.size = max(known)
+        if holding.refs == 0:
+            holding.mixed = False
+        elif holding.mixed and difference <= len(declared) - 1:
+            # Something that contained it went, too: the largest declaration may have gone with it.
+            recount.append(digest)
+        holding.released = had > 0 and holding.refs == 0
+        delta += holding.counted - before
+    return Counted(delta, mismatches, recount)
+
+
+def learn_size(holding: Holding, size: int) -> int:
+    """Storage says how large a held digest is; returns the change of usage in bytes."""
+    before = holding.counted
+    holding.size, holding.stored, holding.mixed = size, True, False
+    return holding.counted - before

@@ -1,0 +1,92 @@
+"""Facts: what was learned about a registry, in the ledger's own words.
+
+A fact comes from a notification or from an observation (an answer that a registry gave us). The
+ledger is a function of the *set* of facts: order, duplicates and replays change nothing. Times are
+integer nanoseconds since the epoch (UTC), digests are raw bytes, sizes are bytes.
+"""
+
+import msgspec
+
+Stamp = tuple[int, bytes]
+"""When a fact happened: (nanoseconds, 16 bytes of the event's id). Compared as a pair, so that two
+events of one nanosecond still have an order."""
+
+NEVER: Stamp = (-1, b"")
+
+
+class Content(msgspec.Struct, frozen=True, gc=False):
+    """What a manifest refers to. It is fixed by the digest, so it never changes once known."""
+
+    blobs: tuple[tuple[bytes, int], ...] = ()
+    """(digest, declared size) of config and layers, each once, without foreign layers (`urls`)."""
+    children: tuple[bytes, ...] = ()
+    """Digests of an index's child manifests."""
+    config_media_type: str = ""
+    artifact_type: str = ""
+    subject: bytes | None = None
+    subject_known: bool = False
+    """False while only `references` of an event are known: they never name the subject."""
+
+
+class ManifestPushed(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """A manifest was put, by tag or by digest."""
+
+    registry: str
+    repository: str
+    digest: bytes
+    stamp: Stamp
+    media_type: str
+    size: int
+    """Bytes of the manifest document."""
+    tag: str | None = None
+    content: Content | None = None
+    """None when the event had no references: the size is pending."""
+
+
+class ManifestDeleted(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """A digest was deleted. A blob's delete looks the same and finds no manifest."""
+
+    registry: str
+    repository: str
+    digest: bytes
+    stamp: Stamp
+
+
+class TagRemoved(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """A tag was removed; the manifest it named stays."""
+
+    registry: str
+    repository: str
+    tag: str
+    stamp: Stamp
+
+
+class ManifestPulled(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """Somebody fetched the manifest (not ourselves)."""
+
+    registry: str
+    repository: str
+    digest: bytes
+    stamp: Stamp
+
+
+class ContentLearned(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """The manifest was fetched by digest, verified and parsed."""
+
+    registry: str
+    repository: str
+    digest: bytes
+    media_type: str
+    size: int
+    content: Content
+
+
+class BlobStored(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """Storage has spoken: this blob has this many bytes."""
+
+    digest: bytes
+    size: int
+
+
+RepositoryFact = ManifestPushed | ManifestDeleted | TagRemoved | ManifestPulled | ContentLearned
+Fact = RepositoryFact | BlobStored

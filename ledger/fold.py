@@ -1,0 +1,147 @@
+"""The convergent core: facts folded into manifests and tags. PURE.
+
+Rules (accounting.md, "Convergence"): per manifest the newest push and the newest delete; it exists
+when push > delete. Per tag the newest set and the newest untag; it is live when the manifest that
+it names exists and the set is newer than that manifest's delete and than the untag. Every rule
+takes a maximum, so the order of facts and their repetition do not matter.
+"""
+
+import msgspec
+
+from ledger.facts import (
+    NEVER,
+    Content,
+    ContentLearned,
+    ManifestDeleted,
+    ManifestPulled,
+    ManifestPushed,
+    RepositoryFact,
+    Stamp,
+    TagRemoved,
+)
+
+ManifestKey = tuple[int, bytes]
+"""(repository id, digest)"""
+TagKey = tuple[int, str]
+"""(repository id, tag)"""
+
+
+class Manifest(msgspec.Struct):
+    """What is known of one manifest of one repository."""
+
+    push: Stamp = NEVER
+    delete: Stamp = NEVER
+    media_type: str = ""
+    size: int = 0
+    """Bytes of the document."""
+    content: Content | None = None
+    pulled_ns: int = -1
+    left_ns: int = -1
+    """When the last tag known to have left it did so, nanoseconds; -1: none ever left."""
+
+    @property
+    def present(self) -> bool:
+        """Whether the manifest exists."""
+        return self.push > self.delete
+
+
+class Tag(msgspec.Struct):
+    """What is known of one tag of one repository."""
+
+    digest: bytes | None = None
+    set: Stamp = NEVER
+    untag: Stamp = NEVER
+
+    def live(self, manifest: Manifest | None) -> bool:
+        """Whether the tag answers, given the manifest it names."""
+        return (
+            manifest is not None
+            and manifest.present
+            and self.set > self.untag
+            and self.set > manifest.delete
+        )
+
+
+class State(msgspec.Struct):
+    """The part of the ledger that some facts touch. Whatever is absent was never heard of."""
+
+    manifests: dict[ManifestKey, Manifest]
+    tags: dict[TagKey, Tag]
+
+
+def manifest_key(repository_id: int, fact: RepositoryFact) -> ManifestKey | None:
+    """The manifest a fact is about, or None."""
+    return None if isinstance(fact, TagRemoved) else (repository_id, fact.digest)
+
+
+def tag_key(repository_id: int, fact: RepositoryFact) -> TagKey | None:
+    """The tag a fact is about, or None."""
+    if isinstance(fact, ManifestPushed | TagRemoved) and fact.tag is not None:
+        return (repository_id, fact.tag)
+    return None
+
+
+def fold(state: State, repository_id: int, fact: RepositoryFact) -> None:
+    """Take one fact into the state."""
+    if isinstance(fact, ManifestPushed):
+        _push(state, repository_id, fact)
+    elif isinstance(fact, ManifestDeleted):
+        manifest = _manifest(state, (repository_id, fact.digest))
+        manifest.delete = max(manifest.delete, fact.stamp)
+    elif isinstance(fact, TagRemoved):
+        tag = _tag(state, (repository_id, fact.tag))
+        if fact.stamp > tag.untag:
+            tag.untag = fact.stamp
+            _left(state, repository_id, tag.digest, fact.stamp)
+    elif isinstance(fact, ManifestPulled):
+        manifest = _manifest(state, (repository_id, fact.digest))
+        manifest.pulled_ns = max(manifest.pulled_ns, fact.stamp[0])
+    elif isinstance(fact, ContentLearned):
+        manifest = _manifest(state, (repository_id, fact.digest))
+        _describe(manifest, fact.media_type, fact.size, fact.content)
+
+
+def _push(state: State, repository_id: int, fact: ManifestPushed) -> None:
+    manifest = _manifest(state, (repository_id, fact.digest))
+    manifest.push = max(manifest.push, fact.stamp)
+    _describe(manifest, fact.media_type, fact.size, fact.content)
+    if fact.tag is None:
+        return
+    tag = _tag(state, (repository_id, fact.tag))
+    if fact.stamp > tag.set:
+        if tag.digest != fact.digest:
+            _left(state, repository_id, tag.digest, fact.stamp)
+        tag.set, tag.digest = fact.stamp, fact.digest
+    elif tag.digest != fact.digest:
+        # The move away was heard before the move here.
+        _left(state, repository_id, fact.digest, tag.set)
+
+
+def _describe(manifest: Manifest, media_type: str, size: int, content: Content | None) -> None:
+    manifest.media_type = manifest.media_type or media_type
+    manifest.size = manifest.size or size
+    known = manifest.content
+    if content is not None and (
+        known is None or (content.subject_known and not known.subject_known)
+    ):
+        # A fetched and verified document knows more than an event's references.
+        manifest.content = content
+
+
+def _left(state: State, repository_id: int, digest: bytes | None, stamp: Stamp) -> None:
+    if digest is not None and (manifest := state.manifests.get((repository_id, digest))):
+        manifest.left_ns = max(manifest.left_ns, stamp[0])
+
+
+def _manifest(state: State, key: ManifestKey) -> Manifest:
+    manifest = state.manifests.get(key)
+    if manifest is None:
+        manifest = state.manifests[key] = Manifest()
+    return manifest
+
+
+def _tag(state: State, key: TagKey) -> Tag:
+    tag = state.tags.get(key)
+    if tag is None:
+        tag = state.tags[key] = Tag()
+    return tag

@@ -1,0 +1,158 @@
+"""Images of a workspace, a page at a time: cost follows the page, not the workspace."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from ledger.fold import ManifestKey
+from ledger.packing import unpack_digests
+from ledger.reading import LIVE_TAG_CONDITION, ManifestView, content_of_row
+from runtime.postgres import Connection
+
+_COLUMNS = """
+m.repository_id, r.registry, r.name AS repository, r.app, m.digest, m.size, m.media_type,
+m.present, m.push_ns, m.delete_ns, m.pulled_ns, m.left_ns, m.estimated,
+m.config_media_type, m.artifact_type, m.subject, m.subject_known, m.blobs, m.children
+"""
+
+# Newest push first; the cursor is the last row's key.
+PAGE = f"""
+SELECT {_COLUMNS}
+FROM repositories r JOIN manifests m ON m.repository_id = r.id
+WHERE r.workspace_id = $1 AND m.present
+  AND ($2::text IS NULL OR r.app = $2)
+  AND ($3::text IS NULL OR EXISTS (
+        SELECT FROM tags t WHERE t.repository_id = m.repository_id AND t.digest = m.digest
+          AND t.name = $3 AND {LIVE_TAG_CONDITION}))
+  AND ($4::int8 IS NULL OR (m.push_ns, m.repository_id, m.digest) < ($4, $5::int, $6::bytea))
+ORDER BY m.push_ns DESC, m.repository_id DESC, m.digest DESC
+LIMIT $7
+"""  # noqa: S608 - constants
+
+SOME = f"""
+SELECT {_COLUMNS}
+FROM unnest($1::int[], $2::bytea[]) AS wanted(repository_id, digest)
+JOIN manifests m USING (repository_id, digest) JOIN repositories r ON r.id = m.repository_id
+WHERE m.present
+"""  # noqa: S608 - constants
+
+TAGS = f"""
+SELECT t.repository_id, t.digest, t.name
+FROM unnest($1::int[], $2::bytea[]) AS wanted(repository_id, digest)
+JOIN manifests m USING (repository_id, digest)
+JOIN tags t USING (repository_id, digest)
+WHERE {LIVE_TAG_CONDITION}
+ORDER BY t.name
+"""  # noqa: S608 - constants
+
+INDEXES = """
+SELECT repository_id, digest, children, pulled_ns FROM manifests
+WHERE repository_id = ANY($1::int[]) AND present AND children IS NOT NULL
+"""
+
+COUNTS = f"""
+SELECT
+  (SELECT count(*) FROM repositories r JOIN manifests m ON m.repository_id = r.id
+   WHERE r.workspace_id = $1 AND m.present) AS images,
+  (SELECT count(*) FROM repositories r JOIN tags t ON t.repository_id = r.id
+   JOIN manifests m ON m.repository_id = t.repository_id AND m.digest = t.digest
+   WHERE r.workspace_id = $1 AND {LIVE_TAG_CONDITION}) AS tags
+"""  # noqa: S608 - constants
+
+
+class Cursor(msgspec.Struct, frozen=True):
+    """Where a page ended."""
+
+    push_ns: int
+    repository_id: int
+    digest: bytes
+
+
+class Parent(msgspec.Struct, frozen=True):
+    """An index that exists."""
+
+    repository_id: int
+    digest: bytes
+    children: tuple[bytes, ...]
+    pulled_ns: int
+
+
+async def page(
+    connection: Connection,
+    workspace_id: int,
+    *,
+    app: str | None,
+    tag: str | None,
+    after: Cursor | None,
+    limit: int,
+) -> list[ManifestView]:
+    """Images, newest push first, with their live tags."""
+    key = (
+        (None, None, None) if after is None else (after.push_ns, after.repository_id, after.digest)
+    )
+    rows = await connection.fetch(PAGE, workspace_id, app, tag, *key, limit)
+    return await _views(connection, rows)
+
+
+async def with_children(
+    connection: Connection, views: Iterable[ManifestView]
+) -> dict[ManifestKey, ManifestView]:
+    """The images and everything that their indexes reach, by key."""
+    found = {(view.repository_id, view.digest): view for view in views}
+    waiting = _children(found.values()) - found.keys()
+    asked = set(waiting)
+    while waiting:
+        ordered = sorted(waiting)
+        rows = await connection.fetch(
+            SOME, [key[0] for key in ordered], [key[1] for key in ordered]
+        )
+        children = await _views(connection, rows)
+        found |= {(view.repository_id, view.digest): view for view in children}
+        waiting = _children(children) - asked - found.keys()
+        asked |= waiting
+    return found
+
+
+async def indexes(connection: Connection, repository_ids: Iterable[int]) -> list[Parent]:
+    """Every index of some repositories: an image's parents are among them."""
+    return [
+        Parent(
+            row["repository_id"], row["digest"], unpack_digests(row["children"]), row["pulled_ns"]
+        )
+        for row in await connection.fetch(INDEXES, sorted(set(repository_ids)))
+    ]
+
+
+async def counts(connection: Connection, workspace_id: int) -> tuple[int, int]:
+    """(images, tags) of a workspace, as they are now."""
+    row = await connection.fetchrow(COUNTS, workspace_id)
+    return row["images"], row["tags"]
+
+
+def _children(views: Iterable[ManifestView]) -> set[ManifestKey]:
+    return {
+        (view.repository_id, digest)
+        for view in views
+        if view.content is not None
+        for digest in view.content.children
+    }
+
+
+async def _views(connection: Connection, rows: list[Any]) -> list[ManifestView]:
+    tags: dict[ManifestKey, list[str]] = {}
+    if rows:
+        for tag in await connection.fetch(
+            TAGS, [row["repository_id"] for row in rows], [row["digest"] for row in rows]
+        ):
+            tags.setdefault((tag["repository_id"], tag["digest"]), []).append(tag["name"])
+    views = []
+    for row in rows:
+        key = (row["repository_id"], row["digest"])
+        columns: list[Any] = [
+            *list(row.values())[:13],
+            content_of_row(row),
+            tuple(tags.get(key, ())),
+        ]
+        views.append(ManifestView(*columns))
+    return views

@@ -1,0 +1,297 @@
+"""What the ledger knows, for the API, the planner and people. Reads only; never locks."""
+
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+import msgspec
+
+from ledger.facts import Content
+from ledger.packing import unpack_blobs, unpack_digests
+from registry.names import parse_digest
+from runtime.postgres import Connection
+
+# A tag answers: its manifest exists, and it was set after that manifest's delete and its own removal.
+LIVE_TAG_CONDITION = """
+  m.present
+  AND (t.set_ns, coalesce(t.set_id, ''::bytea)) > (t.untag_ns, coalesce(t.untag_id, ''::bytea))
+  AND (t.set_ns, coalesce(t.set_id, ''::bytea)) > (m.delete_ns, coalesce(m.delete_id, ''::bytea))
+"""
+
+
+class WorkspaceView(msgspec.Struct, frozen=True):
+    """A workspace's row and what is reserved in it. Bytes and UTC times."""
+
+    id: int
+    name: str
+    quota_bytes: int
+    usage_bytes: int
+    level: str
+    enforcement: str
+    policy: dict[str, Any]
+    configured: bool
+    found_by_reconciliation: bool
+    changed_at: datetime
+    reserved_bytes: int
+    visible: bool
+    """Whether it has had an image, or somebody configured it."""
+
+
+_WORKSPACE = """
+SELECT w.id, w.name, w.quota_bytes, w.usage_bytes, w.level, w.enforcement, w.policy, w.configured,
+       w.found_by_reconciliation, w.changed_at,
+       coalesce((SELECT sum(v.bytes) FROM reservations v
+                 WHERE v.workspace_id = w.id AND v.expires_at > $1), 0)::int8 AS reserved_bytes,
+       w.first_image_at IS NOT NULL OR w.configured AS visible
+FROM workspaces w
+"""
+
+FIND_WORKSPACE = _WORKSPACE + " WHERE w.name = $2"
+LIST_WORKSPACES = (
+    _WORKSPACE
+    + " WHERE (w.first_image_at IS NOT NULL OR w.configured) AND w.name > $2 ORDER BY w.name LIMIT $3"
+)
+
+
+def _workspace(row: asyncpg.Record) -> WorkspaceView:
+    values = list(row.values())
+    values[6] = msgspec.json.decode(values[6])
+    return WorkspaceView(*values)
+
+
+async def find_workspace(
+    connection: Connection, name: str, *, now: datetime
+) -> WorkspaceView | None:
+    """A workspace by name, also one that is not visible yet."""
+    row = await connection.fetchrow(FIND_WORKSPACE, now, name)
+    return None if row is None else _workspace(row)
+
+
+async def list_workspaces(
+    connection: Connection, *, now: datetime, after: str = "", limit: int = 1000
+) -> list[WorkspaceView]:
+    """Visible workspaces by name, those behind `after`."""
+    return [_workspace(row) for row in await connection.fetch(LIST_WORKSPACES, now, after, limit)]
+
+
+class ManifestView(msgspec.Struct, frozen=True, gc=False):
+    """A manifest that exists (or an index that did), with its live tags. Times in nanoseconds, UTC."""
+
+    repository_id: int
+    registry: str
+    repository: str
+    app: str
+    digest: bytes
+    size: int
+    media_type: str
+    present: bool
+    push_ns: int
+    delete_ns: int
+    pulled_ns: int
+    left_ns: int
+    estimated: bool
+    content: Content | None
+    tags: tuple[str, ...]
+
+
+# Indexes that are gone stay in: the moment a child's last parent left is its delete.
+MANIFESTS = """
+SELECT m.repository_id, r.registry, r.name AS repository, r.app, m.digest, m.size, m.media_type,
+       m.present, m.push_ns, m.delete_ns, m.pulled_ns, m.left_ns, m.estimated,
+       m.config_media_type, m.artifact_type, m.subject, m.subject_known, m.blobs, m.children
+FROM repositories r JOIN manifests m ON m.repository_id = r.id
+WHERE r.workspace_id = $1 AND (m.present OR m.children IS NOT NULL)
+"""
+
+LIVE_TAGS = f"""
+SELECT t.repository_id, t.digest, t.name
+FROM repositories r
+JOIN tags t ON t.repository_id = r.id
+JOIN manifests m ON m.repository_id = t.repository_id AND m.digest = t.digest
+WHERE r.workspace_id = $1 AND {LIVE_TAG_CONDITION}
+ORDER BY t.name
+"""  # noqa: S608 - a constant
+
+
+async def manifests_of(connection: Connection, workspace_id: int) -> list[ManifestView]:
+    """Every manifest of a workspace. Call it in one REPEATABLE READ transaction with `sizes_of`."""
+    tags: dict[tuple[int, bytes], list[str]] = {}
+    for row in await connection.fetch(LIVE_TAGS, workspace_id):
+        tags.setdefault((row["repository_id"], row["digest"]), []).append(row["name"])
+    views = []
+    for row in await connection.fetch(MANIFESTS, workspace_id):
+        key = (row["repository_id"], row["digest"])
+        columns: list[Any] = [
+            *list(row.values())[:13],
+            content_of_row(row),
+            tuple(tags.get(key, ())),
+        ]
+        views.append(ManifestView(*columns))
+    return views
+
+
+def content_of_row(row: asyncpg.Record) -> Content | None:
+    """What a manifest row refers to; None while that is pending."""
+    if row["blobs"] is None:
+        return None
+    return Content(
+        blobs=unpack_blobs(row["blobs"]),
+        children=unpack_digests(row["children"] or b""),
+        config_media_type=row["config_media_type"] or "",
+        artifact_type=row["artifact_type"] or "",
+        subject=row["subject"],
+        subject_known=row["subject_known"],
+    )
+
+
+class Held(msgspec.Struct, frozen=True, gc=False):
+    """A digest in a workspace's account."""
+
+    refs: int
+    size: int
+    """Bytes that count."""
+
+
+HELD = """
+SELECT h.digest, h.refs, h.size FROM workspace_digests h
+WHERE h.workspace_id = $1 AND h.digest = ANY($2::bytea[])
+"""
+
+
+async def held(connection: Connection, workspace_id: int, digests: set[bytes]) -> dict[bytes, Held]:
+    """The account's entries for some digests; digests that the workspace never had are absent."""
+    rows = await connection.fetch(HELD, workspace_id, sorted(digests))
+    return {row["digest"]: Held(row["refs"], row["size"]) for row in rows}
+
+
+# Freed here, held nowhere, and nobody let go of it later: counted once, under its last holder.
+AWAITING_GC = """
+SELECT coalesce(sum(h.size), 0)::int8
+FROM workspace_digests h
+WHERE h.workspace_id = $1 AND h.refs = 0 AND h.released_at IS NOT NULL
+  AND NOT EXISTS (
+    SELECT FROM workspace_digests other
+    WHERE other.digest = h.digest AND other.workspace_id <> h.workspace_id
+      AND (other.refs > 0 OR (other.released_at, other.workspace_id) > (h.released_at, h.workspace_id)))
+"""
+
+
+async def awaiting_gc_bytes(connection: Connection, workspace_id: int) -> int:
+    """Bytes that the registry's garbage collection would free, as far as this workspace let them go."""
+    return int(await connection.fetchval(AWAITING_GC, workspace_id))
+
+
+EVENTS = """
+SELECT id, event_id, type, workspace, data, occurred_at, published_at
+FROM outbox WHERE workspace_id = $1 AND id > $2 ORDER BY id LIMIT $3
+"""
+
+
+async def events_of(
+    connection: Connection, workspace_id: int, *, after: int, limit: int
+) -> list[asyncpg.Record]:
+    """Quota events of a workspace, oldest first."""
+    rows: list[asyncpg.Record] = await connection.fetch(EVENTS, workspace_id, after, limit)
+    return rows
+
+
+STATUS = """
+SELECT
+  (SELECT count(*) FROM outbox WHERE published_at IS NULL) AS outbox_waiting,
+  (SELECT extract(epoch FROM $1 - min(occurred_at)) FROM outbox WHERE published_at IS NULL)
+    AS outbox_age_seconds,
+  (SELECT count(*) FROM manifests WHERE present AND blobs IS NULL) AS sizes_pending,
+  (SELECT count(*) FROM workspaces WHERE first_image_at IS NOT NULL) AS workspaces
+"""
+
+POSITIONS = """
+SELECT cluster_id, topic, partition, next_offset, owner, changed_at
+FROM consumer_offsets ORDER BY cluster_id, topic, partition
+"""
+
+
+class PendingManifest(msgspec.Struct, frozen=True):
+    """A manifest whose content is not known."""
+
+    repository_id: int
+    repository: str
+    digest: bytes
+    attempts: int
+
+
+PENDING = """
+SELECT m.repository_id, r.name AS repository, m.digest, coalesce(m.fetch_attempts, 0)
+FROM manifests m JOIN repositories r ON r.id = m.repository_id
+WHERE m.present AND m.blobs IS NULL AND r.registry = $1
+  AND (m.fetch_after IS NULL OR m.fetch_after <= $2)
+ORDER BY m.fetch_after NULLS FIRST LIMIT $3
+"""
+
+COUNT_PENDING = "SELECT count(*) FROM manifests WHERE present AND blobs IS NULL"
+
+
+async def pending_manifests(
+    connection: Connection, *, registry: str, now: datetime, limit: int
+) -> list[PendingManifest]:
+    """Manifests of one registry whose turn to be fetched has come."""
+    return [
+        PendingManifest(*row.values())
+        for row in await connection.fetch(PENDING, registry, now, limit)
+    ]
+
+
+async def count_pending(connection: Connection) -> int:
+    """How many manifests wait for their content, whether due or not."""
+    return int(await connection.fetchval(COUNT_PENDING))
+
+
+async def status(connection: Connection, *, now: datetime) -> dict[str, Any]:
+    """Outbox, pending sizes and where the consumers stand."""
+    row = dict(await connection.fetchrow(STATUS, now))
+    age = row["outbox_age_seconds"]
+    row["outbox_age_seconds"] = None if age is None else max(0.0, float(age))
+    row["partitions"] = [dict(item) for item in await connection.fetch(POSITIONS)]
+    return row
+
+
+async def ping(connection: Connection) -> None:
+    """Whether the schema is there and answers."""
+    await connection.fetchval("SELECT 1 FROM workspaces LIMIT 1")
+
+
+NEWEST_PUSH = """
+SELECT push_ns FROM manifests WHERE repository_id = $1 AND digest = $2 AND present
+"""
+
+
+async def newest_push(connection: Connection, repository_id: int, digest: bytes) -> int | None:
+    """Newest push of a manifest in nanoseconds; None when it does not exist (any more)."""
+    found: int | None = await connection.fetchval(NEWEST_PUSH, repository_id, digest)
+    return found
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """Digests that a source says are in use. Past `expires_at` the source is stale."""
+
+    source: str
+    digests: tuple[bytes, ...]
+    reported_at: datetime
+    expires_at: datetime
+
+
+LEASES = """
+SELECT source, digests, reported_at, expires_at FROM leases WHERE workspace_id = $1 ORDER BY source
+"""
+
+
+async def leases_of(connection: Connection, workspace_id: int) -> list[Lease]:
+    """What is in use, by source, stale sources included."""
+    return [
+        Lease(
+            row["source"],
+            tuple(parse_digest(text) for text in msgspec.json.decode(row["digests"])),
+            row["reported_at"],
+            row["expires_at"],
+        )
+        for row in await connection.fetch(LEASES, workspace_id)
+    ]

@@ -1,0 +1,218 @@
+"""Loads and saves the part of the ledger that a batch of facts touches. Never commits."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+import asyncpg
+
+from ledger import statements
+from ledger.counting import Holding
+from ledger.facts import NEVER, Content, Stamp
+from ledger.fold import Manifest, ManifestKey, Tag, TagKey
+from ledger.packing import pack_blobs, pack_digests, unpack_blobs, unpack_digests
+from runtime.postgres import Connection
+
+HoldingKey = tuple[int, bytes]
+"""(workspace id, digest)"""
+
+
+def _stamp(ns: int, identifier: bytes | None) -> Stamp:
+    return NEVER if ns < 0 else (ns, identifier or b"")
+
+
+def manifest_of(row: asyncpg.Record) -> Manifest:
+    """A row of `manifests` as the fold knows it."""
+    content = None
+    if row["blobs"] is not None:
+        content = Content(
+            blobs=unpack_blobs(row["blobs"]),
+            children=unpack_digests(row["children"] or b""),
+            config_media_type=row["config_media_type"] or "",
+            artifact_type=row["artifact_type"] or "",
+            subject=row["subject"],
+            subject_known=row["subject_known"],
+        )
+    return Manifest(
+        push=_stamp(row["push_ns"], row["push_id"]),
+        delete=_stamp(row["delete_ns"], row["delete_id"]),
+        media_type=row["media_type"],
+        size=row["size"],
+        content=content,
+        pulled_ns=row["pulled_ns"],
+        left_ns=row["left_ns"],
+    )
+
+
+def tag_of(row: asyncpg.Record) -> Tag:
+    """A row of `tags` as the fold knows it."""
+    return Tag(
+        digest=row["digest"],
+        set=_stamp(row["set_ns"], row["set_id"]),
+        untag=_stamp(row["untag_ns"], row["untag_id"]),
+    )
+
+
+async def load_manifests(
+    connection: Connection, keys: Iterable[ManifestKey]
+) -> dict[ManifestKey, Manifest]:
+    """The known ones among the keys."""
+    wanted = sorted(keys)
+    if not wanted:
+        return {}
+    rows = await connection.fetch(
+        statements.LOAD_MANIFESTS, [key[0] for key in wanted], [key[1] for key in wanted]
+    )
+    return {(row["repository_id"], row["digest"]): manifest_of(row) for row in rows}
+
+
+async def load_tags(connection: Connection, keys: Iterable[TagKey]) -> dict[TagKey, Tag]:
+    """The known ones among the keys."""
+    wanted = sorted(keys)
+    if not wanted:
+        return {}
+    rows = await connection.fetch(
+        statements.LOAD_TAGS, [key[0] for key in wanted], [key[1] for key in wanted]
+    )
+    return {(row["repository_id"], row["name"]): tag_of(row) for row in rows}
+
+
+async def load_tags_on(connection: Connection, keys: Iterable[ManifestKey]) -> dict[TagKey, Tag]:
+    """All tags, live or not, whose newest set named one of these manifests."""
+    wanted = sorted(keys)
+    if not wanted:
+        return {}
+    rows = await connection.fetch(
+        statements.LOAD_TAGS_ON_MANIFESTS, [key[0] for key in wanted], [key[1] for key in wanted]
+    )
+    return {(row["repository_id"], row["name"]): tag_of(row) for row in rows}
+
+
+async def save_manifests(connection: Connection, changed: Mapping[ManifestKey, Manifest]) -> None:
+    """Write manifests as they stand."""
+    if not changed:
+        return
+    rows = [
+        (
+            key[0],
+            key[1],
+            manifest.push[0],
+            manifest.push[1] or None,
+            manifest.delete[0],
+            manifest.delete[1] or None,
+            manifest.pulled_ns,
+            manifest.left_ns,
+            manifest.size,
+            manifest.media_type,
+            *_content_columns(manifest.content),
+            manifest.present,
+        )
+        for key, manifest in sorted(changed.items(), key=lambda item: item[0])
+    ]
+    await connection.execute(
+        statements.SAVE_MANIFESTS, *(list(column) for column in zip(*rows, strict=True))
+    )
+
+
+def _content_columns(
+    content: Content | None,
+) -> tuple[str | None, str | None, bytes | None, bool, bytes | None, bytes | None]:
+    if content is None:
+        return (None, None, None, False, None, None)
+    return (
+        content.config_media_type or None,
+        content.artifact_type or None,
+        content.subject,
+        content.subject_known,
+        pack_blobs(content.blobs),
+        pack_digests(content.children) if content.children else None,
+    )
+
+
+async def save_tags(connection: Connection, changed: Mapping[TagKey, Tag]) -> None:
+    """Write tags as they stand."""
+    if not changed:
+        return
+    rows = [
+        (
+            key[0],
+            key[1],
+            tag.digest,
+            tag.set[0],
+            tag.set[1] or None,
+            tag.untag[0],
+            tag.untag[1] or None,
+        )
+        for key, tag in sorted(changed.items(), key=lambda item: item[0])
+    ]
+    await connection.execute(
+        statements.SAVE_TAGS, *(list(column) for column in zip(*rows, strict=True))
+    )
+
+
+async def load_holdings(
+    connection: Connection, keys: Iterable[HoldingKey]
+) -> dict[int, dict[bytes, Holding]]:
+    """Workspace id → digest → what is held, for the known ones among the keys."""
+    wanted = sorted((digest, workspace_id) for workspace_id, digest in keys)
+    if not wanted:
+        return {}
+    rows = await connection.fetch(
+        statements.LOAD_HOLDINGS, [key[0] for key in wanted], [key[1] for key in wanted]
+    )
+    return _holdings(rows)
+
+
+async def load_holders(
+    connection: Connection, digests: Iterable[bytes]
+) -> dict[int, dict[bytes, Holding]]:
+    """Workspace id → digest → what is held, in every workspace that holds one of the digests."""
+    return _holdings(await connection.fetch(statements.LOAD_HOLDERS, sorted(digests)))
+
+
+def _holdings(rows: list[asyncpg.Record]) -> dict[int, dict[bytes, Holding]]:
+    found: dict[int, dict[bytes, Holding]] = {}
+    for row in rows:
+        found.setdefault(row["workspace_id"], {})[row["digest"]] = Holding(
+            refs=row["refs"], size=row["size"], stored=row["stored"], mixed=row["mixed"]
+        )
+    return found
+
+
+async def save_holdings(
+    connection: Connection, changed: Mapping[int, Mapping[bytes, Holding]], now: datetime
+) -> None:
+    """Write what workspaces hold, as it stands."""
+    rows = sorted(
+        (
+            digest,
+            workspace_id,
+            holding.refs,
+            holding.size,
+            holding.stored,
+            holding.mixed,
+            holding.released,
+        )
+        for workspace_id, holdings in changed.items()
+        for digest, holding in holdings.items()
+    )
+    if rows:
+        columns = (list(column) for column in zip(*rows, strict=True))
+        await connection.execute(statements.SAVE_HOLDINGS, *columns, now)
+
+
+async def load_stored(connection: Connection, digests: Iterable[bytes]) -> dict[bytes, int]:
+    """Sizes in bytes that storage said."""
+    wanted = sorted(digests)
+    if not wanted:
+        return {}
+    rows = await connection.fetch(statements.LOAD_STORED, wanted)
+    return {row["digest"]: row["size"] for row in rows}
+
+
+async def save_stored(connection: Connection, sizes: Mapping[bytes, int]) -> None:
+    """Write sizes that storage said."""
+    if sizes:
+        ordered = sorted(sizes.items())
+        await connection.execute(
+            statements.SAVE_STORED, [item[0] for item in ordered], [item[1] for item in ordered]
+        )

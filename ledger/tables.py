@@ -1,0 +1,315 @@
+"""The schema, as SQLAlchemy tables: what the migrations build and `alembic check` compares with.
+
+Times ending in `_ns` are nanoseconds since the epoch (UTC), because a registry's timestamps have
+them; all others are `timestamptz`. Digests are raw bytes (their length tells the algorithm).
+"""
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+        "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+        "pk": "%(table_name)s_pkey",
+    }
+)
+
+_NOW = text("now()")
+
+
+def _timestamp(name: str, *, nullable: bool = True, now: bool = False) -> Column[object]:
+    return Column(
+        name,
+        DateTime(timezone=True),
+        nullable=nullable and not now,
+        server_default=_NOW if now else None,
+    )
+
+
+workspaces = Table(
+    "workspaces",
+    metadata,
+    Column("id", Integer, Identity(), primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("quota_bytes", BigInteger, nullable=False),
+    Column("usage_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("level", Text, nullable=False, server_default="ok", comment="the level last announced"),
+    Column("enforcement", Text, nullable=False, server_default="advisory"),
+    Column("policy", JSONB, nullable=False, server_default="{}"),
+    Column(
+        "configured",
+        Boolean,
+        nullable=False,
+        server_default="false",
+        comment="somebody set its quota or policy",
+    ),
+    Column(
+        "found_by_reconciliation",
+        Boolean,
+        nullable=False,
+        server_default="false",
+        comment="not cleaned until configured",
+    ),
+    _timestamp("first_image_at"),
+    _timestamp("created_at", now=True),
+    _timestamp("changed_at", now=True),
+    CheckConstraint("quota_bytes > 0", name="quota_positive"),
+    CheckConstraint("usage_bytes >= 0", name="usage_not_negative"),
+    CheckConstraint("enforcement in ('advisory', 'strict')", name="enforcement_known"),
+    CheckConstraint("level in ('ok', 'warning', 'critical', 'exceeded')", name="level_known"),
+)
+
+repositories = Table(
+    "repositories",
+    metadata,
+    Column("id", Integer, Identity(), primary_key=True),
+    Column("registry", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("workspace_id", Integer, ForeignKey("workspaces.id"), nullable=False, index=True),
+    Column("app", Text, nullable=False),
+    Column(
+        "mapped", Boolean, nullable=False, server_default="false", comment="by hand, not by pattern"
+    ),
+    _timestamp("created_at", now=True),
+    UniqueConstraint("registry", "name"),
+)
+
+manifests = Table(
+    "manifests",
+    metadata,
+    Column("repository_id", Integer, ForeignKey("repositories.id"), nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("push_ns", BigInteger, nullable=False, server_default="-1"),
+    Column("delete_ns", BigInteger, nullable=False, server_default="-1"),
+    Column("pulled_ns", BigInteger, nullable=False, server_default="-1"),
+    Column(
+        "left_ns", BigInteger, nullable=False, server_default="-1", comment="when the last tag left"
+    ),
+    Column("size", BigInteger, nullable=False, server_default="0", comment="bytes of the document"),
+    Column("push_id", LargeBinary),
+    Column("delete_id", LargeBinary),
+    Column(
+        "present", Boolean, nullable=False, comment="(push_ns, push_id) > (delete_ns, delete_id)"
+    ),
+    Column("subject_known", Boolean, nullable=False, server_default="false"),
+    Column(
+        "estimated",
+        Boolean,
+        nullable=False,
+        server_default="false",
+        comment="push time is the config's created",
+    ),
+    Column("media_type", Text, nullable=False, server_default=""),
+    Column("config_media_type", Text),
+    Column("artifact_type", Text),
+    Column("subject", LargeBinary),
+    Column("blobs", LargeBinary, comment="packed (digest, declared size); null: size pending"),
+    Column("children", LargeBinary, comment="packed digests; null: not an index"),
+    Column("fetch_attempts", SmallInteger),
+    _timestamp("fetch_after"),
+    PrimaryKeyConstraint("repository_id", "digest"),
+    Index(
+        "manifests_pending_idx",
+        "repository_id",
+        "digest",
+        postgresql_where=text("present AND blobs IS NULL"),
+    ),
+    postgresql_with={"fillfactor": "90"},
+)
+
+tags = Table(
+    "tags",
+    metadata,
+    Column("repository_id", Integer, ForeignKey("repositories.id"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("digest", LargeBinary),
+    Column("set_ns", BigInteger, nullable=False, server_default="-1"),
+    Column("untag_ns", BigInteger, nullable=False, server_default="-1"),
+    Column("set_id", LargeBinary),
+    Column("untag_id", LargeBinary),
+    PrimaryKeyConstraint("repository_id", "name"),
+    Index(None, "repository_id", "digest"),
+)
+
+workspace_digests = Table(
+    "workspace_digests",
+    metadata,
+    Column("digest", LargeBinary, nullable=False),
+    Column("workspace_id", Integer, nullable=False),
+    Column("refs", Integer, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("stored", Boolean, nullable=False, comment="size is what storage said"),
+    Column("mixed", Boolean, nullable=False, comment="manifests declared different sizes"),
+    _timestamp("released_at"),
+    # Digest first: the holders of one digest in all workspaces stand together.
+    PrimaryKeyConstraint("digest", "workspace_id"),
+    CheckConstraint("refs >= 0", name="refs_not_negative"),
+    Index(
+        "workspace_digests_released_idx",
+        "workspace_id",
+        postgresql_where=text("refs = 0 AND released_at IS NOT NULL"),
+    ),
+    postgresql_with={"fillfactor": "90"},
+)
+
+stored_blobs = Table(
+    "stored_blobs",
+    metadata,
+    Column("digest", LargeBinary, primary_key=True),
+    Column("size", BigInteger, nullable=False),
+)
+
+observations = Table(
+    "observations",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("registry", Text, nullable=False),
+    Column("repository", Text),
+    Column("kind", Text, nullable=False),
+    Column("source", Text, nullable=False, comment="cleanup, reconcile, settling, track-image, …"),
+    Column("stamp_ns", BigInteger, nullable=False),
+    Column("stamp_id", LargeBinary, nullable=False),
+    Column("fact", JSON, nullable=False),
+    _timestamp("recorded_at", now=True),
+)
+
+consumer_offsets = Table(
+    "consumer_offsets",
+    metadata,
+    Column("cluster_id", Text, nullable=False),
+    Column("topic", Text, nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("next_offset", BigInteger, nullable=False),
+    Column("owner", Text, nullable=False),
+    _timestamp("changed_at", now=True),
+    PrimaryKeyConstraint("cluster_id", "topic", "partition"),
+    postgresql_with={"fillfactor": "50"},
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("event_id", Uuid, nullable=False),
+    Column("workspace_id", Integer, nullable=False),
+    Column("workspace", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("data", JSON, nullable=False),
+    _timestamp("occurred_at", nullable=False),
+    _timestamp("published_at"),
+    Index("outbox_unpublished_idx", "id", postgresql_where=text("published_at IS NULL")),
+    Index("outbox_workspace_idx", "workspace_id", "id"),
+)
+
+tag_checks = Table(
+    "tag_checks",
+    metadata,
+    Column("repository_id", Integer, ForeignKey("repositories.id"), nullable=False),
+    Column("tag", Text, nullable=False),
+    _timestamp("due_at", nullable=False),
+    Column("attempts", SmallInteger, nullable=False, server_default="0"),
+    PrimaryKeyConstraint("repository_id", "tag"),
+    Index(None, "due_at"),
+)
+
+reservations = Table(
+    "reservations",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("workspace_id", Integer, ForeignKey("workspaces.id"), nullable=False),
+    Column("build_id", Text, nullable=False),
+    Column("app", Text),
+    Column("bytes", BigInteger, nullable=False),
+    _timestamp("created_at", now=True),
+    _timestamp("expires_at", nullable=False),
+    UniqueConstraint("workspace_id", "build_id"),
+    CheckConstraint("bytes >= 0", name="bytes_not_negative"),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("workspace_id", Integer, ForeignKey("workspaces.id"), nullable=False),
+    Column("source", Text, nullable=False),
+    Column("digests", JSONB, nullable=False, comment="digests in use, as text"),
+    _timestamp("reported_at", nullable=False),
+    _timestamp("expires_at", nullable=False),
+    PrimaryKeyConstraint("workspace_id", "source"),
+)
+
+cleanup_runs = Table(
+    "cleanup_runs",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("workspace_id", Integer, ForeignKey("workspaces.id"), nullable=False),
+    Column("state", Text, nullable=False),
+    Column("cause", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("quota_bytes", BigInteger, nullable=False),
+    Column("usage_before", BigInteger, nullable=False),
+    Column("usage_after", BigInteger),
+    Column("promised_bytes", BigInteger, nullable=False),
+    Column("freed_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("message", Text),
+    _timestamp("started_at", now=True),
+    _timestamp("heartbeat_at", now=True),
+    _timestamp("finished_at"),
+    CheckConstraint("state in ('running', 'finished', 'stopped', 'abandoned')", name="state_known"),
+    Index("cleanup_runs_workspace_idx", "workspace_id", "started_at"),
+    # One run at a time per workspace, whoever asks.
+    Index(
+        "cleanup_runs_one_running_idx",
+        "workspace_id",
+        unique=True,
+        postgresql_where=text("state = 'running'"),
+    ),
+)
+
+cleanup_items = Table(
+    "cleanup_items",
+    metadata,
+    Column("run_id", Uuid, ForeignKey("cleanup_runs.id", ondelete="CASCADE"), nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("repository_id", Integer, ForeignKey("repositories.id"), nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("app", Text, nullable=False),
+    Column("tags", JSONB, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("promised_bytes", BigInteger, nullable=False),
+    Column("freed_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("state", Text, nullable=False, server_default="planned"),
+    Column("failure", Text),
+    Column("push_ns", BigInteger, nullable=False, comment="newest push known when it was planned"),
+    Column("media_type", Text),
+    Column("document", LargeBinary, comment="the manifest's bytes, kept for undo"),
+    _timestamp("done_at"),
+    PrimaryKeyConstraint("run_id", "position"),
+    CheckConstraint(
+        "state in ('planned', 'deleted', 'failed', 'skipped', 'restored')", name="state_known"
+    ),
+)

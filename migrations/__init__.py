@@ -1,0 +1,1 @@
+"""Alembic environment and date-stamped revisions of the ledger's schema."""

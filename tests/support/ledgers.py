@@ -1,0 +1,106 @@
+"""Reading a ledger back, and counting it again without any of its counters."""
+
+from typing import Any
+
+from ledger.packing import unpack_blobs
+from ledger.reading import LIVE_TAG_CONDITION
+from ledger.record import Recorder
+from quota.levels import level
+from registry.workspaces import WorkspaceRule
+from runtime.postgres import Pool
+from runtime.settings import Settings
+
+PATTERN = Settings.model_fields["workspace_pattern"].default
+
+
+def recorder(pool: Pool, *, quota_bytes: int = 10 * 1024**3) -> Recorder:
+    return Recorder(
+        pool, rule=WorkspaceRule(PATTERN), default_quota_bytes=quota_bytes, level_of=level
+    )
+
+
+async def tags(pool: Pool) -> dict[str, dict[str, bytes]]:
+    """Repository → tag → digest, as the ledger has them."""
+    found: dict[str, dict[str, bytes]] = {}
+    for row in await pool.fetch(
+        f"""SELECT r.name AS repository, t.name, t.digest FROM repositories r
+            JOIN tags t ON t.repository_id = r.id
+            JOIN manifests m ON m.repository_id = t.repository_id AND m.digest = t.digest
+            WHERE {LIVE_TAG_CONDITION}"""
+    ):
+        found.setdefault(row["repository"], {})[row["name"]] = row["digest"]
+    return found
+
+
+async def manifests(pool: Pool) -> set[tuple[str, bytes]]:
+    rows = await pool.fetch(
+        "SELECT r.name, m.digest FROM repositories r JOIN manifests m ON m.repository_id = r.id"
+        " WHERE m.present"
+    )
+    return {(row["name"], row["digest"]) for row in rows}
+
+
+async def usage(pool: Pool) -> dict[str, int]:
+    """Workspace → bytes, by the counter; workspaces that hold nothing are left out."""
+    rows = await pool.fetch("SELECT name, usage_bytes FROM workspaces WHERE usage_bytes <> 0")
+    return {row["name"]: row["usage_bytes"] for row in rows}
+
+
+async def recount(pool: Pool) -> dict[str, int]:
+    """Workspace → bytes, from the manifests alone: each digest once, storage's word first."""
+    stored = {row["digest"]: row["size"] for row in await pool.fetch("SELECT * FROM stored_blobs")}
+    held: dict[str, dict[bytes, int]] = {}
+    for row in await pool.fetch(
+        """SELECT w.name AS workspace, m.digest, m.size, m.blobs FROM manifests m
+           JOIN repositories r ON r.id = m.repository_id JOIN workspaces w ON w.id = r.workspace_id
+           WHERE m.present"""
+    ):
+        account = held.setdefault(row["workspace"], {})
+        account[row["digest"]] = row["size"]
+        for digest, declared in unpack_blobs(row["blobs"] or b""):
+            account[digest] = stored.get(digest, max(declared, account.get(digest, 0)))
+    return {workspace: sum(account.values()) for workspace, account in held.items()}
+
+
+async def references_agree(pool: Pool) -> bool:
+    """Whether every reference count equals the number of existing manifests with that digest."""
+    counted: dict[tuple[int, bytes], int] = {}
+    for row in await pool.fetch(
+        """SELECT r.workspace_id, m.digest, m.blobs FROM manifests m
+           JOIN repositories r ON r.id = m.repository_id WHERE m.present"""
+    ):
+        members = {digest for digest, _size in unpack_blobs(row["blobs"] or b"")} | {row["digest"]}
+        for digest in members:
+            key = (row["workspace_id"], digest)
+            counted[key] = counted.get(key, 0) + 1
+    rows = await pool.fetch(
+        "SELECT workspace_id, digest, refs FROM workspace_digests WHERE refs > 0"
+    )
+    return counted == {(row["workspace_id"], row["digest"]): row["refs"] for row in rows}
+
+
+async def rows(pool: Pool) -> dict[str, list[tuple[Any, ...]]]:
+    """Everything that convergence is about, without surrogate ids and moments of recording."""
+    statements = {
+        "manifests": """SELECT r.name, m.digest, m.push_ns, m.push_id, m.delete_ns, m.delete_id,
+              m.pulled_ns, m.size, m.media_type, m.blobs, m.children, m.present
+              FROM manifests m JOIN repositories r ON r.id = m.repository_id ORDER BY 1, 2""",
+        "tags": """SELECT r.name, t.name, t.digest, t.set_ns, t.untag_ns
+              FROM tags t JOIN repositories r ON r.id = t.repository_id ORDER BY 1, 2""",
+        "digests": """SELECT w.name, d.digest, d.refs, d.size FROM workspace_digests d
+              JOIN workspaces w ON w.id = d.workspace_id WHERE d.refs > 0 ORDER BY 1, 2""",
+        "stored": "SELECT digest, size FROM stored_blobs ORDER BY 1",
+        "usage": "SELECT name, usage_bytes FROM workspaces WHERE usage_bytes <> 0 ORDER BY 1",
+    }
+    return {
+        name: [tuple(row.values()) for row in await pool.fetch(statement)]
+        for name, statement in statements.items()
+    }
+
+
+async def empty(pool: Pool) -> None:
+    """Forget everything (a test that tries many histories in one database)."""
+    await pool.execute(
+        """TRUNCATE workspaces, repositories, manifests, tags, workspace_digests, stored_blobs,
+           outbox, observations, consumer_offsets RESTART IDENTITY CASCADE"""
+    )
