@@ -3,6 +3,7 @@
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TypedDict, Unpack
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -37,32 +38,35 @@ def add_operations_routes(
     app.router.add_get("/metrics", exposition)
 
 
+class ServingOptions(TypedDict, total=False):
+    """Bounds on connections. Durations are seconds."""
+
+    drain_seconds: float
+    """What open requests get to end at a stop (2)."""
+    linger_seconds: float
+    """What a client that still sends when its answer is out gets to read it (1)."""
+    idle_seconds: float
+    """How long a connection may show no complete request header (75)."""
+    tcp_keepalive: bool
+    """Let the kernel probe silent peers (True): for answers that take long."""
+    decompress: bool
+    """Undo a request's Content-Encoding (True)."""
+
+
 @asynccontextmanager
 async def serving(
-    app: web.Application,
-    *,
-    host: str,
-    port: int,
-    drain_seconds: float = 2.0,
-    linger_seconds: float = 1.0,
-    idle_seconds: float = 75.0,
-    decompress: bool = True,
+    app: web.Application, *, host: str, port: int, **options: Unpack[ServingOptions]
 ) -> AsyncIterator[int]:
-    """Serve `app` and yield the port in use.
-
-    On leaving, open requests get `drain_seconds` to end. A client that is still sending when its
-    answer is out gets `linger_seconds` to read it. A connection that shows no complete request
-    header for `idle_seconds` is closed. `decompress`: undo a request's Content-Encoding.
-    """
+    """Serve `app` and yield the port in use."""
     runner = web.AppRunner(
         app,
         access_log=None,
-        shutdown_timeout=drain_seconds,
+        shutdown_timeout=options.get("drain_seconds", 2.0),
         handle_signals=False,
-        lingering_time=linger_seconds,
-        keepalive_timeout=idle_seconds,
-        auto_decompress=decompress,
-        tcp_keepalive=False,  # idle_seconds ends what a probe would
+        lingering_time=options.get("linger_seconds", 1.0),
+        keepalive_timeout=options.get("idle_seconds", 75.0),
+        auto_decompress=options.get("decompress", True),
+        tcp_keepalive=options.get("tcp_keepalive", True),
     )
     await runner.setup()
     try:

@@ -3,7 +3,6 @@
 import ssl
 from typing import Any
 
-from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 from aiokafka.helpers import create_ssl_context
@@ -76,21 +75,6 @@ def _new_topic(name: str, settings: Settings) -> NewTopic:
             "max.message.bytes": str(MESSAGE_MAX_BYTES),
             "min.insync.replicas": str(settings.kafka_min_insync_replicas),
         },
-    )
-
-
-def new_producer(settings: Settings, **options: Any) -> AIOKafkaProducer:
-    """A producer whose answer means stored: acks=all, idempotent, nothing waits for company."""
-    return AIOKafkaProducer(
-        **{
-            **connection_options(settings),
-            "acks": "all",
-            "enable_idempotence": True,
-            "linger_ms": 0,
-            "max_request_size": MESSAGE_MAX_BYTES,
-            "request_timeout_ms": 10_000,
-            **options,
-        }
     )
 
 

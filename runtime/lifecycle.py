@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 from runtime.logs import get_logger
 
@@ -70,7 +71,9 @@ async def background(
             await task
 
 
-async def run_until_stopped(start: Callable[[AsyncExitStack, Stopping], Awaitable[None]]) -> int:
+async def run_until_stopped(
+    start: Callable[[AsyncExitStack, Stopping], Coroutine[Any, Any, None]],
+) -> int:
     """Start a process's parts into an exit stack, wait for SIGINT, SIGTERM or a failed part, close.
 
     Returns the exit code: 0 after a signal, 1 after a failure.
@@ -80,7 +83,16 @@ async def run_until_stopped(start: Callable[[AsyncExitStack, Stopping], Awaitabl
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set, signal.Signals(number).name)
     async with AsyncExitStack() as stack:
-        await start(stack, stopping)
-        await stopping.wait()
+        # A signal counts while the parts are still being connected, too.
+        starting = asyncio.create_task(start(stack, stopping), name="start")
+        asked = asyncio.create_task(stopping.wait(), name="stop")
+        await asyncio.wait([starting, asked], return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            await starting
+        else:
+            starting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await starting
+        await asked
         log.info("stopping", reason=stopping.reason)
     return 0 if stopping.reason.startswith("SIG") else 1

@@ -71,4 +71,10 @@ async def discard_producer(producer: AIOKafkaProducer) -> None:
             task.cancel()
             await asyncio.wait([task], timeout=0.05)
     finally:
+        # Also those that wait to be sent again: aiokafka looks for every failed one among these.
+        for batches in accumulator._batches.values():
+            accumulator._pending_batches.update(batches)
         accumulator.fail_all(ProducerClosed())
+        for batch in accumulator._pending_batches:
+            # Nobody waits for room in it any more, and an error that nobody asks for is logged.
+            batch._drain_waiter.exception()

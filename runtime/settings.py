@@ -44,6 +44,9 @@ class Settings(BaseSettings):
     kafka_replication: int = Field(1, ge=1, le=32767)
     kafka_min_insync_replicas: int = Field(1, ge=1)
     kafka_group: str = "registry-quota"
+    kafka_group_instance: str | None = Field(None, min_length=1)
+    """A name of its own for each consumer process: one that is started again under the same name
+    has its partitions back at once instead of after the session time-out."""
 
     # Postgres
     database_url: SecretStr | None = None
@@ -56,6 +59,7 @@ class Settings(BaseSettings):
     registry_username: str | None = None
     registry_password: SecretStr | None = None
     registry_token_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    registry_redirect_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     registry_concurrency: int = Field(8, ge=1, le=256)
 
     # Receiver
@@ -98,7 +102,7 @@ class Settings(BaseSettings):
             raise ValueError("needs the named groups (?P<workspace>…) and (?P<app>…)")
         return value
 
-    @field_validator("registry_token_hosts", mode="before")
+    @field_validator("registry_token_hosts", "registry_redirect_hosts", mode="before")
     @classmethod
     def _split_hosts(cls, value: object) -> object:
         if isinstance(value, str):

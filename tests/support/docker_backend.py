@@ -122,7 +122,7 @@ class DockerBackend:
 
     async def postgres_url(self) -> str:
         """Superuser's URL of the session's Postgres."""
-        from testcontainers.postgres import PostgresContainer
+        from testcontainers.community.postgres import PostgresContainer
 
         async with self._starting:
             if not self._postgres:

@@ -1,0 +1,77 @@
+"""A producer is ended at once, whatever its broker does (`runtime.producers`)."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from aiokafka.errors import KafkaConnectionError, ProducerClosed
+
+from devstack.config import StackConfig
+from devstack.ports import free_port
+from devstack.stack import Stack
+from runtime.kafka import NOTIFICATIONS_TOPIC, create_topics
+from runtime.producers import discard_producer, open_producer
+from runtime.settings import Settings
+from tests.support.programs import frozen
+from tests.support.waiting import wait_until
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def kafka(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    """A Kafka that may be frozen, with our topics."""
+    config = StackConfig.for_tests(tmp_path_factory.mktemp("kafka"))
+    async with Stack(config, parts=("kafka",)) as stack:
+        await create_topics(Settings(kafka_bootstrap=stack.kafka_bootstrap))
+        yield stack
+
+
+@pytest.mark.parametrize("size", [100, 8_000_000])
+@pytest.mark.parametrize("seconds", [0.0, 1.5])
+async def test_a_producer_whose_broker_is_frozen_is_ended_at_once(
+    kafka: Stack, size: int, seconds: float, caplog: pytest.LogCaptureFixture
+):
+    """Also while it tries again, and with more in its socket's buffer than the broker will read."""
+    before = asyncio.all_tasks()
+    producer = await open_producer(
+        Settings(kafka_bootstrap=kafka.kafka_bootstrap), request_timeout=0.5
+    )
+    await producer.send_and_wait(NOTIFICATIONS_TOPIC, b"first", key=b"a")
+    pid = kafka.pid("kafka")
+    assert pid is not None
+    async with frozen(pid):
+        futures = [
+            await producer.send(NOTIFICATIONS_TOPIC, b"x" * size, key=b"%d" % number)
+            for number in range(5)
+        ]
+        # Long enough for the client to give its first requests up and send them again.
+        await asyncio.wait(futures, timeout=seconds)
+        started = time.monotonic()
+        await discard_producer(producer)
+        took = time.monotonic() - started
+        assert all(isinstance(future.exception(), ProducerClosed) for future in futures)
+        with pytest.raises(ProducerClosed):
+            await producer.send(NOTIFICATIONS_TOPIC, b"later", key=b"a")
+    assert took < 2
+    await wait_until(lambda: asyncio.all_tasks() <= before, what="no task of it is left")
+    assert "Traceback" not in caplog.text
+    assert "never retrieved" not in caplog.text
+
+
+async def test_without_a_broker_no_producer_is_opened_and_nothing_is_left():
+    before = asyncio.all_tasks()
+    with pytest.raises(KafkaConnectionError):
+        await open_producer(Settings(kafka_bootstrap=f"127.0.0.1:{free_port()}"))
+    await wait_until(lambda: asyncio.all_tasks() <= before, what="no task of it is left")
+
+
+async def test_giving_up_the_opening_leaves_nothing(kafka: Stack):
+    before = asyncio.all_tasks()
+    pid = kafka.pid("kafka")
+    assert pid is not None
+    async with frozen(pid):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await open_producer(Settings(kafka_bootstrap=kafka.kafka_bootstrap))
+    await wait_until(lambda: asyncio.all_tasks() <= before, what="no task of it is left")

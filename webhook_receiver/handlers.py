@@ -1,0 +1,166 @@
+"""The route: who it is, what arrived, into Kafka, the answer of the contract's table."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from aiohttp import HttpVersion11, hdrs, web
+
+from registry.workspaces import WorkspaceRule
+from runtime.logs import get_logger
+from webhook_receiver.auth import Tokens
+from webhook_receiver.body import (
+    Body,
+    BodyTimeout,
+    Incomplete,
+    Limits,
+    Overloaded,
+    read_body,
+    whole_body,
+)
+from webhook_receiver.in_flight import InFlight
+from webhook_receiver.messages import EXCERPT_BYTES, Arrival, Message, Reason, translate
+from webhook_receiver.metrics import ReceiverMetrics
+from webhook_receiver.publisher import KafkaUnavailable
+
+log = get_logger(__name__)
+
+PATH: Final = "/v1/notifications"
+
+_RETRY_AFTER: Final = {"Retry-After": "1"}
+_CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="registry-quota"'}
+_COMPLAINT_PAUSE: Final = 10.0
+
+
+class Destination(Protocol):
+    """Where messages become durable (`publisher.Publisher`)."""
+
+    async def publish(self, messages: Sequence[Message]) -> list[Message]:
+        """Return what was stored. Raises KafkaUnavailable."""
+
+
+class Receiver:
+    """`POST /v1/notifications`."""
+
+    def __init__(
+        self,
+        *,
+        tokens: Tokens,
+        workspaces: WorkspaceRule,
+        destination: Destination,
+        in_flight: InFlight,
+        limits: Limits,
+        metrics: ReceiverMetrics,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._tokens = tokens
+        self._workspaces = workspaces
+        self._destination = destination
+        self._in_flight = in_flight
+        self._limits = limits
+        self._metrics = metrics
+        self._now_ns = now_ns
+        self._refused_tokens = 0
+        self._complained_at = -_COMPLAINT_PAUSE
+
+    async def notify(self, request: web.Request) -> web.Response:
+        """Answer a delivery; nothing is answered 500."""
+        started = time.monotonic()
+        source = self._tokens.registry_of(request.headers.getall(hdrs.AUTHORIZATION, ()))
+        if source is None:
+            return self._unauthorized()
+        try:
+            response = await self._deliver(request, source, started)
+        except (KafkaUnavailable, Overloaded) as error:
+            response = _answer(503, str(error) or "too many bytes are in flight")
+        except BodyTimeout:
+            response = _answer(408, "the body did not arrive in time")
+        except Incomplete:
+            response = _answer(400, "the body is incomplete")
+        except Exception:
+            # The registry keeps the event and sends it again: better than losing it.
+            log.exception("delivery_failed")
+            response = _answer(503, "internal error")
+        self._metrics.answered(response.status)
+        return response
+
+    async def expect(self, request: web.Request) -> web.Response | None:
+        """`Expect: 100-continue`: a body is asked for only from those who may send one."""
+        authorization = request.headers.getall(hdrs.AUTHORIZATION, ())
+        if self._tokens.registry_of(authorization) is None:
+            return self._unauthorized()
+        if request.version == HttpVersion11 and (
+            request.headers[hdrs.EXPECT].lower() == "100-continue"
+        ):
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return None
+
+    async def _deliver(self, request: web.Request, source: str, started: float) -> web.Response:
+        arrival = Arrival(source, self._now_ns())
+        content = request.content
+        body = whole_body(content, limits=self._limits, in_flight=self._in_flight)
+        if body is None:
+            body = await read_body(
+                content,
+                declared=request.content_length,
+                limits=self._limits,
+                in_flight=self._in_flight,
+            )
+        try:
+            messages = self._messages(
+                body, request.headers.get(hdrs.CONTENT_ENCODING, ""), arrival
+            )
+        finally:
+            # From here on the messages are what is held, and counted where they go.
+            self._in_flight.give_back(body.charged)
+        body_ended = body.ended
+        del body
+        stored = await self._destination.publish(messages)
+        self._metrics.acknowledged(stored, time.monotonic() - started)
+        for message in stored:
+            if message.is_dead_letter:
+                why = dict(message.headers)["reason"].decode("utf-8", "replace")
+                log.warning("dead_letter", reason=message.label, why=why, source=source)
+        response = web.Response(status=202)
+        if not body_ended:
+            response.force_close()
+        return response
+
+    def _messages(self, body: Body, encoding: str, arrival: Arrival) -> list[Message]:
+        """Every event of a delivery is accounted for, whatever it is."""
+        if body.too_large:
+            seen = f"{body.seen} bytes" if body.ended else f"at least {body.seen} bytes"
+            why = f"a body of {seen}, at most {self._limits.max_bytes} are taken: the first "
+            why += f"{min(EXCERPT_BYTES, len(body.data))} are here"
+            return [arrival.dead_letter(body.data, Reason.BODY_TOO_LARGE, why)]
+        if encoding.strip().lower() not in ("", "identity"):
+            # No registry compresses; a body that is not unpacked cannot be a bomb.
+            why = f"Content-Encoding {encoding[:100]!a} is not taken"
+            return [arrival.dead_letter(body.data, Reason.CONTENT_ENCODING, why)]
+        try:
+            return translate(body.data, arrival, self._workspaces)
+        except Exception as error:
+            # The same bytes would fail again and again, with everything behind them waiting.
+            log.exception("translation_failed")
+            return [arrival.dead_letter(body.data, Reason.UNTRANSLATABLE, repr(error))]
+
+    def _unauthorized(self) -> web.Response:
+        self._metrics.answered(401)
+        self._refused_tokens += 1
+        now = time.monotonic()
+        if now - self._complained_at >= _COMPLAINT_PAUSE:
+            log.warning("token_refused", times=self._refused_tokens)
+            self._complained_at, self._refused_tokens = now, 0
+        response = web.Response(
+            status=401, text="a valid bearer token is needed", headers=_CHALLENGE
+        )
+        response.force_close()
+        return response
+
+
+def _answer(status: int, text: str) -> web.Response:
+    """An answer other than 202. Its connection ends: part of the body may be unread."""
+    headers = _RETRY_AFTER if status == 503 else None
+    response = web.Response(status=status, text=text, headers=headers)
+    response.force_close()
+    return response

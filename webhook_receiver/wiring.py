@@ -1,0 +1,103 @@
+"""Composition root of the receiver process: nothing else constructs its parts."""
+
+import gc
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Final
+
+import uvloop
+from aiohttp import web
+
+from registry.workspaces import WorkspaceRule
+from runtime.http import ServingOptions, add_operations_routes, serving
+from runtime.lifecycle import Stopping, run_until_stopped
+from runtime.logs import configure_logs, get_logger
+from runtime.settings import Settings
+from webhook_receiver.auth import Tokens
+from webhook_receiver.body import READ_TIMEOUT, Limits
+from webhook_receiver.handlers import PATH, Receiver
+from webhook_receiver.in_flight import InFlight
+from webhook_receiver.metrics import ReceiverMetrics
+from webhook_receiver.publisher import Publisher
+
+log = get_logger(__name__)
+
+IN_FLIGHT_BYTES: Final = 64 * 1024 * 1024
+"""Least bound on the bytes held at once."""
+
+SERVING: Final = ServingOptions(
+    # Open requests at a stop: more than Kafka's time-out, and twice this is under 4 seconds.
+    drain_seconds=1.25,
+    # Every event is a connection, and every wait here has an end of its own.
+    tcp_keepalive=False,
+    # A registry does not compress; see `handlers` for what becomes of a body that is.
+    decompress=False,
+)
+
+
+def create_app(
+    settings: Settings,
+    stopping: Stopping,
+    *,
+    read_timeout: float = READ_TIMEOUT,
+    in_flight_bytes: int | None = None,
+    now_ns: Callable[[], int] = time.time_ns,
+) -> web.Application:
+    """The receiver as an application; it connects to Kafka when it starts.
+
+    `read_timeout` (seconds for a body), `in_flight_bytes` and `now_ns` are for tests.
+
+    Raises:
+        SettingsError: no webhook token is set.
+    """
+    if in_flight_bytes is None:
+        # One delivery counts twice: as its body, and as the messages made of it.
+        in_flight_bytes = max(IN_FLIGHT_BYTES, 3 * settings.max_body_bytes)
+    in_flight = InFlight(in_flight_bytes)
+    metrics = ReceiverMetrics(lambda: in_flight.bytes)
+    publisher = Publisher(settings, in_flight=in_flight, metrics=metrics)
+    receiver = Receiver(
+        tokens=Tokens(settings.required_webhook_tokens()),
+        workspaces=WorkspaceRule(settings.workspace_pattern),
+        destination=publisher,
+        in_flight=in_flight,
+        limits=Limits(settings.max_body_bytes, settings.drain_body_bytes, read_timeout),
+        metrics=metrics,
+        now_ns=now_ns,
+    )
+    app = web.Application()
+    app.router.add_post(PATH, receiver.notify, expect_handler=receiver.expect)
+    add_operations_routes(app, ready=publisher.ready, metrics=metrics.registry, stopping=stopping)
+    app.cleanup_ctx.append(lambda _app: publisher.running())
+    return app
+
+
+async def run(settings: Settings) -> int:
+    """Run the receiver until it is told to stop; the exit code.
+
+    Stopping takes less than 4 s, also when Kafka is away. Raises SettingsError before anything is
+    opened.
+    """
+
+    async def start(stack: AsyncExitStack, stopping: Stopping) -> None:
+        port = await stack.enter_async_context(
+            serving(
+                create_app(settings, stopping),
+                host=settings.host,
+                port=settings.receiver_port,
+                **SERVING,
+            )
+        )
+        log.info("receiving", host=settings.host, port=port, path=PATH)
+
+    return await run_until_stopped(start)
+
+
+def serve(settings: Settings) -> int:
+    """The receiver as a process of its own, on uvloop; the exit code."""
+    configure_logs(settings, process="receiver")
+    # What is here now stays: the collector need not look at it for every few deliveries.
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
+    return uvloop.run(run(settings))
