@@ -1,0 +1,81 @@
+"""TCP ports: which are free, which are taken and by whom."""
+
+import random
+import socket
+from collections.abc import Mapping
+
+import psutil
+
+from devstack.errors import StackError
+
+LOOPBACK = "127.0.0.1"
+
+_CANDIDATES = range(20_000, 32_000)
+"""Below the range that the kernel hands out for outgoing connections, so that none of those takes
+a port between the moment it was found free and the moment its part binds it."""
+
+
+_handed_out: set[int] = set()
+"""By `free_port` in this process: what has it may not have bound it yet."""
+
+
+def is_free(port: int, host: str = LOOPBACK) -> bool:
+    """Whether a server could listen on `host:port` now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # As servers do: ports in TIME_WAIT count as free, a listener on any address does not.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+        return True
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody listens on. Raises StackError when none is left."""
+    for _ in range(200):
+        port = random.choice(_CANDIDATES)  # noqa: S311 - not a secret
+        if port not in _handed_out and is_free(port):
+            _handed_out.add(port)
+            return port
+    raise StackError(
+        f"found no free TCP port from {_CANDIDATES.start} to {_CANDIDATES.stop}; "
+        "end programs that listen there"
+    )
+
+
+def holder(port: int) -> str | None:
+    """Name and pid of the process that listens on `port`, None when it cannot be known."""
+    try:
+        connections = psutil.net_connections(kind="tcp")
+    except (psutil.Error, OSError):  # macOS asks for root
+        return None
+    for connection in connections:
+        listens = connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+        if listens and connection.pid:
+            try:
+                return f"{psutil.Process(connection.pid).name()}, pid {connection.pid}"
+            except psutil.Error:
+                return f"pid {connection.pid}"
+    return None
+
+
+def require_free(wanted: Mapping[str, int]) -> None:
+    """Check the ports by the name of the variable that moves each.
+
+    Raises StackError naming every taken port, its variable and who holds it where that is known.
+    """
+    taken = []
+    for variable, port in wanted.items():
+        if not is_free(port):
+            by = holder(port)
+            taken.append(f"port {port} is taken{f' by {by}' if by else ''} ({variable} moves it)")
+    if taken:
+        use_it = (
+            "; to use a registry that listens there, set RQ_EXTERNAL_REGISTRY_URL"
+            if any("RQ_REGISTRY_PORT" in each for each in taken)
+            else ""
+        )
+        raise StackError(
+            f"{', '.join(taken)}: end what holds it or set the variable to a free port{use_it}"
+        )
