@@ -12,5 +12,6 @@ def registry_client(settings: Settings) -> RegistryClient:
         username=settings.registry_username,
         password=password.get_secret_value() if password is not None else None,
         token_hosts=frozenset(settings.registry_token_hosts),
+        redirect_hosts=frozenset(settings.registry_redirect_hosts),
         concurrency=settings.registry_concurrency,
     )

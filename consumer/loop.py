@@ -1,0 +1,323 @@
+"""The loop: poll, translate, one Postgres transaction per batch, then the group's offsets.
+
+Offsets live in Postgres beside the effects, so that a crash between any two lines repeats nothing
+and loses nothing. The group's own offsets in Kafka are only for people and lag tools.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from functools import partial
+from typing import TypeVar
+
+import asyncpg
+import msgspec
+from aiokafka import (
+    AIOKafkaConsumer,
+    AIOKafkaProducer,
+    ConsumerRebalanceListener,
+    ConsumerRecord,
+    TopicPartition,
+)
+from aiokafka.errors import KafkaError
+
+from consumer.dead_letters import send_dead_letter
+from consumer.metrics import ConsumerMetrics
+from consumer.translate import facts_of
+from ledger import offsets
+from ledger.facts import Fact
+from ledger.offsets import Advance, StaleOwnerError
+from ledger.record import Recorded, Recorder
+from registry.notifications import BadEvent, decode_event
+from runtime.kafka import NOTIFICATIONS_TOPIC
+from runtime.lifecycle import Stopping
+from runtime.logs import get_logger
+from runtime.postgres import UNAVAILABLE, Connection, Pool
+from runtime.settings import DEFAULT_REGISTRY
+
+log = get_logger(__name__)
+
+POLL_MS = 200
+_LONGEST_WAIT = 5.0
+"""Seconds between two attempts while the database is away."""
+
+T = TypeVar("T")
+
+Batch = dict[TopicPartition, list[ConsumerRecord]]
+
+
+class Decoded(msgspec.Struct):
+    """One record, taken apart."""
+
+    record: ConsumerRecord
+    fact: Fact | None
+
+
+class Ownership(msgspec.Struct):
+    """A partition of ours: the epoch we hold and where we stand."""
+
+    epoch: int
+    next_offset: int
+    asked_again: int = -1
+    """The offset that was fetched again because the log seemed to skip it."""
+
+
+class NotificationConsumer:
+    """Takes `registry.notifications` into the ledger until it is asked to stop."""
+
+    def __init__(
+        self,
+        *,
+        connect: Callable[[], AIOKafkaConsumer],
+        producer: AIOKafkaProducer,
+        pool: Pool,
+        recorder: Recorder,
+        metrics: ConsumerMetrics,
+        stopping: Stopping,
+        cluster_id: str,
+        owner: str,
+        batch_max_events: int,
+        clock: Callable[[], datetime],
+        on_pending: Callable[[], None],
+    ) -> None:
+        self._connect = connect
+        self._producer = producer
+        self._pool = pool
+        self._recorder = recorder
+        self._metrics = metrics
+        self._stopping = stopping
+        self._cluster_id = cluster_id
+        self._owner = owner
+        self._batch_max_events = batch_max_events
+        self._clock = clock
+        self._on_pending = on_pending
+        self._owned: dict[int, Ownership] = {}
+        self.ready = False
+
+    async def run(self) -> None:
+        """Consume; a stale owner rejoins the group."""
+        while not self._stopping.is_set():
+            kafka = self._connect()
+            await kafka.start()
+            kafka.subscribe([NOTIFICATIONS_TOPIC], listener=_Assignments(self, kafka))
+            try:
+                await self._consume(kafka)
+            except StaleOwnerError as error:
+                log.warning("partition_lost", reason=str(error), action="rejoining the group")
+            finally:
+                self.ready = False
+                self._owned.clear()
+                await kafka.stop()
+
+    async def _consume(self, kafka: AIOKafkaConsumer) -> None:
+        while not self._stopping.is_set():
+            fetched: Batch = await kafka.getmany(
+                timeout_ms=POLL_MS, max_records=self._batch_max_events
+            )
+            self.ready = bool(self._owned)
+            batch = self._in_order(kafka, fetched)
+            if batch:
+                await self._take(kafka, batch)
+            self._report_lag(kafka)
+
+    def _in_order(self, kafka: AIOKafkaConsumer, fetched: Batch) -> Batch:
+        """What follows where the ledger stands: nothing twice, nothing left out.
+
+        A record may have been fetched from the group's own offset before a new assignment went to
+        the ledger's: such a batch is behind or ahead of it.
+        """
+        batch: Batch = {}
+        for partition, records in fetched.items():
+            owned = self._owned.get(partition.partition)
+            if owned is None:
+                continue  # not taken over yet; taking over goes to the right offset
+            if records[0].offset > owned.next_offset != owned.asked_again:
+                owned.asked_again = owned.next_offset
+                kafka.seek(partition, owned.next_offset)
+                continue
+            # Where the log still skips something, the log itself no longer has it.
+            fresh = [record for record in records if record.offset >= owned.next_offset]
+            if fresh:
+                batch[partition] = fresh
+        return batch
+
+    def revoked(self, partitions: list[TopicPartition]) -> None:
+        """Partitions that are taken away; a batch of them under way is refused by its epoch."""
+        for partition in partitions:
+            self._owned.pop(partition.partition, None)
+
+    async def assigned(self, kafka: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
+        """Become the owner of newly assigned partitions and go to where the ledger stands."""
+        starts = await kafka.beginning_offsets(partitions) if partitions else {}
+        for partition in sorted(partitions):
+            position = await self._while_database_is_away(
+                partial(self._take_partition, partition, starts[partition])
+            )
+            if position is None:
+                return
+            self._owned[partition.partition] = position
+            kafka.seek(partition, position.next_offset)
+        if partitions:
+            log.info("partitions_assigned", partitions=[item.partition for item in partitions])
+
+    async def _take_partition(self, partition: TopicPartition, first: int) -> Ownership:
+        async with self._pool.acquire() as connection, connection.transaction():
+            taken = await offsets.take_partition(
+                connection,
+                cluster_id=self._cluster_id,
+                topic=partition.topic,
+                partition=partition.partition,
+                first_offset=first,
+                owner=self._owner,
+            )
+            position = Ownership(taken.epoch, taken.next_offset)
+            if taken.next_offset < first:
+                log.warning(
+                    "offset_no_longer_in_log",
+                    partition=partition.partition,
+                    stored_offset=taken.next_offset,
+                    log_starts_at=first,
+                    action="continuing at the start of the log; reconcile finds what was missed",
+                )
+                await offsets.reset(
+                    connection,
+                    cluster_id=self._cluster_id,
+                    topic=partition.topic,
+                    partition=partition.partition,
+                    epoch=taken.epoch,
+                    offset=first,
+                )
+                position.next_offset = first
+        return position
+
+    async def _take(self, kafka: AIOKafkaConsumer, batch: Batch) -> None:
+        """Record a batch in one transaction, then move the group's offsets."""
+        started = asyncio.get_running_loop().time()
+        decoded = [await self._decode(record) for records in batch.values() for record in records]
+        taken = await self._while_database_is_away(lambda: self._record(decoded))
+        if taken is None:
+            return  # asked to stop meanwhile; the offsets have not moved
+        self._metrics.batch_events.observe(len(decoded))
+        self._metrics.batch_seconds.observe(asyncio.get_running_loop().time() - started)
+        if any(getattr(item.fact, "content", True) is None for item in decoded):
+            self._on_pending()
+        try:
+            await kafka.commit(
+                {partition: records[-1].offset + 1 for partition, records in batch.items()}
+            )
+        except KafkaError as error:
+            # Only lag tools look at these; the ledger's own offsets are what counts.
+            log.info("group_offsets_not_moved", reason=type(error).__name__)
+
+    async def _decode(self, record: ConsumerRecord) -> Decoded:
+        try:
+            notification = decode_event(record.value or b"")
+            fact = facts_of(_source(record), notification)
+        except BadEvent as error:
+            await self._bury(record, str(error))
+            return Decoded(record, None)
+        self._metrics.events.labels(notification.action).inc()
+        return Decoded(record, fact)
+
+    async def _bury(self, record: ConsumerRecord, reason: str) -> None:
+        log.warning(
+            "dead_letter",
+            reason=reason,
+            partition=record.partition,
+            offset=record.offset,
+        )
+        await send_dead_letter(self._producer, record, reason, self._clock())
+        self._metrics.events.labels("dead-letter").inc()
+
+    async def _record(self, decoded: list[Decoded]) -> bool:
+        """One transaction for all; if the data itself is refused, one for each to find the culprit."""
+        try:
+            await self._transaction(decoded)
+        except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
+            if len(decoded) == 1:
+                await self._bury(decoded[0].record, f"the ledger refused it: {error}")
+                decoded[0].fact = None
+                await self._transaction(decoded)
+                return True
+            log.warning("batch_refused", reason=str(error), action="recording one by one")
+            for item in decoded:
+                await self._record([item])
+        return True
+
+    async def _transaction(self, decoded: list[Decoded]) -> None:
+        ends: dict[int, int] = {}
+        for item in decoded:
+            ends[item.record.partition] = item.record.offset + 1
+        advances = [
+            Advance(
+                partition, self._owned[partition].epoch, self._owned[partition].next_offset, end
+            )
+            for partition, end in ends.items()
+            if partition in self._owned
+        ]
+        if len(advances) != len(ends):
+            raise StaleOwnerError("a batch of a partition that was taken away")
+
+        async def move_offsets(connection: Connection, _recorded: Recorded) -> None:
+            await offsets.advance(
+                connection,
+                cluster_id=self._cluster_id,
+                topic=NOTIFICATIONS_TOPIC,
+                advances=advances,
+            )
+
+        facts = [item.fact for item in decoded if item.fact is not None]
+        await self._recorder.record(facts, now=self._clock(), within=move_offsets)
+        for advance in advances:
+            self._owned[advance.partition].next_offset = advance.next_offset
+
+    async def _while_database_is_away(self, work: Callable[[], Awaitable[T]]) -> T | None:
+        """Try until the database answers; None when the process is asked to stop meanwhile.
+
+        A commit whose answer was lost is tried again, too: if it had succeeded, the offset
+        comparison refuses the repetition, and the stale owner reads its true position again.
+        """
+        wait = 0.05
+        while True:
+            try:
+                return await work()
+            except UNAVAILABLE as error:
+                log.warning(
+                    "database_away", reason=f"{type(error).__name__}: {error}", retry_in=wait
+                )
+                self._metrics.database_waits.inc()
+                if await self._stopping.sleep(wait):
+                    return None
+                wait = min(wait * 2, _LONGEST_WAIT)
+
+    def _report_lag(self, kafka: AIOKafkaConsumer) -> None:
+        lag = 0
+        for partition in kafka.assignment():
+            end = kafka.highwater(partition)
+            owned = self._owned.get(partition.partition)
+            if end is not None and owned is not None:
+                lag += max(0, end - owned.next_offset)
+        self._metrics.lag.set(lag)
+
+
+class _Assignments(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Tells the loop which partitions are its own."""
+
+    def __init__(self, consumer: NotificationConsumer, kafka: AIOKafkaConsumer) -> None:
+        self._consumer = consumer
+        self._kafka = kafka
+
+    async def on_partitions_revoked(self, revoked: list[TopicPartition]) -> None:
+        """From now on somebody else's."""
+        self._consumer.revoked(list(revoked))
+
+    async def on_partitions_assigned(self, assigned: list[TopicPartition]) -> None:
+        """Take over before the first record is fetched."""
+        await self._consumer.assigned(self._kafka, list(assigned))
+
+
+def _source(record: ConsumerRecord) -> str:
+    for name, value in record.headers or ():
+        if name == "source":
+            return bytes(value).decode(errors="replace") or DEFAULT_REGISTRY
+    return DEFAULT_REGISTRY

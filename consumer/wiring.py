@@ -1,0 +1,104 @@
+"""The consumer process: the only place that constructs its clients."""
+
+import os
+import socket
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+
+from aiohttp import web
+from aiokafka import AIOKafkaConsumer
+
+from consumer.loop import NotificationConsumer
+from consumer.metrics import ConsumerMetrics
+from consumer.sizes import SizeResolver
+from ledger.record import Recorder
+from quota.levels import level
+from registry.connect import registry_client
+from registry.workspaces import WorkspaceRule
+from runtime.http import add_operations_routes, serving
+from runtime.kafka import cluster_id, connection_options
+from runtime.lifecycle import Stopping, background, run_until_stopped
+from runtime.logs import get_logger
+from runtime.postgres import open_pool
+from runtime.producers import discard_producer, open_producer
+from runtime.settings import MESSAGE_MAX_BYTES, Settings
+
+log = get_logger(__name__)
+
+
+def utc_now() -> datetime:
+    """The process's clock."""
+    return datetime.now(UTC)
+
+
+def kafka_consumer(settings: Settings) -> AIOKafkaConsumer:
+    """A group member that decides itself where it stands (the ledger knows)."""
+    return AIOKafkaConsumer(
+        **connection_options(settings),
+        group_id=settings.kafka_group,
+        group_instance_id=settings.kafka_group_instance,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        max_partition_fetch_bytes=MESSAGE_MAX_BYTES,
+        session_timeout_ms=10_000,
+        heartbeat_interval_ms=2_000,
+        max_poll_interval_ms=600_000,
+        fetch_max_wait_ms=100,
+    )
+
+
+async def run(settings: Settings) -> int:
+    """Run until a signal comes or a part fails; returns the exit code."""
+
+    async def start(stack: AsyncExitStack, stopping: Stopping) -> None:
+        metrics = ConsumerMetrics()
+        pool = await open_pool(
+            settings.required_database_url(),
+            size=settings.database_pool_size,
+            name="registry-quota consumer",
+        )
+        stack.push_async_callback(pool.close)
+        recorder = Recorder(
+            pool,
+            rule=WorkspaceRule(settings.workspace_pattern),
+            default_quota_bytes=settings.default_quota_bytes,
+            level_of=level,
+        )
+        producer = await open_producer(settings)
+        stack.push_async_callback(discard_producer, producer)
+        client = await stack.enter_async_context(registry_client(settings))
+        resolver = SizeResolver(
+            pool=pool,
+            recorder=recorder,
+            client=client,
+            metrics=metrics,
+            stopping=stopping,
+            clock=utc_now,
+        )
+        consumer = NotificationConsumer(
+            connect=lambda: kafka_consumer(settings),
+            producer=producer,
+            pool=pool,
+            recorder=recorder,
+            metrics=metrics,
+            stopping=stopping,
+            cluster_id=await cluster_id(settings),
+            owner=f"{socket.gethostname()}/{os.getpid()}",
+            batch_max_events=settings.batch_max_events,
+            clock=utc_now,
+            on_pending=resolver.wake,
+        )
+
+        async def ready() -> str | None:
+            return None if consumer.ready else "no partitions are assigned yet"
+
+        app = web.Application()
+        add_operations_routes(app, ready=ready, metrics=metrics.registry, stopping=stopping)
+        port = await stack.enter_async_context(
+            serving(app, host=settings.host, port=settings.consumer_metrics_port)
+        )
+        await stack.enter_async_context(background("sizes", resolver.run(), stopping))
+        await stack.enter_async_context(background("consumer", consumer.run(), stopping))
+        log.info("consumer_started", metrics_port=port)
+
+    return await run_until_stopped(start)
