@@ -1,0 +1,215 @@
+"""Questions about workspaces, and settings: one method a question, one transaction each."""
+
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import msgspec
+
+from ledger import images as image_rows
+from ledger import reading, workspaces
+from ledger.images import Cursor
+from ledger.reading import WorkspaceView
+from ledger.record import LevelRule
+from ledger.workspaces import Reservation, Settings
+from quota import images
+from quota.policy import DEFAULT_POLICY, Policy, parse_policy
+from quota.usage import untagged
+from runtime.postgres import Pool, retry_conflicts
+
+_RECOMPUTE_AFTER = 20
+"""The graph's figures may be older than the account by this many times what computing them takes."""
+
+
+class Graph(msgspec.Struct, frozen=True):
+    """Figures that need the whole graph, and when they were true."""
+
+    images: int
+    tags: int
+    untagged_images: int
+    untagged_bytes: int
+    awaiting_gc_bytes: int
+    as_of: datetime
+    changed_at: datetime
+    cost_seconds: float
+
+
+class Accounts:
+    """Reads the ledger for the API, sets quotas, keeps reservations."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        default_quota_bytes: int,
+        level_of: LevelRule,
+        clock: Callable[[], datetime],
+        new_id: Callable[[], UUID] = uuid4,
+    ) -> None:
+        self._pool = pool
+        self._default_quota_bytes = default_quota_bytes
+        self._level_of = level_of
+        self._clock = clock
+        self._new_id = new_id
+        self._graphs: dict[int, Graph] = {}
+
+    async def workspace(self, name: str) -> WorkspaceView | None:
+        """A workspace that has had an image or settings."""
+        async with self._pool.acquire() as connection:
+            view = await reading.find_workspace(connection, name, now=self._clock())
+        return view if view is not None and view.visible else None
+
+    async def workspaces(self, *, after: str, limit: int) -> list[WorkspaceView]:
+        """Workspaces by name."""
+        async with self._pool.acquire() as connection:
+            return await reading.list_workspaces(
+                connection, now=self._clock(), after=after, limit=limit
+            )
+
+    async def policy(self, name: str) -> Policy:
+        """The policy in force; that of an unknown workspace is the default one."""
+        async with self._pool.acquire() as connection:
+            view = await reading.find_workspace(connection, name, now=self._clock())
+        return DEFAULT_POLICY if view is None else parse_policy(view.policy)
+
+    async def configure(self, name: str, settings: Settings) -> WorkspaceView:
+        """Set quota, policy or enforcement; a workspace that nobody pushed to yet appears."""
+
+        async def attempt() -> WorkspaceView | None:
+            now = self._clock()
+            async with self._pool.acquire() as connection, connection.transaction():
+                await workspaces.configure(
+                    connection,
+                    name,
+                    settings,
+                    default_quota_bytes=self._default_quota_bytes,
+                    level_of=self._level_of,
+                    now=now,
+                    new_id=self._new_id,
+                )
+                return await reading.find_workspace(connection, name, now=now)
+
+        view = await retry_conflicts(attempt)
+        if view is None:  # pragma: no cover - it was configured a line ago
+            raise LookupError(name)
+        return view
+
+    async def usage(self, view: WorkspaceView) -> dict[str, Any]:
+        """`GET …/usage`: what is stored, exact; the graph's figures with their own time."""
+        graph = await self._graph(view)
+        return {
+            "workspace": view.name,
+            "usage_bytes": view.usage_bytes,
+            "quota_bytes": view.quota_bytes,
+            "ratio": round(view.usage_bytes / view.quota_bytes, 4),
+            "level": view.level,
+            "reserved_bytes": view.reserved_bytes,
+            "images": graph.images,
+            "tags": graph.tags,
+            "untagged_images": graph.untagged_images,
+            "untagged_bytes": graph.untagged_bytes,
+            "awaiting_gc_bytes": graph.awaiting_gc_bytes,
+            "as_of": graph.as_of,
+        }
+
+    async def _graph(self, view: WorkspaceView) -> Graph:
+        known = self._graphs.get(view.id)
+        now = self._clock()
+        if known is not None and (
+            known.changed_at == view.changed_at
+            or (now - known.as_of).total_seconds() < known.cost_seconds * _RECOMPUTE_AFTER
+        ):
+            return known
+        started = time.monotonic()
+        async with (
+            self._pool.acquire() as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            manifests = await reading.manifests_of(connection, view.id)
+            held = await reading.held(connection, view.id, images.digests_of(manifests))
+            rest = untagged(manifests, held)
+            graph = Graph(
+                images=sum(item.present for item in manifests),
+                tags=sum(len(item.tags) for item in manifests),
+                untagged_images=rest.images,
+                untagged_bytes=rest.bytes,
+                awaiting_gc_bytes=await reading.awaiting_gc_bytes(connection, view.id),
+                as_of=now,
+                changed_at=view.changed_at,
+                cost_seconds=time.monotonic() - started,
+            )
+        self._graphs[view.id] = graph
+        return graph
+
+    async def images(
+        self,
+        view: WorkspaceView,
+        *,
+        app: str | None,
+        tag: str | None,
+        after: Cursor | None,
+        limit: int,
+    ) -> dict[str, Any]:
+        """`GET …/images`: a page, newest push first."""
+        async with (
+            self._pool.acquire() as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            page = await image_rows.page(
+                connection, view.id, app=app, tag=tag, after=after, limit=limit + 1
+            )
+            more, page = len(page) > limit, page[:limit]
+            views = await image_rows.with_children(connection, page)
+            parents = await image_rows.indexes(connection, (item.repository_id for item in page))
+            held = await reading.held(connection, view.id, images.digests_of(views.values()))
+        return {
+            "items": images.describe(page, views, parents, held),
+            "next_cursor": images.encode_cursor(page[-1]) if more else None,
+        }
+
+    async def events(self, view: WorkspaceView, *, after: int, limit: int) -> dict[str, Any]:
+        """`GET …/events`: quota events, oldest first."""
+        async with self._pool.acquire() as connection:
+            rows = await reading.events_of(connection, view.id, after=after, limit=limit)
+        return {
+            "items": [
+                {
+                    "id": row["event_id"],
+                    "type": row["type"],
+                    "subject": row["workspace"],
+                    "time": row["occurred_at"],
+                    "data": msgspec.Raw(row["data"].encode()),
+                }
+                for row in rows
+            ],
+            "next_cursor": str(rows[-1]["id"]) if len(rows) == limit else None,
+        }
+
+    async def reserve(self, view: WorkspaceView, reservation: Reservation) -> Reservation:
+        """Set bytes aside by hand, under the workspace's lock."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            await workspaces.lock_workspace(connection, view.name)
+            return await workspaces.reserve(connection, view.id, reservation)
+
+    async def reservations(self, view: WorkspaceView) -> list[Reservation]:
+        """What is reserved now."""
+        async with self._pool.acquire() as connection:
+            return await workspaces.reservations(connection, view.id, now=self._clock())
+
+    async def release(self, view: WorkspaceView, reservation_id: UUID) -> bool:
+        """Give reserved bytes back."""
+        async with self._pool.acquire() as connection:
+            return await workspaces.release(connection, view.id, reservation_id)
+
+    async def status(self) -> dict[str, Any]:
+        """`GET /v1/status`: whether the pipeline is healthy."""
+        async with self._pool.acquire() as connection:
+            return await reading.status(connection, now=self._clock())
+
+    async def ready(self) -> str | None:
+        """None when the database answers."""
+        async with self._pool.acquire(timeout=2) as connection:
+            await reading.ping(connection)
+        return None

@@ -1,0 +1,1 @@
+"""The HTTP API: handlers are thin (parse, one call, map errors at the edge)."""

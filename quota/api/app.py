@@ -1,0 +1,310 @@
+"""Routes of the API: parse, one call, answer. Which scope an endpoint needs stands beside it."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from uuid import UUID, uuid4
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from ledger.reading import WorkspaceView
+from ledger.workspaces import Reservation, Settings
+from quota.accounts import Accounts
+from quota.api.access import Authenticate, enter, identify
+from quota.api.answers import answer, reservation_document, workspace_document
+from quota.api.hook import answer_document, cleanup_document
+from quota.api.problems import ProblemError, problem_middleware
+from quota.api.requests import (
+    CleanupRequest,
+    PreBuildRequest,
+    ReservationRequest,
+    WorkspacePatch,
+    WorkspacePut,
+    body_of,
+    number,
+    text,
+    workspace_of,
+)
+from quota.hook import PreBuild, PreBuildHook
+from quota.images import BadCursorError, decode_cursor
+from quota.policy import DEFAULT_POLICY, InvalidPolicy, Policy, parse_policy, policy_document
+from quota.runs import Runs
+from registry.names import parse_digest
+from runtime.http import Ready, add_operations_routes
+from runtime.lifecycle import Stopping
+
+_LARGEST_ID = 2**63 - 1
+
+
+class Api:
+    """The handlers, with what they need."""
+
+    def __init__(
+        self,
+        *,
+        accounts: Accounts,
+        hook: PreBuildHook,
+        runs: Runs,
+        authenticate: Authenticate,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._accounts = accounts
+        self._hook = hook
+        self._runs = runs
+        self._authenticate = authenticate
+        self._clock = clock
+
+    def routes(self) -> list[web.RouteDef]:
+        """Everything under /v1."""
+        workspace = "/v1/workspaces/{workspace}"
+        return [
+            web.post("/v1/hooks/pre-build", self.pre_build),
+            web.get("/v1/workspaces", self.list_workspaces),
+            web.get(workspace, self.get_workspace),
+            web.put(workspace, self.put_workspace),
+            web.patch(workspace, self.patch_workspace),
+            web.get(f"{workspace}/usage", self.usage),
+            web.get(f"{workspace}/images", self.images),
+            web.get(f"{workspace}/events", self.events),
+            web.get(f"{workspace}/reservations", self.list_reservations),
+            web.post(f"{workspace}/reservations", self.add_reservation),
+            web.delete(f"{workspace}/reservations/{{id}}", self.delete_reservation),
+            web.post(f"{workspace}/cleanup-plans", self.plan),
+            web.get(f"{workspace}/cleanups", self.list_runs),
+            web.post(f"{workspace}/cleanups", self.start_run),
+            web.get(f"{workspace}/cleanups/{{id}}", self.get_run),
+            web.get("/v1/status", self.status),
+        ]
+
+    # -- hook ------------------------------------------------------------------------------------
+
+    async def pre_build(self, request: web.Request) -> web.Response:
+        """Scope `hook`."""
+        caller = await identify(request, self._authenticate, "hook")
+        body = await body_of(request, PreBuildRequest)
+        enter(caller, "hook", body.workspace)
+        layers = None
+        if body.layers is not None:
+            layers = tuple((parse_digest(layer.digest), layer.size) for layer in body.layers)
+        result = await self._hook.check(
+            PreBuild(
+                workspace=body.workspace,
+                app=body.app,
+                build_id=body.build_id,
+                incoming_bytes=body.incoming_bytes,
+                layers=layers,
+                dry_run=body.dry_run,
+                timeout_s=body.timeout_s,
+            )
+        )
+        result.warnings += [f"unknown_field:{name}" for name in sorted(body.model_extra or {})]
+        return answer(answer_document(result))
+
+    # -- workspaces ------------------------------------------------------------------------------
+
+    async def _enter(self, request: web.Request, scope: str) -> str:
+        """The name of the path's workspace, when the caller may enter it."""
+        caller = await identify(request, self._authenticate, scope)
+        name = workspace_of(request)
+        enter(caller, scope, name)
+        return name
+
+    async def _workspace(self, request: web.Request, scope: str) -> WorkspaceView:
+        name = await self._enter(request, scope)
+        view = await self._accounts.workspace(name)
+        if view is None:
+            raise ProblemError(
+                404,
+                f"there is no workspace {name!r}: nothing was pushed to it and it has no quota of its own",
+            )
+        return view
+
+    async def list_workspaces(self, request: web.Request) -> web.Response:
+        """Scope `read`; tenants see only theirs."""
+        caller = await identify(request, self._authenticate, "read")
+        limit = number(request, "limit", default=100, low=1, high=1000)
+        after = text(request, "cursor") or ""
+        views = await self._accounts.workspaces(after=after, limit=limit + 1)
+        more, views = len(views) > limit, views[:limit]
+        return answer(
+            {
+                "items": [
+                    workspace_document(view) for view in views if caller.may("read", view.name)
+                ],
+                "next_cursor": views[-1].name if more else None,
+            }
+        )
+
+    async def get_workspace(self, request: web.Request) -> web.Response:
+        """Scope `read`."""
+        return answer(workspace_document(await self._workspace(request, "read")))
+
+    async def put_workspace(self, request: web.Request) -> web.Response:
+        """Scope `admin`."""
+        name = await self._enter(request, "admin")
+        body = await body_of(request, WorkspacePut)
+        return await self._configure(name, body, DEFAULT_POLICY)
+
+    async def patch_workspace(self, request: web.Request) -> web.Response:
+        """Scope `admin`."""
+        name = await self._enter(request, "admin")
+        body = await body_of(request, WorkspacePatch)
+        return await self._configure(name, body, await self._accounts.policy(name))
+
+    async def _configure(
+        self, name: str, body: WorkspacePatch, policy_before: Policy
+    ) -> web.Response:
+        if body.quota_bytes is not None and body.quota_bytes <= 0:
+            message = "must be above 0 (bytes); a workspace that may store nothing has no use"
+            raise ProblemError(
+                422,
+                f"quota_bytes: {message}",
+                errors=[{"field": "quota_bytes", "message": message}],
+            )
+        policy = None
+        if body.policy is not None:
+            try:
+                # Rules may contradict those that stay, so they are read together.
+                before = policy_document(policy_before)
+                policy = policy_document(parse_policy({**before, **body.policy}))
+            except InvalidPolicy as error:
+                raise ProblemError(
+                    422,
+                    str(error),
+                    errors=[
+                        {"field": f"policy.{field}", "message": message}
+                        for field, message in error.errors
+                    ],
+                ) from error
+        view = await self._accounts.configure(
+            name,
+            Settings(
+                quota_bytes=body.quota_bytes,
+                policy=policy,
+                enforcement=body.enforcement,
+            ),
+        )
+        return answer(workspace_document(view))
+
+    async def usage(self, request: web.Request) -> web.Response:
+        """Scope `read`."""
+        return answer(await self._accounts.usage(await self._workspace(request, "read")))
+
+    async def images(self, request: web.Request) -> web.Response:
+        """Scope `read`."""
+        view = await self._workspace(request, "read")
+        cursor = text(request, "cursor")
+        try:
+            after = None if cursor is None else decode_cursor(cursor)
+        except BadCursorError as error:
+            raise ProblemError(
+                400, str(error), errors=[{"field": "cursor", "message": str(error)}]
+            ) from error
+        return answer(
+            await self._accounts.images(
+                view,
+                app=text(request, "app"),
+                tag=text(request, "tag"),
+                after=after,
+                limit=number(request, "limit", default=100, low=1, high=1000),
+            )
+        )
+
+    async def events(self, request: web.Request) -> web.Response:
+        """Scope `read`."""
+        view = await self._workspace(request, "read")
+        return answer(
+            await self._accounts.events(
+                view,
+                after=number(request, "cursor", default=0, low=0, high=_LARGEST_ID),
+                limit=number(request, "limit", default=100, low=1, high=1000),
+            )
+        )
+
+    # -- reservations ----------------------------------------------------------------------------
+
+    async def list_reservations(self, request: web.Request) -> web.Response:
+        """Scope `read`."""
+        view = await self._workspace(request, "read")
+        items = await self._accounts.reservations(view)
+        return answer({"items": [reservation_document(item) for item in items]})
+
+    async def add_reservation(self, request: web.Request) -> web.Response:
+        """Scope `hook`."""
+        view = await self._workspace(request, "hook")
+        body = await body_of(request, ReservationRequest)
+        now = self._clock()
+        reservation = await self._accounts.reserve(
+            view,
+            Reservation(
+                id=uuid4(),
+                build_id=body.build_id,
+                app=body.app,
+                bytes=body.bytes,
+                created_at=now,
+                expires_at=now + timedelta(seconds=body.ttl_s),
+            ),
+        )
+        return answer(reservation_document(reservation), status=201)
+
+    async def delete_reservation(self, request: web.Request) -> web.Response:
+        """Scope `hook`."""
+        view = await self._workspace(request, "hook")
+        if not await self._accounts.release(view, _identifier(request)):
+            raise ProblemError(404, "there is no such reservation (it may have expired)")
+        return web.Response(status=204)
+
+    # -- cleanups --------------------------------------------------------------------------------
+
+    async def plan(self, request: web.Request) -> web.Response:
+        """Scope `read`: a dry run, every image with its reason."""
+        view = await self._workspace(request, "read")
+        return answer(await self._runs.plan(view))
+
+    async def start_run(self, request: web.Request) -> web.Response:
+        """Scope `write`."""
+        view = await self._workspace(request, "write")
+        body = await body_of(request, CleanupRequest)
+        outcome = await self._runs.clean(view, body.timeout_s)
+        return answer(
+            {**cleanup_document(outcome), "done": outcome.done, "warnings": outcome.warnings},
+            status=200 if outcome.done else 202,
+        )
+
+    async def list_runs(self, request: web.Request) -> web.Response:
+        """Scope `read`."""
+        view = await self._workspace(request, "read")
+        limit = number(request, "limit", default=50, low=1, high=1000)
+        return answer({"items": await self._runs.list(view, limit)})
+
+    async def get_run(self, request: web.Request) -> web.Response:
+        """Scope `read`."""
+        view = await self._workspace(request, "read")
+        run = await self._runs.get(view, _identifier(request))
+        if run is None:
+            raise ProblemError(404, "there is no such cleanup in this workspace")
+        return answer(run)
+
+    async def status(self, request: web.Request) -> web.Response:
+        """Scope `read`, for all workspaces."""
+        caller = await identify(request, self._authenticate, "read")
+        if caller.workspaces is not None:
+            raise ProblemError(403, "the status covers all workspaces; this token has only some")
+        return answer(await self._accounts.status())
+
+
+def _identifier(request: web.Request) -> UUID:
+    try:
+        return UUID(request.match_info["id"])
+    except ValueError as error:
+        raise ProblemError(404, "there is nothing with this id") from error
+
+
+def create_app(
+    api: Api, *, ready: Ready, metrics: CollectorRegistry, stopping: Stopping
+) -> web.Application:
+    """The API as an application."""
+    app = web.Application(middlewares=[problem_middleware], client_max_size=1024 * 1024)
+    app.router.add_routes(api.routes())
+    add_operations_routes(app, ready=ready, metrics=metrics, stopping=stopping)
+    return app

@@ -1,0 +1,142 @@
+"""What callers send. Unknown workspaces, apps and digests are fine; nonsense is told by field."""
+
+import json
+from typing import Annotated, Any, Literal, TypeVar
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from quota.api.problems import ProblemError, of_validation
+
+MAX_BYTES = 2**62
+"""Larger sizes than any storage has; sums of a few of them stay within 64 bits."""
+
+Name = Annotated[
+    str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")
+]
+Digest = Annotated[
+    str,
+    StringConstraints(pattern=r"^(sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128})$"),
+]
+ByteCount = Annotated[int, Field(ge=0, le=MAX_BYTES, strict=True)]
+
+
+class Layer(BaseModel):
+    """A layer of the image that is going to be pushed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    digest: Digest
+    size: ByteCount
+
+
+class PreBuildRequest(BaseModel):
+    """`POST /v1/hooks/pre-build`. Only the workspace is required. Bytes and seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    workspace: Name
+    app: Name | None = None
+    build_id: Name | None = None
+    incoming_bytes: ByteCount | None = None
+    layers: list[Layer] | None = Field(None, max_length=10_000)
+    dry_run: bool = Field(default=False, strict=True)
+    timeout_s: float = Field(60.0, gt=0, le=600)
+
+
+class WorkspacePatch(BaseModel):
+    """`PATCH /v1/workspaces/{workspace}`: what is absent stays."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    quota_bytes: Annotated[int, Field(strict=True, le=MAX_BYTES)] | None = None
+    policy: dict[str, Any] | None = None
+    enforcement: Literal["advisory", "strict"] | None = None
+
+
+class WorkspacePut(WorkspacePatch):
+    """`PUT /v1/workspaces/{workspace}`: what is absent goes back to its default."""
+
+    quota_bytes: Annotated[int, Field(strict=True, le=MAX_BYTES)]
+    policy: dict[str, Any] = Field(default_factory=dict)
+    enforcement: Literal["advisory", "strict"] = "advisory"
+
+
+class ReservationRequest(BaseModel):
+    """`POST /v1/workspaces/{workspace}/reservations`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    build_id: Name
+    bytes: ByteCount
+    app: Name | None = None
+    ttl_s: int = Field(3600, ge=1, le=86_400, strict=True)
+
+
+class CleanupRequest(BaseModel):
+    """`POST /v1/workspaces/{workspace}/cleanups`. Seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    timeout_s: float = Field(60.0, gt=0, le=600)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+async def body_of(request: web.Request, model: type[Model]) -> Model:
+    """The request's JSON as a model. Raises ProblemError 400, naming each wrong field."""
+    raw = await request.read()
+    try:
+        document = json.loads(raw or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise ProblemError(400, f"the body is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise ProblemError(400, "the body must be a JSON object")
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        raise of_validation(error) from error
+
+
+def workspace_of(request: web.Request) -> str:
+    """The workspace in the path. Raises ProblemError 404 for what can be no workspace's name."""
+    name = request.match_info["workspace"]
+    if not name or len(name) > 255 or not name.isprintable():
+        raise ProblemError(404, "there is no such workspace")
+    return name
+
+
+def number(request: web.Request, name: str, *, default: int, low: int, high: int) -> int:
+    """A whole number of the query. Raises ProblemError 400."""
+    text = request.query.get(name)
+    if text is None:
+        return default
+    try:
+        value = int(text) if len(text) < 20 and text.isascii() else low - 1
+    except ValueError:
+        value = low - 1
+    if not low <= value <= high:
+        message = f"must be a whole number from {low} to {high}"
+        raise ProblemError(400, f"{name}: {message}", errors=[{"field": name, "message": message}])
+    return value
+
+
+def text(request: web.Request, name: str) -> str | None:
+    """A text of the query. Raises ProblemError 400 when the database could not take it."""
+    value = request.query.get(name)
+    if value is not None and ("\x00" in value or len(value) > 1000 or not _encodable(value)):
+        raise ProblemError(
+            400,
+            f"{name}: not a text that anything here is named by",
+            errors=[{"field": name, "message": "not a usable text"}],
+        )
+    return value
+
+
+def _encodable(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

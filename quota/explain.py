@@ -1,0 +1,253 @@
+"""From what was selected to a plan in which every manifest has its reason. PURE."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from quota import reasons
+from quota.graph import Graph
+from quota.plan import Block, Decision, Plan, PlanInput, Unit, Why
+from quota.protections import Kept, Protections, stale_in_repositories
+from quota.ranking import Ranking
+from quota.words import format_bytes, plural
+
+_BEYOND_MINIMUM: Final = 2
+_WHY_DELETED: Final[tuple[Why, Why, Why]] = ("untagged", "beyond_newest", "beyond_minimum")
+_OBSTACLES_NAMED: Final = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What the planner's loop selected, by manifest number."""
+
+    units: list[list[int]]
+    """Deletions in order; a unit begins with its image."""
+    kept: dict[int, Kept]
+    """Candidates that were refused."""
+    ranking: Ranking
+    protections: Protections
+    candidates: dict[int, int]
+    """Candidate → its class: 0 untagged, 1 beyond `keep_newest`, 2 beyond `keep_at_least`."""
+    references: list[int]
+    """Digest number → references that remain."""
+    unresolved: set[int]
+    """Manifests whose missing facts kept a candidate."""
+
+
+def untouched(source: PlanInput, target: int, why: Why, sentence: str) -> Plan:
+    """The plan that keeps everything, for one reason."""
+    return Plan(
+        workspace=source.workspace,
+        made_at_ns=source.now_ns,
+        usage_before_bytes=source.usage_bytes,
+        target_usage_bytes=target,
+        units=(),
+        decisions=tuple(
+            Decision(manifest, keep=True, why=why, sentence=f"kept: {sentence}")
+            for manifest in source.manifests
+        ),
+        blocks=(),
+        why_not=None if source.usage_bytes <= target else sentence,
+        kept_by=dict.fromkeys([why], len(source.manifests)),
+    )
+
+
+def planned(
+    source: PlanInput, target: int, graph: Graph, outcome: Outcome, blocks: tuple[Block, ...]
+) -> Plan:
+    """The plan that deletes what was selected."""
+    return _Explanation(source, target, graph, outcome).plan(blocks)
+
+
+class _Explanation:
+    def __init__(self, source: PlanInput, target: int, graph: Graph, outcome: Outcome) -> None:
+        self._source = source
+        self._manifests = source.manifests
+        self._target = target
+        self._graph = graph
+        self._outcome = outcome
+        self._gone = {number for unit in outcome.units for number in unit}
+        # Apps that had to go below `keep_newest`.
+        self._at_minimum = {
+            self._manifests[unit[0]].app
+            for unit in outcome.units
+            if outcome.candidates[unit[0]] == _BEYOND_MINIMUM
+        }
+        self._sharers = self._find_sharers()
+        self._references = list(graph.references)
+
+    def plan(self, blocks: tuple[Block, ...]) -> Plan:
+        decisions: list[Decision | None] = [None] * len(self._manifests)
+        units = []
+        for numbers in self._outcome.units:
+            unit, decided = self._delete(numbers)
+            units.append(unit)
+            for number, decision in zip(numbers, decided, strict=True):
+                decisions[number] = decision
+        freed = sum(unit.freed_bytes for unit in units)
+        self._reached = self._source.usage_bytes - freed <= self._target
+        kept_by: Counter[Why] = Counter()
+        for number, manifest in enumerate(self._manifests):
+            if number not in self._gone:
+                why, sentence = self._why_kept(number)
+                kept_by[why] += 1
+                decisions[number] = Decision(
+                    manifest, keep=True, why=why, sentence=f"kept: {sentence}"
+                )
+        missing = self._source.usage_bytes - freed - self._target
+        return Plan(
+            workspace=self._source.workspace,
+            made_at_ns=self._source.now_ns,
+            usage_before_bytes=self._source.usage_bytes,
+            target_usage_bytes=self._target,
+            units=tuple(units),
+            decisions=tuple(decision for decision in decisions if decision is not None),
+            blocks=blocks,
+            warnings=stale_in_repositories(self._source),
+            why_not=self._why_not(missing, kept_by) if missing > 0 else None,
+            kept_by=dict(kept_by),
+            unresolved=tuple(self._manifests[n] for n in sorted(self._outcome.unresolved)),
+        )
+
+    # Deleted
+
+    def _delete(self, numbers: list[int]) -> tuple[Unit, list[Decision]]:
+        graph = self._graph
+        freed = []
+        for number in numbers:
+            freed.append(0)
+            for digest in graph.contents[number]:
+                self._references[digest] -= 1
+                if self._references[digest] == 0:
+                    freed[-1] += graph.sizes[digest]
+        head = numbers[0]
+        why = _WHY_DELETED[self._outcome.candidates[head]]
+        shared, sharers = self._shared(numbers)
+        sentence = "deleted: " + reasons.deleted(
+            self._outcome.ranking.rank(head) if graph.own_tags[head] else None,
+            len(numbers) - 1,
+            sum(freed),
+            shared,
+            sharers,
+        )
+        decisions = [self._deleted(head, why, sentence, freed[0])]
+        decisions += [
+            self._goes_along(number, size)
+            for number, size in zip(numbers[1:], freed[1:], strict=True)
+        ]
+        members = tuple(self._manifests[number] for number in numbers)
+        return Unit(members[0], members, why, sentence, sum(freed), shared), decisions
+
+    def _goes_along(self, number: int, freed: int) -> Decision:
+        parents = self._graph.parents.get(number)
+        holder = min(parents or self._graph.subjects[number])
+        why: Why = "goes_with_index" if parents else "goes_with_image"
+        sentence = reasons.goes_along(why, self._name(holder), freed)
+        return self._deleted(number, why, f"deleted: {sentence}", freed)
+
+    def _deleted(self, number: int, why: Why, sentence: str, freed: int) -> Decision:
+        return Decision(
+            self._manifests[number], keep=False, why=why, sentence=sentence, freed_bytes=freed
+        )
+
+    def _shared(self, numbers: list[int]) -> tuple[int, list[str]]:
+        """Bytes of a unit that stay, and with whom, the largest share first."""
+        left = self._outcome.references
+        stay = {d for number in numbers for d in self._graph.contents[number] if left[d] > 0}
+        shares: Counter[str] = Counter()
+        for digest in sorted(stay):
+            sharer = self._sharers.get(digest)
+            name = "the incoming build" if sharer is None else self._name(sharer)
+            shares[name] += self._graph.sizes[digest]
+        return sum(shares.values()), [name for name, _ in shares.most_common()]
+
+    def _find_sharers(self) -> dict[int, int]:
+        """Digest of something deleted → a manifest that stays and contains it, tagged if any is."""
+        left, contents = self._outcome.references, self._graph.contents
+        wanted = {d for number in self._gone for d in contents[number] if left[d] > 0}
+        found: dict[int, int] = {}
+        if wanted:
+            for number in self._kept_tagged_first():
+                for digest in contents[number]:
+                    if digest in wanted:
+                        found.setdefault(digest, number)
+        return found
+
+    def _kept_tagged_first(self) -> Iterator[int]:
+        for tagged in (True, False):
+            for number, manifest in enumerate(self._manifests):
+                if bool(manifest.tags) is tagged and number not in self._gone:
+                    yield number
+
+    def _name(self, number: int) -> str:
+        """A manifest's name; of something untagged that of what holds it, where that has a tag."""
+        seen = {number}
+        above = number
+        while not self._manifests[above].tags:
+            holders = self._graph.holders(above) - seen
+            if not holders:
+                return reasons.name_of(self._manifests[number])
+            above = min(holders)
+            seen.add(above)
+        return reasons.name_of(self._manifests[above])
+
+    # Kept
+
+    def _why_kept(self, number: int) -> Kept:
+        outcome, graph = self._outcome, self._graph
+        holders = graph.holders(number) - self._gone
+        if holders:
+            return self._held(number, holders)
+        if graph.own_tags[number]:
+            newest = self._newest(number)
+            if newest is not None:
+                return newest
+        refused = outcome.kept.get(number)
+        if refused is not None:
+            return refused
+        protections = outcome.protections
+        if number not in outcome.candidates:
+            # Its tags name a subject that is not here (or itself).
+            return protections.of(number) or ("subject_missing", "it refers to another manifest")
+        tagged = bool(graph.own_tags[number])
+        protected = protections.of(number) if tagged else protections.untagged(number)
+        if protected is not None:
+            return protected
+        if not self._reached:
+            return "frees_nothing", "its deletion would free no byte"
+        return "target_reached", reasons.not_needed(
+            outcome.ranking.rank(number) if tagged else None
+        )
+
+    def _held(self, number: int, holders: set[int]) -> Kept:
+        parents = self._graph.parents.get(number, set()) & holders
+        name = self._name(min(parents or holders))
+        if parents:
+            return "child_of_index", f"needed by the index {name}"
+        return "follows_image", f"refers to {name}, which stays"
+
+    def _newest(self, number: int) -> Kept | None:
+        policy, ranking = self._source.policy, self._outcome.ranking
+        app = self._manifests[number].app
+        kept = policy.keep_at_least if app in self._at_minimum else policy.keep_newest
+        rank = ranking.rank(number)
+        if rank > kept:
+            return None
+        if number not in ranking.image_of:
+            return "newest", reasons.part_of_newest(kept, app)
+        if ranking.images[app] == 1:
+            return "only_image", f"the only image of app {app}"
+        return "newest", reasons.newest(rank, kept, app)
+
+    def _why_not(self, missing: int, kept_by: Counter[Why]) -> str:
+        named = [
+            f"{plural(count, 'manifest')} {reasons.KEPT_AS[why]}"
+            for why, count in kept_by.most_common()
+            if why in reasons.KEPT_AS
+        ]
+        demand = self._source.reserved_bytes + self._source.incoming_bytes
+        if self._target < 0:
+            named.insert(0, f"incoming and reserved bytes alone are {format_bytes(demand)}")
+        listed = ", ".join(named[:_OBSTACLES_NAMED])
+        return f"{format_bytes(missing)} above the target; what stays: {listed}"

@@ -1,0 +1,118 @@
+"""Images as people and programs read them: sizes, unique bytes, who protects them. PURE."""
+
+import base64
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ledger.announce import rfc3339
+from ledger.fold import ManifestKey
+from ledger.images import Cursor, Parent
+from ledger.reading import Held, ManifestView
+from registry.names import format_digest
+
+
+class BadCursorError(ValueError):
+    """The cursor is not one of ours; leave it out to begin at the start."""
+
+
+def members(views: Mapping[ManifestKey, ManifestView], key: ManifestKey) -> set[bytes]:
+    """Config and layers of an image; of an index: the distinct blobs of all its children."""
+    found: set[bytes] = set()
+    seen = {key}
+    waiting = [key]
+    while waiting:
+        view = views.get(waiting.pop())
+        if view is None or view.content is None:
+            continue
+        found.update(digest for digest, _size in view.content.blobs)
+        for child in ((view.repository_id, digest) for digest in view.content.children):
+            if child not in seen:
+                seen.add(child)
+                waiting.append(child)
+    return found
+
+
+def digests_of(views: Iterable[ManifestView]) -> set[bytes]:
+    """Every digest that these images and their documents hold."""
+    found: set[bytes] = set()
+    for view in views:
+        found.add(view.digest)
+        if view.content is not None:
+            found.update(digest for digest, _size in view.content.blobs)
+    return found
+
+
+def describe(
+    page: Iterable[ManifestView],
+    views: Mapping[ManifestKey, ManifestView],
+    parents: Iterable[Parent],
+    held: Mapping[bytes, Held],
+) -> list[dict[str, Any]]:
+    """Items of `GET …/images`. `views` has the page's children, too; `held` all their digests."""
+    parents_of: dict[ManifestKey, list[Parent]] = defaultdict(list)
+    for parent in parents:
+        for digest in parent.children:
+            parents_of[parent.repository_id, digest].append(parent)
+    return [_item(view, views, parents_of, held) for view in page]
+
+
+def _item(
+    view: ManifestView,
+    views: Mapping[ManifestKey, ManifestView],
+    parents_of: Mapping[ManifestKey, list[Parent]],
+    held: Mapping[bytes, Held],
+) -> dict[str, Any]:
+    key = (view.repository_id, view.digest)
+    above = parents_of.get(key, [])
+    own = {view.digest}
+    if view.content is not None:
+        own.update(digest for digest, _size in view.content.blobs)
+    # A pull of an index is a pull of its children, and of a child one of its indexes.
+    pulls = [view.pulled_ns, *(parent.pulled_ns for parent in above)]
+    if view.content is not None:
+        children = (views.get((key[0], digest)) for digest in view.content.children)
+        pulls += [child.pulled_ns for child in children if child is not None]
+    pulled_ns = max(pulls)
+    return {
+        "id": image_id(key),
+        "repository": view.repository,
+        "app": view.app,
+        "digest": format_digest(view.digest),
+        "media_type": view.media_type,
+        "tags": list(view.tags),
+        "size_bytes": sum(held[digest].size for digest in members(views, key) if digest in held),
+        "size_pending": view.content is None,
+        "unique_bytes": sum(
+            held[digest].size for digest in own if digest in held and held[digest].refs == 1
+        ),
+        "pushed_at": rfc3339(view.push_ns),
+        "last_pulled_at": rfc3339(pulled_ns) if pulled_ns >= 0 else None,
+        "protected_by": [f"index:{format_digest(parent.digest)}" for parent in above],
+    }
+
+
+def image_id(key: ManifestKey) -> str:
+    """A name for one manifest of one repository that fits into a URL."""
+    return f"{key[0]}.{key[1].hex()}"
+
+
+def encode_cursor(view: ManifestView) -> str:
+    """Where the next page begins, URL-safe."""
+    text = f"{view.push_ns}.{view.repository_id}.{view.digest.hex()}"
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def decode_cursor(text: str) -> Cursor:
+    """Raises BadCursorError."""
+    try:
+        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        push_ns, repository_id, digest = raw.decode("ascii").split(".")
+        cursor = Cursor(int(push_ns), int(repository_id), bytes.fromhex(digest))
+    except ValueError as error:
+        raise BadCursorError(
+            "the cursor is not one of ours; leave it out to begin at the start"
+        ) from error
+    if not (-(2**63) <= cursor.push_ns < 2**63 and 0 <= cursor.repository_id < 2**31):
+        raise BadCursorError("the cursor is not one of ours; leave it out to begin at the start")
+    return cursor

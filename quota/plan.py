@@ -1,0 +1,207 @@
+"""What cleanup is planned from, and what a plan says. Frozen data. PURE.
+
+Digests are raw bytes, sizes are bytes, times are integer nanoseconds since the epoch (UTC).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from quota.policy import Policy
+
+ManifestKey = tuple[str, str, bytes]
+"""(registry, repository, digest): what a DELETE request names."""
+
+Why = Literal[
+    # Kept.
+    "nothing_to_do",  # the target is reached before anything is deleted
+    "target_reached",  # a candidate that the target can be reached without
+    "frees_nothing",  # a candidate whose deletion would free no byte
+    "newest",  # among the newest images of its app
+    "only_image",  # the only image of its app
+    "latest",  # tagged `latest`, and no more than two images of its app remain
+    "child_of_index",  # an index that stays needs it
+    "follows_image",  # a referrer (signature, attestation …) of a manifest that stays
+    "part_kept",  # something that would have to go with it has to stay
+    "in_use",  # leased, or part of what is leased, or holds it
+    "pulled_recently",
+    "keep_tag",  # a tag matches `keep_tags`
+    "too_young",  # pushed within `min_age`
+    "in_grace",  # untagged, but not for long enough
+    "pushed_again",  # a child pushed after its index: it may belong to a push under way
+    "age_unknown",
+    "subject_unknown",  # whether it is a referrer, and of what, is not known
+    "subject_missing",  # its tag names a subject that is not in the repository
+    "size_pending",  # what it holds is not known yet
+    "index_pending",  # an index of the repository is not known yet: this may be its child
+    "delete_failed",  # its deletion has failed in this run
+    "stale_lease",  # a lease source of its scope has stopped reporting
+    "not_configured",  # first seen by reconciliation, and nobody has set quota or policy
+    "over_quota",  # the incoming build alone is larger than the quota: nothing goes for it
+    # Deleted.
+    "untagged",  # nothing needs it, and its grace is over
+    "beyond_newest",  # beyond the newest `keep_newest` of its app
+    "beyond_minimum",  # beyond the newest `keep_at_least` of its app: the target asked for it
+    "goes_with_index",  # a child of deleted indexes only
+    "goes_with_image",  # a referrer of deleted manifests only
+]
+"""Why a manifest is kept or deleted, for programs. Sentences for people come beside it."""
+
+Forbidden = Literal["stale_lease", "not_configured", "over_quota"]
+"""Why nothing of the workspace may be deleted at all."""
+
+Breaker = Literal["max_images_per_run", "max_ratio_per_run"]
+"""Limits of the policy that refuse a run that is larger than they allow."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """A manifest that exists in a repository of the workspace. Children and subject live there too."""
+
+    repository: str
+    app: str
+    digest: bytes
+    size: int
+    """Bytes of the document."""
+    media_type: str
+    blobs: tuple[bytes, ...]
+    """Config and layers that count, each digest once."""
+    children: tuple[bytes, ...]
+    """Child manifests of an index, whether they exist or not."""
+    is_index: bool
+    subject: bytes | None
+    subject_known: bool
+    """False: it may or may not be a referrer."""
+    tags: tuple[str, ...]
+    pushed_at_ns: int
+    """Newest push, of any tag on it."""
+    age_known: bool
+    """False: `pushed_at_ns` is not to be believed."""
+    last_pulled_at_ns: int | None
+    unreferenced_since_ns: int | None
+    """When the last tag, parent or subject known to have left it did so."""
+    size_known: bool
+    """False: blobs and children are not known yet."""
+    registry: str = "default"
+
+    @property
+    def key(self) -> ManifestKey:
+        """What names it in the workspace."""
+        return (self.registry, self.repository, self.digest)
+
+
+@dataclass(frozen=True, slots=True)
+class StaleSource:
+    """A lease source that has stopped reporting: nothing in its scope may be deleted."""
+
+    source: str
+    repository: str | None = None
+    """None: the whole workspace."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanInput:
+    """One consistent reading of a workspace."""
+
+    workspace: str
+    now_ns: int
+    policy: Policy
+    quota_bytes: int
+    usage_bytes: int
+    reserved_bytes: int
+    incoming_bytes: int
+    manifests: tuple[Manifest, ...]
+    sizes: Mapping[bytes, int]
+    """Digest → bytes that count, for manifest documents, configs and layers."""
+    incoming_digests: frozenset[bytes] = frozenset()
+    """Layers of the incoming build that the workspace holds: referenced throughout the plan."""
+    in_use: frozenset[bytes] = frozenset()
+    """Leased digests."""
+    stale_sources: tuple[StaleSource, ...] = ()
+    configured: bool = True
+    """False: first seen by reconciliation, and nobody has set its quota or policy."""
+    failed: frozenset[ManifestKey] = frozenset()
+    """Deletions that failed in this run: others take their place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What becomes of one manifest."""
+
+    manifest: Manifest
+    keep: bool
+    why: Why
+    sentence: str
+    """For people: `kept: …` or `deleted: …`."""
+    freed_bytes: int = 0
+    """Bytes freed at its turn in the plan; 0 when kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """An image and everything that goes with it, in the order of deletion."""
+
+    manifest: Manifest
+    """The image: tagged, or untagged and needed by nothing."""
+    members: tuple[Manifest, ...]
+    """First `manifest`; children after their indexes, referrers after their subjects."""
+    why: Why
+    sentence: str
+    freed_bytes: int
+    shared_bytes: int
+    """Bytes of it that stay, because something that is kept contains them, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Why deletion is refused (in `Plan.blocks`) or narrowed (in `Plan.warnings`)."""
+
+    code: Forbidden | Breaker
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What goes and what stays, complete before anything is deleted."""
+
+    workspace: str
+    made_at_ns: int
+    usage_before_bytes: int
+    target_usage_bytes: int
+    """Usage at which usage + reserved + incoming is at the target; may be negative."""
+    units: tuple[Unit, ...]
+    """Deletions in order. When a breaker refuses the run they say what it would have been."""
+    decisions: tuple[Decision, ...]
+    """One per manifest, in the order of the input."""
+    blocks: tuple[Block, ...]
+    """Not empty: nothing may be deleted."""
+    warnings: tuple[Block, ...] = ()
+    """What narrowed the plan without forbidding it, such as a stale lease of one repository."""
+    why_not: str | None = None
+    """Why the target is not reached, in words; None when it is."""
+    kept_by: Mapping[Why, int] = field(default_factory=dict)
+    """How many manifests each reason keeps."""
+    unresolved: tuple[Manifest, ...] = ()
+    """Manifests of which a fact is missing that kept candidates: fetch them and plan again."""
+
+    @property
+    def freed_bytes(self) -> int:
+        """Bytes that the ledger frees when all units are deleted: the promise."""
+        return sum(unit.freed_bytes for unit in self.units)
+
+    @property
+    def usage_after_bytes(self) -> int:
+        """Usage when all units are deleted."""
+        return self.usage_before_bytes - self.freed_bytes
+
+    @property
+    def target_reached(self) -> bool:
+        """Whether usage + reserved + incoming is at or below the target after it."""
+        return not self.blocks and self.usage_after_bytes <= self.target_usage_bytes
+
+    @property
+    def steps(self) -> tuple[Manifest, ...]:
+        """Manifests to delete, in order. Empty when the run is refused."""
+        if self.blocks:
+            return ()
+        return tuple(member for unit in self.units for member in unit.members)

@@ -1,0 +1,286 @@
+"""Which images go so that the next build fits, and why. PURE, complete before anything is deleted.
+
+The rules are cleanup.md's, "Plan". Something is deleted only after everything that holds it (the
+indexes that have it as a child, the manifests it refers to), and goes with the last of them unless
+it has a tag of its own: then it is judged by its own age. Work grows with the manifests and the
+digests in them, times a logarithm for sorting.
+"""
+
+from dataclasses import replace
+from heapq import heappop, heappush
+from typing import Final
+
+from quota import reasons
+from quota.decision import target_bytes
+from quota.explain import Outcome, planned, untouched
+from quota.graph import Graph
+from quota.plan import Block, Plan, PlanInput
+from quota.policy import PPM
+from quota.protections import Kept, Protections, over_all
+from quota.ranking import Ranking
+from quota.words import plural
+
+_FEW: Final = 2
+"""`latest` stays while no more images of its app remain."""
+
+_PATIENCE: Final = 20
+"""Manifests that may be looked at in vain, per manifest, when deletions are taken back."""
+
+
+def make_plan(source: PlanInput) -> Plan:
+    """The plan for one consistent reading of a workspace.
+
+    It deletes nothing when the target is reached already, or when something forbids every deletion
+    (`Plan.blocks`). When the target cannot be reached it deletes what the rules allow and says why
+    that is not enough.
+
+    Raises:
+        ValueError: a digest has no size, a manifest is given twice, or figures are impossible.
+    """
+    if source.quota_bytes <= 0:
+        raise ValueError(f"a quota must be positive, not {source.quota_bytes}")
+    target = (
+        target_bytes(source.quota_bytes, source.policy)
+        - source.reserved_bytes
+        - source.incoming_bytes
+    )
+    if source.usage_bytes <= target:
+        return untouched(source, target, "nothing_to_do", "nothing has to go")
+    forbidden = over_all(source)
+    if forbidden is not None:
+        return replace(untouched(source, target, *forbidden), blocks=(Block(*forbidden),))
+    graph = Graph(source)
+    selection = _Selection(source, graph, target)
+    selection.add()
+    selection.reprieve()
+    outcome = selection.outcome()
+    return planned(source, target, graph, outcome, _breakers(source, graph, len(outcome.units)))
+
+
+def _breakers(source: PlanInput, graph: Graph, deletions: int) -> tuple[Block, ...]:
+    """What refuses a run that deletes so many images.
+
+    Images are what people take for one: whatever has tags of its own, or is held by nothing. What
+    goes along with an image is not counted beside it, neither here nor there.
+    """
+    policy = source.policy
+    images = sum(
+        1
+        for number, manifest in enumerate(source.manifests)
+        if graph.own_tags[number] or not (manifest.tags or graph.held(number))
+    )
+    blocks = []
+    if deletions > policy.max_images_per_run:
+        sentence = (
+            f"{plural(deletions, 'image')} would be deleted,"
+            f" max_images_per_run allows {policy.max_images_per_run}"
+        )
+        blocks.append(Block("max_images_per_run", sentence))
+    if deletions * PPM > policy.max_ratio_per_run_ppm * images:
+        sentence = (
+            f"{deletions} of {plural(images, 'image')} would be deleted,"
+            f" max_ratio_per_run allows {policy.max_ratio_per_run_ppm * 100 / PPM:g} %"
+        )
+        blocks.append(Block("max_ratio_per_run", sentence))
+    return tuple(blocks)
+
+
+class _Selection:
+    """Deletions, added one by one in simulation, then taken back where they are not needed."""
+
+    def __init__(self, source: PlanInput, graph: Graph, target: int) -> None:
+        self._policy = source.policy
+        self._manifests = source.manifests
+        self._graph = graph
+        self._target = target
+        self._usage = source.usage_bytes
+        self._references = list(graph.references)
+        self._ranking = Ranking(graph)
+        self._protections = Protections(source, graph)
+        self._remaining = dict(self._ranking.images)
+        self._copies: dict[tuple[str, bytes], int] = {}
+        for image in self._ranking.image_of.values():
+            self._copies[image] = self._copies.get(image, 0) + 1
+        self._holders_left = {
+            number: len(graph.holders(number)) for number in graph.parents | graph.subjects
+        }
+        self._deleted = [False] * len(source.manifests)
+        self._kept: dict[int, Kept] = {}
+        self._units: list[list[int]] = []
+        # Only thousands of indexes that share an index of thousands of children can use this up.
+        self._patience = _PATIENCE * (len(source.manifests) + 1)
+        self._late: set[int] = set()
+        self._unresolved: set[int] = set()
+        self._unread_places: set[tuple[str, str]] = set()
+        self._class_of: dict[int, int] = {}
+        self._candidates = self._list_candidates()
+
+    def _list_candidates(self) -> list[list[int]]:
+        """Three classes, each oldest push first."""
+        classes: list[list[int]] = [[], [], []]
+        newest_untagged: dict[str, int] = {}
+        for number, manifest in enumerate(self._manifests):
+            if self._graph.own_tags[number]:
+                rank = self._ranking.rank(number)
+                if rank > self._policy.keep_newest:
+                    classes[1].append(number)
+                elif rank > self._policy.keep_at_least:
+                    classes[2].append(number)
+            elif not manifest.tags and not self._graph.held(number):
+                if manifest.subject is None and manifest.app not in self._remaining:
+                    rival = newest_untagged.get(manifest.app)
+                    if rival is None or self._age(rival) < self._age(number):
+                        newest_untagged[manifest.app] = number
+                classes[0].append(number)
+        for app, number in newest_untagged.items():
+            self._kept[number] = ("only_image", f"the newest image of app {app}, which has no tags")
+        for place, found in enumerate(classes):
+            found.sort(key=self._age)
+            self._class_of.update(dict.fromkeys(found, place))
+        return classes
+
+    def _age(self, number: int) -> tuple[int, tuple[str, str, bytes]]:
+        manifest = self._manifests[number]
+        return manifest.pushed_at_ns if manifest.age_known else -1, manifest.key
+
+    def add(self) -> None:
+        """Delete candidates in order until the target is reached or none is left."""
+        for candidates in self._candidates:
+            for candidate in candidates:
+                # Beside it come those whose turn was before their last holder went.
+                due = [(self._age(candidate), candidate)]
+                while due:
+                    if self._usage <= self._target:
+                        return
+                    _, number = heappop(due)
+                    if self._holders_left.get(number):
+                        self._late.add(number)
+                        continue
+                    for freed in self._try(number):
+                        if freed in self._late:
+                            heappush(due, (self._age(freed), freed))
+
+    def _try(self, number: int) -> list[int]:
+        """Delete a candidate with all that must go with it, unless something has to stay.
+
+        Returns manifests with tags of their own that nothing holds any more.
+        """
+        kept = self._kept.get(number) or self._refusal(number)
+        if kept is not None:
+            self._kept[number] = kept
+            self._note_unresolved(number, kept)
+            return []
+        unit, freed = self._release(number)
+        obstacles = [(m, kept) for m in unit[1:] if (kept := self._protections.of(m)) is not None]
+        if obstacles:
+            for member, kept in obstacles:
+                self._note_unresolved(member, kept)
+            member, kept = obstacles[0]
+            name = reasons.name_of(self._manifests[member])
+            self._kept[number] = ("part_kept", f"{name} would go with it: {kept[1]}")
+            self._hold_again(unit)
+            return []
+        for member in unit:
+            self._delete(member)
+        self._units.append(unit)
+        return freed
+
+    def _note_unresolved(self, number: int, kept: Kept) -> None:
+        if kept[0] in ("size_pending", "subject_unknown"):
+            self._unresolved.add(number)
+        elif kept[0] == "index_pending":
+            self._unread_places.add(self._manifests[number].key[:2])
+
+    def _refusal(self, number: int) -> Kept | None:
+        if not self._graph.own_tags[number]:
+            return self._protections.untagged(number)
+        app = self._manifests[number].app
+        if "latest" in self._manifests[number].tags and self._remaining.get(app, 0) <= _FEW:
+            return "latest", f"the latest of app {app}, of which only {_FEW} images remain"
+        return self._protections.of(number)
+
+    def _release(self, number: int) -> tuple[list[int], list[int]]:
+        """What goes with it, holders first, and what has tags of its own and is held no more."""
+        unit: list[int] = [number]
+        freed: list[int] = []
+        for current in unit:
+            for held in self._graph.needs.get(current, ()):
+                self._holders_left[held] -= 1
+                if self._holders_left[held] == 0:
+                    (freed if self._graph.own_tags[held] else unit).append(held)
+        return unit, freed
+
+    def _hold_again(self, unit: list[int]) -> None:
+        for current in unit:
+            for held in self._graph.needs.get(current, ()):
+                self._holders_left[held] += 1
+
+    def _delete(self, number: int) -> None:
+        self._deleted[number] = True
+        self._drop(number)
+        image = self._ranking.image_of.get(number)
+        if image is not None:
+            self._copies[image] -= 1
+            if self._copies[image] == 0:
+                self._remaining[image[0]] -= 1
+
+    def reprieve(self) -> None:
+        """Take back, last resort and newest first, each deletion that the target does not need.
+
+        Where the target is out of reach, each one without which as many bytes are freed. Usage only
+        grows here, so what could not be taken back once never can: one pass is enough.
+        """
+        limit = max(self._target, self._usage)
+        needed: set[int] = set()
+        for unit in reversed(self._units):
+            if self._patience < 0:
+                return
+            if self._deleted[unit[0]] and not self._restore(unit[0], limit, needed):
+                needed.add(unit[0])
+
+    def _restore(self, number: int, limit: int, needed: set[int]) -> bool:
+        """Keep a manifest and all that stays with it, if usage stays within the limit."""
+        restored: list[int] = []
+        waiting = [number]
+        self._deleted[number] = False
+        while waiting:
+            current = waiting.pop()
+            restored.append(current)
+            self._undelete(current)
+            if self._usage > limit or current in needed:
+                for taken in restored + waiting:
+                    self._deleted[taken] = True
+                for taken in restored:
+                    self._drop(taken)
+                self._patience -= len(restored) + len(waiting)
+                return False
+            for held in self._graph.needs.get(current, ()):
+                if self._deleted[held]:
+                    self._deleted[held] = False
+                    waiting.append(held)
+        return True
+
+    def _undelete(self, number: int) -> None:
+        for digest in self._graph.contents[number]:
+            if self._references[digest] == 0:
+                self._usage += self._graph.sizes[digest]
+            self._references[digest] += 1
+
+    def _drop(self, number: int) -> None:
+        for digest in self._graph.contents[number]:
+            self._references[digest] -= 1
+            if self._references[digest] == 0:
+                self._usage -= self._graph.sizes[digest]
+
+    def outcome(self) -> Outcome:
+        """What was selected, for the explanation."""
+        units = [[n for n in unit if self._deleted[n]] for unit in self._units]
+        return Outcome(
+            units=[unit for unit in units if unit],
+            kept=self._kept,
+            ranking=self._ranking,
+            protections=self._protections,
+            candidates=self._class_of,
+            references=self._references,
+            unresolved=self._unresolved | self._protections.unread_indexes(self._unread_places),
+        )

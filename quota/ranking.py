@@ -1,0 +1,61 @@
+"""Which images count as the newest of their app. PURE.
+
+What counts are an app's tagged top-level images (cleanup.md): several tags on one digest, and one
+digest in several repositories of the app, are one image; untagged manifests, referrers, children
+of indexes and tags that only name a subject do not count.
+"""
+
+from bisect import bisect_right
+
+from quota.graph import Graph
+
+_UNKNOWN_AGE = -1
+"""Sorts images of unknown age behind all others, so that they push nothing out of the newest."""
+
+
+class Ranking:
+    """Ranks by the newest push of any tag: 1 is the newest image of its app."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        pushes: dict[str, dict[bytes, int]] = {}
+        self.image_of: dict[int, tuple[str, bytes]] = {}
+        """Manifests that count → (app, digest), the image that they are."""
+        for number, manifest in enumerate(graph.manifests):
+            if not self._counts(number):
+                continue
+            images = pushes.setdefault(manifest.app, {})
+            pushed = manifest.pushed_at_ns if manifest.age_known else _UNKNOWN_AGE
+            images[manifest.digest] = max(pushed, images.get(manifest.digest, _UNKNOWN_AGE))
+            self.image_of[number] = (manifest.app, manifest.digest)
+        self._rank: dict[tuple[str, bytes], int] = {}
+        self._negated_pushes: dict[str, list[int]] = {}
+        self.images: dict[str, int] = {app: len(images) for app, images in pushes.items()}
+        """App → how many images count. Apps without any are absent."""
+        for app, images in pushes.items():
+            ordered = sorted(images, key=lambda digest: (-images[digest], digest))
+            for place, digest in enumerate(ordered):
+                self._rank[app, digest] = place + 1
+            self._negated_pushes[app] = [-images[digest] for digest in ordered]
+
+    def _counts(self, number: int) -> bool:
+        graph = self._graph
+        return (
+            bool(graph.own_tags[number])
+            and number not in graph.parents
+            and number not in graph.subjects
+            and graph.manifests[number].subject is None
+        )
+
+    def rank(self, number: int) -> int:
+        """The place among the newest of its app.
+
+        Of a tagged manifest that does not count (a child, a referrer): one behind the images that
+        are as new or newer.
+        """
+        image = self.image_of.get(number)
+        if image is not None:
+            return self._rank[image]
+        manifest = self._graph.manifests[number]
+        pushed = manifest.pushed_at_ns if manifest.age_known else _UNKNOWN_AGE
+        return bisect_right(self._negated_pushes.get(manifest.app, ()), -pushed) + 1

@@ -1,0 +1,87 @@
+"""Why something is kept or deleted, in sentences. PURE.
+
+A sentence follows `kept: ` or `deleted: ` and needs nothing beside it to be understood.
+"""
+
+from typing import Final
+
+from quota.plan import Manifest, Why
+from quota.words import format_bytes, ordinal, plural
+from registry.names import format_digest
+
+_SHORT_HEX: Final = 12
+
+KEPT_AS: Final[dict[Why, str]] = {
+    "newest": "among the newest of their app",
+    "only_image": "the only image of their app",
+    "latest": "the `latest` of their app",
+    "child_of_index": "children of indexes that stay",
+    "follows_image": "signatures and other referrers of images that stay",
+    "part_kept": "bound to something that has to stay",
+    "in_use": "in use",
+    "pulled_recently": "pulled recently",
+    "keep_tag": "kept by a tag pattern",
+    "too_young": "younger than the minimum age",
+    "in_grace": "untagged for too short a time",
+    "pushed_again": "pushed again a moment ago",
+    "age_unknown": "of unknown age",
+    "subject_unknown": "not known to be an image or a referrer",
+    "subject_missing": "signatures of something that is not here",
+    "size_pending": "not read yet",
+    "index_pending": "beside an index that is not read yet",
+    "delete_failed": "could not be deleted",
+    "stale_lease": "in the scope of a lease source that has stopped reporting",
+    "not_configured": "in a workspace that nobody has configured",
+    "frees_nothing": "without a byte of their own",
+}
+"""What manifests are that a reason keeps, for a summary; reasons that never miss a target lack."""
+
+
+def name_of(manifest: Manifest) -> str:
+    """`acme/web:3`, by a tag other than `latest` where there is one, else `acme/web@sha256:0123…`."""
+    if manifest.tags:
+        tag = next((tag for tag in manifest.tags if tag != "latest"), manifest.tags[0])
+        return f"{manifest.repository}:{tag}"
+    algorithm, _, encoded = format_digest(manifest.digest).partition(":")
+    return f"{manifest.repository}@{algorithm}:{encoded[:_SHORT_HEX]}…"
+
+
+def newest(rank: int, kept: int, app: str) -> str:
+    """`2nd newest of 3 kept for app api`."""
+    return f"{_place(rank)} of {kept} kept for app {app}"
+
+
+def part_of_newest(kept: int, app: str) -> str:
+    """A tagged child or referrer that lost its holder, but is as new as the newest images."""
+    return f"has a tag of its own and is as new as the newest {kept} of app {app}"
+
+
+def not_needed(rank: int | None) -> str:
+    """A candidate that the target is reached without. Rank None: untagged."""
+    return f"{'untagged' if rank is None else _place(rank)}, the target is reached without it"
+
+
+def deleted(
+    rank: int | None, companions: int, freed_bytes: int, shared_bytes: int, sharers: list[str]
+) -> str:
+    """`7th newest, frees 41.2 MB; 12.0 MB stay shared with acme/web:3`. Rank None: untagged.
+
+    `companions`: how many manifests go with it; their bytes are in the figures.
+    """
+    place = "untagged and needed by nothing" if rank is None else _place(rank)
+    along = f" with {plural(companions, 'manifest')} that belong to it" if companions else ""
+    sentence = f"{place}, frees {format_bytes(freed_bytes)}{along}"
+    if shared_bytes == 0:
+        return sentence
+    others = " and others" if len(sharers) > 1 else ""
+    return f"{sentence}; {format_bytes(shared_bytes)} stay shared with {sharers[0]}{others}"
+
+
+def goes_along(why: Why, holder: str, freed_bytes: int) -> str:
+    """`child of acme/web:3, goes with it, frees 3.1 MB`."""
+    bond = "child of" if why == "goes_with_index" else "refers to"
+    return f"{bond} {holder}, goes with it, frees {format_bytes(freed_bytes)}"
+
+
+def _place(rank: int) -> str:
+    return "newest" if rank == 1 else f"{ordinal(rank)} newest"

@@ -1,0 +1,111 @@
+"""Before anything is deleted: ask the registry about what the plan rests on.
+
+A missed event must not cost an image. Tags that the ledger does not know, and tags that protect
+(`latest`, `keep_tags`), are asked for with a quiet conditional HEAD; what differs becomes an
+observation, stamped by the registry's own clock, and the plan is made again.
+"""
+
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from uuid import UUID
+
+from ledger.contents import content_of_manifest
+from ledger.facts import Content, ContentLearned, Fact, ManifestPushed
+from ledger.reading import ManifestView
+from quota.policy import tag_matcher
+from quota.snapshot import Snapshot
+from registry.client import RegistryClient
+from registry.errors import NotFound, RegistryError
+from registry.manifests import ManifestError, parse_manifest
+from registry.timestamps import to_ns
+from runtime.logs import get_logger
+from runtime.settings import DEFAULT_REGISTRY
+
+log = get_logger(__name__)
+
+_MOST_READ = 500
+
+
+async def read_manifests(client: RegistryClient, views: Iterable[ManifestView]) -> list[Fact]:
+    """Fetch manifests whose subject is not known; those that cannot be read stay unknown (kept)."""
+    facts: list[Fact] = []
+    for view in list(views)[:_MOST_READ]:
+        try:
+            described = await _describe(client, view.repository, view.digest)
+        except (RegistryError, ManifestError) as error:
+            log.info("subject_still_unknown", repository=view.repository, reason=str(error))
+            continue
+        if described is not None:
+            media_type, size, content, _date = described
+            facts.append(
+                ContentLearned(
+                    DEFAULT_REGISTRY, view.repository, view.digest, media_type, size, content
+                )
+            )
+    return facts
+
+
+async def differences(
+    client: RegistryClient, snapshot: Snapshot, repository: str, *, new_id: Callable[[], UUID]
+) -> list[Fact]:
+    """What the registry says of a repository's tags and the ledger does not. Raises RegistryError."""
+    known = {
+        tag: view.digest
+        for view in snapshot.manifests
+        if view.repository == repository and view.registry == DEFAULT_REGISTRY
+        for tag in view.tags
+    }
+    listed = [tag async for tag in client.list_tags(repository)]
+    asked = {tag for tag in listed if tag not in known}
+    keeps = tag_matcher(snapshot.policy.keep_tags)
+    asked |= {tag for tag in known if tag == "latest" or keeps(tag)}
+    facts: list[Fact] = []
+    for tag in sorted(asked):
+        state = await client.tag_digest(repository, tag, known.get(tag))
+        if state.digest is None or state.digest == known.get(tag):
+            continue  # a 404 changes nothing: the tag may be in the middle of being written
+        fact = await _tag_seen(client, repository, tag, state.digest, new_id)
+        if fact is not None:
+            log.warning("ledger_corrected", repository=repository, tag=tag)
+            facts.append(fact)
+    return facts
+
+
+async def _tag_seen(
+    client: RegistryClient,
+    repository: str,
+    tag: str,
+    digest: bytes,
+    new_id: Callable[[], UUID],
+) -> Fact | None:
+    try:
+        described = await _describe(client, repository, digest)
+    except NotFound:
+        return None
+    except ManifestError as error:
+        raise RegistryError(f"{repository}:{tag} cannot be read: {error}") from error
+    if described is None:
+        raise RegistryError(f"{repository}:{tag} is of a media type that is not understood")
+    media_type, size, content, date = described
+    if date is None:
+        raise RegistryError("the registry's answers carry no Date: what it says cannot be ordered")
+    return ManifestPushed(
+        DEFAULT_REGISTRY,
+        repository,
+        digest,
+        (to_ns(date), new_id().bytes),
+        media_type,
+        size,
+        tag,
+        content,
+    )
+
+
+async def _describe(
+    client: RegistryClient, repository: str, digest: bytes
+) -> tuple[str, int, Content, datetime | None] | None:
+    fetched = await client.get_manifest(repository, digest)
+    content = content_of_manifest(parse_manifest(fetched.body, fetched.media_type))
+    if content is None:
+        return None
+    return fetched.media_type, len(fetched.body), content, fetched.date

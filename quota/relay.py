@@ -1,0 +1,111 @@
+"""The relay: quota events from the outbox to Kafka, in order per workspace, each at least once.
+
+One relay leads at a time (an advisory lock on its own connection). Rows are marked after Kafka has
+them, so a relay that is killed between the two publishes again, with the same CloudEvents id.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+
+import asyncpg
+import msgspec
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from ledger import outbox
+from ledger.outbox import OutboxRow
+from runtime.kafka import QUOTA_EVENTS_TOPIC
+from runtime.lifecycle import Stopping
+from runtime.logs import get_logger
+from runtime.postgres import UNAVAILABLE, Connection
+from runtime.producers import discard_producer
+
+log = get_logger(__name__)
+
+POLL_SECONDS = 0.1
+BATCH = 500
+_RETRY_SECONDS = 1.0
+
+
+def cloud_event(row: OutboxRow) -> bytes:
+    """CloudEvents 1.0, structured JSON."""
+    return msgspec.json.encode(
+        {
+            "specversion": "1.0",
+            "id": str(row.event_id),
+            "source": "/registry-quota",
+            "type": row.type,
+            "subject": row.workspace,
+            "time": row.occurred_at.isoformat().replace("+00:00", "Z"),
+            "datacontenttype": "application/json",
+            "data": msgspec.Raw(row.data.encode()),
+        }
+    )
+
+
+class Relay:
+    """Publishes what the ledger wants announced until it is asked to stop."""
+
+    def __init__(
+        self,
+        *,
+        connect: Callable[[], Awaitable[Connection]],
+        open_producer: Callable[[], Awaitable[AIOKafkaProducer]],
+        stopping: Stopping,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._connect = connect
+        self._open_producer = open_producer
+        self._stopping = stopping
+        self._clock = clock
+        self.published = 0
+
+    async def run(self) -> None:
+        """Lead when nobody else does; after a fault begin again."""
+        while not self._stopping.is_set():
+            try:
+                await self._lead()
+            except (*UNAVAILABLE, asyncpg.PostgresError, KafkaError) as error:
+                log.warning("relay_interrupted", reason=f"{type(error).__name__}: {error}")
+                await self._stopping.sleep(_RETRY_SECONDS)
+
+    async def _lead(self) -> None:
+        connection = await self._connect()
+        try:
+            while not await outbox.try_lead(connection):
+                if await self._stopping.sleep(_RETRY_SECONDS):
+                    return
+            await self._publish(connection)
+        finally:
+            await connection.close(timeout=2)
+
+    async def _publish(self, connection: Connection) -> None:
+        # An idempotent producer is of no use after a failure: each term has one of its own.
+        producer = await self._open_producer()
+        try:
+            while not self._stopping.is_set():
+                if await self.publish_some(connection, producer) < BATCH:
+                    await self._stopping.sleep(POLL_SECONDS)
+        finally:
+            await discard_producer(producer)
+
+    async def publish_some(self, connection: Connection, producer: AIOKafkaProducer) -> int:
+        """Publish the oldest waiting events; returns how many."""
+        rows = await outbox.unpublished(connection, BATCH)
+        if not rows:
+            return 0
+        # The producer is idempotent: what is sent in order is stored in order, also after a retry.
+        sent = [
+            await producer.send(
+                QUOTA_EVENTS_TOPIC,
+                value=cloud_event(row),
+                key=row.workspace.encode(),
+                headers=[("content-type", b"application/cloudevents+json; charset=UTF-8")],
+            )
+            for row in rows
+        ]
+        await asyncio.gather(*sent)
+        await outbox.mark_published(connection, [row.id for row in rows], self._clock())
+        self.published += len(rows)
+        return len(rows)

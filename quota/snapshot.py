@@ -1,0 +1,138 @@
+"""One consistent reading of a workspace, and the planner's view of it."""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+import msgspec
+
+from ledger import reading
+from ledger.fold import ManifestKey
+from ledger.reading import Held, ManifestView, WorkspaceView
+from quota import plan as planning
+from quota.images import digests_of
+from quota.plan import PlanInput
+from quota.policy import Policy, parse_policy
+from registry.manifests import might_be_referrer
+from registry.media_types import manifest_kind
+from registry.timestamps import to_ns
+from runtime.postgres import Connection
+
+
+class Incoming(msgspec.Struct, frozen=True):
+    """A build's share of a plan; `digests` are those of its layers that are held already."""
+
+    incoming_bytes: int = 0
+    reserved_bytes: int = 0
+    digests: frozenset[bytes] = frozenset()
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """A workspace as it was at one moment."""
+
+    workspace: WorkspaceView
+    policy: Policy
+    incoming: Incoming
+    manifests: list[ManifestView]
+    held: Mapping[bytes, Held]
+    leases: list[reading.Lease]
+    now: datetime
+
+    @property
+    def projected_bytes(self) -> int:
+        """Usage, reserved and incoming together."""
+        return (
+            self.workspace.usage_bytes + self.incoming.reserved_bytes + self.incoming.incoming_bytes
+        )
+
+    def by_key(self) -> dict[planning.ManifestKey, ManifestView]:
+        """Existing manifests by the planner's key."""
+        return {
+            (view.registry, view.repository, view.digest): view
+            for view in self.manifests
+            if view.present
+        }
+
+
+async def take_snapshot(
+    connection: Connection, workspace: str, incoming: Incoming, *, now: datetime
+) -> Snapshot | None:
+    """Read a workspace in one REPEATABLE READ transaction; None when it is not known."""
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        view = await reading.find_workspace(connection, workspace, now=now)
+        if view is None:
+            return None
+        manifests = await reading.manifests_of(connection, view.id)
+        held = await reading.held(connection, view.id, digests_of(manifests))
+        leases = await reading.leases_of(connection, view.id)
+    return Snapshot(view, parse_policy(view.policy), incoming, manifests, held, leases, now)
+
+
+def plan_input(snapshot: Snapshot, failed: frozenset[planning.ManifestKey]) -> PlanInput:
+    """What the planner is given."""
+    left = _left_by_parents(snapshot.manifests)
+    return PlanInput(
+        workspace=snapshot.workspace.name,
+        now_ns=to_ns(snapshot.now),
+        policy=snapshot.policy,
+        quota_bytes=snapshot.workspace.quota_bytes,
+        usage_bytes=snapshot.workspace.usage_bytes,
+        reserved_bytes=snapshot.incoming.reserved_bytes,
+        incoming_bytes=snapshot.incoming.incoming_bytes,
+        manifests=tuple(_manifest(view, left) for view in snapshot.manifests if view.present),
+        sizes={digest: entry.size for digest, entry in snapshot.held.items()},
+        incoming_digests=snapshot.incoming.digests,
+        in_use=frozenset(digest for lease in snapshot.leases for digest in lease.digests),
+        stale_sources=tuple(
+            planning.StaleSource(lease.source)
+            for lease in snapshot.leases
+            if lease.expires_at <= snapshot.now
+        ),
+        configured=snapshot.workspace.configured or not snapshot.workspace.found_by_reconciliation,
+        failed=failed,
+    )
+
+
+def _manifest(view: ManifestView, left: Mapping[ManifestKey, int]) -> planning.Manifest:
+    content = view.content
+    since = max(view.left_ns, left.get((view.repository_id, view.digest), -1))
+    return planning.Manifest(
+        registry=view.registry,
+        repository=view.repository,
+        app=view.app,
+        digest=view.digest,
+        size=view.size,
+        media_type=view.media_type,
+        blobs=() if content is None else tuple(digest for digest, _size in content.blobs),
+        children=() if content is None else content.children,
+        is_index=manifest_kind(view.media_type) == "index",
+        subject=None if content is None else content.subject,
+        subject_known=subject_known(view),
+        tags=view.tags,
+        pushed_at_ns=view.push_ns,
+        # A push that an event told has a time; one found by reconciliation may have an estimate.
+        age_known=view.push_ns >= 0 and not view.estimated,
+        last_pulled_at_ns=view.pulled_ns if view.pulled_ns >= 0 else None,
+        unreferenced_since_ns=since if since >= 0 else None,
+        size_known=content is not None,
+    )
+
+
+def subject_known(view: ManifestView) -> bool:
+    """Whether it is known of what a manifest is a referrer, if of anything."""
+    if view.content is None:
+        return False
+    return view.content.subject_known or not might_be_referrer(
+        view.media_type, view.content.config_media_type, tagged=bool(view.tags)
+    )
+
+
+def _left_by_parents(manifests: list[ManifestView]) -> dict[ManifestKey, int]:
+    """When the last index that is gone let go of its children: its delete, in nanoseconds."""
+    left: dict[ManifestKey, int] = {}
+    for view in manifests:
+        if view.present or view.content is None:
+            continue
+        for digest in view.content.children:
+            key = (view.repository_id, digest)
+            left[key] = max(view.delete_ns, left.get(key, -1))
+    return left

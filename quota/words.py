@@ -1,0 +1,42 @@
+"""Figures as people read them in reasons and messages. PURE."""
+
+from typing import Final
+
+_SIZE_UNITS: Final = ("B", "KB", "MB", "GB", "TB", "PB", "EB")
+_TIME_UNITS: Final = ((86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
+
+
+def format_bytes(size: int) -> str:
+    """Bytes as `0 B`, `512 B`, `41.2 MB`: units of 1024, one decimal place, halves rounded up."""
+    power = min(max(size.bit_length() - 1, 0) // 10, len(_SIZE_UNITS) - 1)
+    if power == 0:
+        return f"{size} B"
+    tenths = _tenths(size, power)
+    if tenths == 10_240 and power + 1 < len(_SIZE_UNITS):
+        # 1023.99 KB would read as 1024.0 KB.
+        power, tenths = power + 1, 10
+    return f"{tenths // 10}.{tenths % 10} {_SIZE_UNITS[power]}"
+
+
+def _tenths(size: int, power: int) -> int:
+    unit = 1 << 10 * power
+    return (size * 20 + unit) // (2 * unit)
+
+
+def ordinal(number: int) -> str:
+    """1 → `1st`, 2 → `2nd`, 11 → `11th`."""
+    suffix = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{'th' if number // 10 % 10 == 1 else suffix}"
+
+
+def plural(number: int, noun: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def format_seconds(seconds: int) -> str:
+    """A length of time in its largest whole unit: `45 seconds`, `2 hours`, `1 day`."""
+    for unit, noun in _TIME_UNITS:
+        if seconds >= unit:
+            return plural(seconds // unit, noun)
+    return "0 seconds"

@@ -1,0 +1,242 @@
+"""Cleanup on a real registry: it frees what it promised and deletes nothing that somebody needs."""
+
+import asyncio
+import uuid
+from datetime import timedelta
+
+import pytest
+
+from ledger import runs
+from ledger.workspaces import Settings
+from quota.cleanup import STALE_AFTER
+from quota.snapshot import Incoming
+from registry.client import RegistryClient
+from registry.push import build_image, build_index, build_layer
+from tests.integration.quota.conftest import service_of, utc_now
+from tests.support import ledgers
+from tests.support.registries import answering, running_registry
+
+
+async def fill(service, repository="acme/api", count=8, size=100_000):
+    return [await service.push(repository, f"1.{number}", size) for number in range(count)]
+
+
+async def test_what_is_promised_is_freed_byte_for_byte(service):
+    await service.configure("acme", 1_000_000)
+    await fill(service)
+    before = await service.usage("acme")
+    _snapshot, plan = await service.cleaner.plan("acme", Incoming())
+    answer = await service.ask("acme")
+    assert answer.outcome.freed_bytes == plan.freed_bytes > 0
+    assert await service.usage("acme") == before - plan.freed_bytes
+    assert await ledgers.usage(service.pool) == await ledgers.recount(service.pool)
+    assert await ledgers.references_agree(service.pool)
+    row = await service.pool.fetchrow("SELECT * FROM cleanup_runs")
+    assert (row["state"], row["promised_bytes"], row["freed_bytes"]) == (
+        "finished",
+        plan.freed_bytes,
+        plan.freed_bytes,
+    )
+
+
+async def test_every_deleted_manifest_is_kept_for_undo_with_its_reason(service):
+    await service.configure("acme", 1_000_000)
+    images = await fill(service)
+    answer = await service.ask("acme")
+    items = await service.pool.fetch("SELECT * FROM cleanup_items ORDER BY position")
+    assert len(items) == len(answer.outcome.images) > 0
+    by_digest = {image.digest: image.manifest.content for image in images}
+    for item in items:
+        assert item["state"] == "deleted"
+        assert item["document"] == by_digest[item["digest"]]
+        assert item["why"].startswith("deleted: ")
+
+
+async def test_layers_that_something_else_needs_stay(service):
+    await service.configure("acme", 1_000_000)
+    base = build_layer("base", 400_000)
+    for number in range(5):
+        image = build_image([base, build_layer(f"own {number}", 100_000)])
+        await service.push_built("acme/api", f"1.{number}", image)
+    await service.push_built("acme/web", "1", build_image([base]))
+    answer = await service.ask("acme")
+    assert answer.outcome.images
+    for repository in ("acme/api", "acme/web"):
+        for tag in await service.tags(repository):
+            state = await service.registry.tag_digest(repository, tag)
+            fetched = await service.registry.get_manifest(repository, state.digest)
+            assert fetched.body
+    assert await ledgers.usage(service.pool) == await ledgers.recount(service.pool)
+
+
+async def test_an_index_goes_with_its_children_and_in_that_order(service):
+    await service.configure("acme", 1_000_000)
+    index = build_index(
+        {name: build_image([build_layer(f"old {name}", 200_000)]) for name in ("amd64", "arm64")}
+    )
+    await service.push_index("acme/web", "old", index)
+    for number in range(3):
+        await service.push("acme/web", f"1.{number}", 140_000)
+    answer = await service.ask("acme")
+    digests = [image.digest for image in answer.outcome.images]
+    assert len(digests) == 3
+    assert digests[0] == f"sha256:{index.digest.hex()}"
+    assert await service.tags("acme/web") == {"1.0", "1.1", "1.2"}
+
+
+async def test_a_tag_that_no_event_told_is_found_before_anything_goes(service):
+    """A missed notification must not cost an image."""
+    await service.configure("acme", 1_000_000)
+    images = await fill(service)
+    # The oldest image became `latest` and another tag; the registry's events were lost.
+    await service.registry.put_manifest(
+        "acme/api", "latest", images[0].manifest.content, images[0].manifest.media_type
+    )
+    answer = await service.ask("acme")
+    assert answer.outcome.images
+    listed = await service.tags("acme/api")
+    assert (await ledgers.tags(service.pool))["acme/api"].keys() == listed
+    assert await service.pool.fetchval(
+        "SELECT count(*) FROM observations WHERE source = 'cleanup' AND kind = 'ManifestPushed'"
+    )
+
+
+async def test_deletes_disabled_stop_the_run_with_one_clear_message(pool, tmp_path):
+    with running_registry(tmp_path, deletes=False) as url:
+        await answering(url)
+        async with RegistryClient(url) as client:
+            service = service_of(pool, client)
+            await service.configure("acme", 1_000_000)
+            await fill(service)
+            answer = await service.ask("acme")
+    assert answer.verdict.decision == "proceed"
+    assert answer.verdict.reason == "still_above_target"
+    assert "deletes_disabled" in answer.warnings
+    assert "storage.delete.enabled" in answer.verdict.message
+    assert not answer.outcome.images
+    row = await pool.fetchrow("SELECT state, message FROM cleanup_runs")
+    assert row["state"] == "stopped"
+    assert "storage.delete.enabled" in row["message"]
+
+
+async def test_a_registry_that_is_away_stops_nothing_but_the_cleanup(pool):
+    async with RegistryClient("http://127.0.0.1:9") as client:
+        service = service_of(pool, client)
+        await service.configure("acme", 2000)
+        for number in range(8):
+            image = build_image([build_layer(str(number), 300)])
+            await service.tell(
+                "acme/api", str(number), image.manifest.content, image.manifest.media_type
+            )
+        before = await service.usage("acme")
+        answer = await service.ask("acme", timeout_s=20.0)
+    assert answer.verdict.decision == "proceed"
+    assert "registry_unavailable" in answer.warnings
+    assert await service.usage("acme") == before
+
+
+async def test_an_image_pushed_again_after_the_plan_is_not_deleted(service, monkeypatch):
+    await service.configure("acme", 1_000_000)
+    images = await fill(service)
+    plan = await service.cleaner.plan("acme", Incoming())
+    first = plan[1].units[0].manifest
+    again = next(image for image in images if image.digest == first.digest)
+    delete = service.registry.delete_manifest
+
+    async def delete_but_first_push(repository, digest):
+        if digest != first.digest:
+            return await delete(repository, digest)
+        raise AssertionError("the image that was pushed again is deleted")
+
+    listing = service.registry.list_tags
+
+    async def push_in_between(repository):
+        await service.tell("acme/api", "again", again.manifest.content, again.manifest.media_type)
+        async for tag in listing(repository):
+            yield tag
+
+    monkeypatch.setattr(service.registry, "list_tags", push_in_between)
+    monkeypatch.setattr(service.registry, "delete_manifest", delete_but_first_push)
+    answer = await service.ask("acme")
+    assert answer.outcome.images
+    assert first.tags[0] in await service.tags("acme/api")
+
+
+async def test_a_run_whose_process_died_does_not_block_the_workspace(service):
+    await service.configure("acme", 1_000_000)
+    await fill(service)
+    workspace_id = await service.pool.fetchval("SELECT id FROM workspaces")
+    begun = utc_now() - STALE_AFTER - timedelta(seconds=1)
+    async with service.pool.acquire() as connection, connection.transaction():
+        await runs.begin_run(
+            connection,
+            runs.Run(
+                id=uuid.uuid4(),
+                workspace_id=workspace_id,
+                cause="a test",
+                owner="dead",
+                quota_bytes=1,
+                usage_before=1,
+                promised_bytes=1,
+            ),
+            now=begun,
+            stale_after=STALE_AFTER,
+        )
+    answer = await service.ask("acme")
+    assert answer.verdict.reason == "cleaned_to_target"
+    states = await service.pool.fetch("SELECT state FROM cleanup_runs ORDER BY started_at")
+    assert [row["state"] for row in states] == ["abandoned", "finished"]
+
+
+async def test_concurrent_hooks_share_one_cleanup(service):
+    await service.configure("acme", 1_000_000)
+    await fill(service)
+    answers = await asyncio.gather(*(service.ask("acme", build_id=str(n)) for n in range(6)))
+    assert {answer.verdict.decision for answer in answers} == {"proceed"}
+    assert await service.pool.fetchval("SELECT count(*) FROM cleanup_runs") == 1
+
+
+async def test_a_cleanup_that_outlasts_the_time_out_goes_on_behind(service, monkeypatch):
+    await service.configure("acme", 1_000_000)
+    await fill(service)
+    gate = asyncio.Event()
+    delete = service.registry.delete_manifest
+
+    async def held(repository, digest):
+        await gate.wait()
+        return await delete(repository, digest)
+
+    monkeypatch.setattr(service.registry, "delete_manifest", held)
+    answer = await service.ask("acme", timeout_s=1.0)
+    assert "cleanup_continues" in answer.warnings
+    assert answer.verdict.decision == "proceed"
+    gate.set()
+    await service.cleaner.finish(20)
+    assert await service.pool.fetchval("SELECT state FROM cleanup_runs") == "finished"
+    assert await ledgers.usage(service.pool) == await ledgers.recount(service.pool)
+
+
+@pytest.mark.parametrize("enforcement", ["advisory", "strict"])
+async def test_only_strict_workspaces_are_denied(service, enforcement):
+    await service.configure("acme", 300_000)
+    await service.accounts.configure("acme", Settings(enforcement=enforcement))
+    await fill(service, count=2, size=200_000)
+    answer = await service.ask("acme", build_id="b", incoming_bytes=1000)
+    assert answer.verdict.reason == "still_above_target"
+    denied = enforcement == "strict"
+    assert answer.verdict.decision == ("deny" if denied else "proceed")
+    assert (answer.reservation is None) == denied
+    told = await service.pool.fetchval(
+        "SELECT count(*) FROM outbox WHERE type LIKE '%build.denied%'"
+    )
+    assert told == int(denied)
+
+
+async def test_two_builds_that_fit_alone_but_not_together_are_not_both_told_fits(service):
+    await service.configure("acme", 1_000_000)
+    await service.push("acme/api", "1", 100_000)
+    first = await service.ask("acme", build_id="one", incoming_bytes=500_000)
+    second = await service.ask("acme", build_id="two", incoming_bytes=500_000)
+    assert first.verdict.reason == "below_threshold"
+    assert second.verdict.reason == "still_above_target"
+    assert second.figures.reserved_bytes == 500_000

@@ -1,0 +1,120 @@
+"""Quota events reach Kafka once each, in order per workspace, also after a relay that died between."""
+
+import asyncio
+import json
+import uuid
+from datetime import UTC, datetime
+
+import asyncpg
+from aiokafka import AIOKafkaConsumer
+
+from ledger import outbox
+from ledger.outbox import QuotaEvent
+from quota.relay import Relay
+from runtime.kafka import QUOTA_EVENTS_TOPIC, create_topics
+from runtime.lifecycle import Stopping
+from runtime.producers import discard_producer, open_producer
+from runtime.settings import Settings
+
+
+def utc_now():
+    return datetime.now(UTC)
+
+
+async def announce(pool, workspace, numbers):
+    async with pool.acquire() as connection, connection.transaction():
+        await outbox.add_events(
+            connection,
+            [QuotaEvent(1, workspace, outbox.IMAGE_RECORDED, {"n": number}) for number in numbers],
+            now=utc_now(),
+            new_id=uuid.uuid4,
+        )
+
+
+def relay(database_url, settings, stopping):
+    return Relay(
+        connect=lambda: asyncpg.connect(database_url),
+        open_producer=lambda: open_producer(settings),
+        stopping=stopping,
+        clock=utc_now,
+    )
+
+
+async def published(settings, workspace, *, until):
+    """Events of a workspace in the order of the topic, until there are so many different ones."""
+    consumer = AIOKafkaConsumer(
+        QUOTA_EVENTS_TOPIC,
+        bootstrap_servers=settings.kafka_bootstrap,
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+    )
+    await consumer.start()
+    found: list[dict[str, object]] = []
+    try:
+        async with asyncio.timeout(20):
+            async for record in consumer:
+                event = json.loads(record.value)
+                if event["subject"] == workspace:
+                    assert record.key == workspace.encode()
+                    found.append(event)
+                    if len({item["id"] for item in found}) == until:
+                        return found
+    finally:
+        await consumer.stop()
+    raise AssertionError("unreachable")
+
+
+async def test_every_event_is_published_in_order_as_a_cloud_event(
+    pool, database_url, kafka_bootstrap
+):
+    settings = Settings(kafka_bootstrap=kafka_bootstrap)
+    await create_topics(settings)
+    workspace, stopping = f"w{uuid.uuid4().hex[:8]}", Stopping()
+    task = asyncio.create_task(relay(database_url, settings, stopping).run())
+    for first in range(0, 60, 20):
+        await announce(pool, workspace, range(first, first + 20))
+    events = await published(settings, workspace, until=60)
+    stopping.set("end of test")
+    await task
+    assert [event["data"]["n"] for event in events] == list(range(60))
+    assert events[0].keys() >= {"specversion", "id", "source", "type", "subject", "time", "data"}
+    assert events[0]["source"] == "/registry-quota"
+
+
+async def test_a_relay_that_died_before_marking_publishes_again_under_the_same_id(
+    pool, database_url, kafka_bootstrap
+):
+    settings = Settings(kafka_bootstrap=kafka_bootstrap)
+    await create_topics(settings)
+    workspace = f"w{uuid.uuid4().hex[:8]}"
+    await announce(pool, workspace, range(3))
+    producer = await open_producer(settings)
+    dying = relay(database_url, settings, Stopping())
+    async with pool.acquire() as connection, connection.transaction():
+        await dying.publish_some(connection, producer)
+        await connection.execute(
+            "UPDATE outbox SET published_at = NULL"
+        )  # its mark was never committed
+    await discard_producer(producer)
+    stopping = Stopping()
+    task = asyncio.create_task(relay(database_url, settings, stopping).run())
+    await announce(pool, workspace, [3])
+    events = await published(settings, workspace, until=4)
+    stopping.set("end of test")
+    await task
+    assert [event["data"]["n"] for event in events] == [0, 1, 2, 0, 1, 2, 3]
+    assert len({event["id"] for event in events}) == 4
+
+
+async def test_only_one_relay_leads(database_url):
+    first, second = await asyncpg.connect(database_url), await asyncpg.connect(database_url)
+    try:
+        assert await outbox.try_lead(first)
+        assert not await outbox.try_lead(second)
+        await first.close()
+        for _ in range(200):
+            if await outbox.try_lead(second):
+                return
+        raise AssertionError("the lead was not let go")
+    finally:
+        await second.close()

@@ -1,0 +1,254 @@
+"""The rules of cleanup.md once more, in the slowest and plainest way, to check the planner against.
+
+Everything is looked up anew in a set of manifests that remain. Nothing is shared with the planner
+but its data.
+"""
+
+import re
+from fnmatch import fnmatchcase
+from itertools import combinations
+
+from quota.plan import Manifest, PlanInput
+
+Remaining = frozenset[int]
+"""Positions in `PlanInput.manifests`."""
+
+FOLLOWS = re.compile(r"sha256-([0-9a-f]{64})(\..+)?")
+
+
+class Oracle:
+    def __init__(self, source: PlanInput) -> None:
+        self.source = source
+        self.all = frozenset(range(len(source.manifests)))
+        policy = source.policy
+        self.target = (
+            source.quota_bytes * policy.target_ppm // 10**6
+            - source.reserved_bytes
+            - source.incoming_bytes
+        )
+
+    def __getitem__(self, number: int) -> Manifest:
+        return self.source.manifests[number]
+
+    # What holds what
+
+    def neighbours(self, number: int) -> list[int]:
+        place = self[number].registry, self[number].repository
+        return [n for n in self.all if (self[n].registry, self[n].repository) == place]
+
+    def named_subjects(self, number: int) -> list[bytes]:
+        matches = [FOLLOWS.fullmatch(tag) for tag in self[number].tags]
+        return [bytes.fromhex(match[1]) for match in matches if match]
+
+    def own_tags(self, number: int) -> list[str]:
+        return [tag for tag in self[number].tags if not FOLLOWS.fullmatch(tag)]
+
+    def parents(self, number: int) -> set[int]:
+        digest = self[number].digest
+        return {n for n in self.neighbours(number) if digest in self[n].children} - {number}
+
+    def subjects(self, number: int) -> set[int]:
+        named = [*self.named_subjects(number), self[number].subject]
+        return {n for n in self.neighbours(number) if self[n].digest in named} - {number}
+
+    def holders(self, number: int) -> set[int]:
+        return self.parents(number) | self.subjects(number)
+
+    def ancestors(self, number: int) -> set[int]:
+        found, edge = set(), {number}
+        while edge:
+            found |= edge
+            edge = {h for n in edge for h in self.holders(n)} - found
+        return found
+
+    # Bytes
+
+    def usage(self, remaining: Remaining) -> int:
+        held = {self[n].digest for n in remaining} | {b for n in remaining for b in self[n].blobs}
+        known = {m.digest for m in self.source.manifests}
+        known |= {b for m in self.source.manifests for b in m.blobs}
+        held |= self.source.incoming_digests & known
+        return sum(self.source.sizes[digest] for digest in held)
+
+    # What may never go
+
+    def is_protected(self, number: int) -> bool:
+        source, policy, manifest = self.source, self.source.policy, self[number]
+        age_ns = source.now_ns - manifest.pushed_at_ns
+        second = 10**9
+        used = any(
+            self[n].digest in source.in_use and number in self.ancestors(n) for n in self.all
+        )
+        pulled = policy.keep_pulled_days is not None and any(
+            pulled_at is not None
+            and source.now_ns - pulled_at < policy.keep_pulled_days * 86_400 * second
+            and number in self.ancestors(n)
+            for n in self.all
+            for pulled_at in [self[n].last_pulled_at_ns]
+        )
+        parents = self.parents(number)
+        pushed_again = (
+            bool(parents)
+            and not self.own_tags(number)
+            and not self.subjects(number)
+            and all(self[p].pushed_at_ns < manifest.pushed_at_ns for p in parents)
+            and age_ns < policy.untagged_grace_s * second
+        )
+        return (
+            used
+            or pulled
+            or pushed_again
+            or any(fnmatchcase(t, g) for t in manifest.tags for g in policy.keep_tags)
+            or age_ns < policy.min_age_s * second
+            or not (manifest.age_known and manifest.subject_known and manifest.size_known)
+            or any(
+                named not in [self[n].digest for n in self.neighbours(number)]
+                for named in self.named_subjects(number)
+            )
+            or any(self[n].is_index and not self[n].size_known for n in self.neighbours(number))
+            or manifest.key in source.failed
+            or any(stale.repository == manifest.repository for stale in source.stale_sources)
+        )
+
+    # The newest of an app
+
+    def counted(self, app: str, remaining: Remaining) -> dict[bytes, tuple[int, bytes]]:
+        """Digest of an image that counts → what sorts it, newest last."""
+        found: dict[bytes, tuple[int, bytes]] = {}
+        for n in remaining:
+            manifest = self[n]
+            if (
+                manifest.app == app
+                and self.own_tags(n)
+                and manifest.subject is None
+                and not self.holders(n)
+            ):
+                pushed = manifest.pushed_at_ns if manifest.age_known else -1
+                sorts = found.get(manifest.digest, (-2, b""))
+                found[manifest.digest] = max(
+                    sorts, (pushed, bytes(255 - b for b in manifest.digest))
+                )
+        return found
+
+    def rank(self, number: int) -> int:
+        manifest = self[number]
+        counted = self.counted(manifest.app, self.all)
+        pushed = manifest.pushed_at_ns if manifest.age_known else -1
+        if manifest.digest in counted and not self.holders(number) and manifest.subject is None:
+            return sum(sorts >= counted[manifest.digest] for sorts in counted.values())
+        return 1 + sum(sorts[0] >= pushed for sorts in counted.values())
+
+    def is_only_untagged(self, number: int) -> bool:
+        app = self[number].app
+        if self.counted(app, self.all):
+            return False
+        rivals = [n for n in self.candidates(0) if self[n].app == app and self[n].subject is None]
+        return bool(rivals) and number == rivals[-1]
+
+    # Candidates
+
+    def candidates(self, place: int) -> list[int]:
+        """Those of a class, oldest first: 0 untagged, 1 beyond the newest, 2 beyond the minimum."""
+        policy = self.source.policy
+
+        def belongs(n: int) -> bool:
+            if place == 0:
+                return not self[n].tags and not self.holders(n)
+            if not self.own_tags(n):
+                return False
+            if place == 1:
+                return self.rank(n) > policy.keep_newest
+            return policy.keep_at_least < self.rank(n) <= policy.keep_newest
+
+        return sorted(
+            (n for n in self.all if belongs(n)),
+            key=lambda n: (self[n].pushed_at_ns if self[n].age_known else -1, self[n].key),
+        )
+
+    def unit(self, number: int, remaining: Remaining) -> frozenset[int]:
+        """What has to go when it goes: it, and what only it and such things hold, without own tags."""
+        unit = {number}
+        while True:
+            more = {
+                n
+                for n in remaining - unit
+                if self.holders(n) & unit
+                and not self.holders(n) & (remaining - unit)
+                and not self.own_tags(n)
+            }
+            if not more:
+                return frozenset(unit)
+            unit |= more
+
+    def may_go(self, number: int, remaining: Remaining) -> bool:
+        """Whether a candidate may be deleted while these remain."""
+        if self.holders(number) & remaining:
+            return False
+        manifest = self[number]
+        if not self.own_tags(number):
+            left = max(manifest.pushed_at_ns, manifest.unreferenced_since_ns or 0)
+            if self.source.now_ns - left < self.source.policy.untagged_grace_s * 10**9:
+                return False
+            if self.is_only_untagged(number):
+                return False
+        elif "latest" in manifest.tags and len(self.counted(manifest.app, remaining)) <= 2:
+            return False
+        return not any(self.is_protected(n) for n in self.unit(number, remaining))
+
+    def most(self) -> Remaining:
+        """What remains when every candidate that may go goes, in order."""
+        remaining = self.all
+        for place in range(3):
+            turn = self.candidates(place)
+            waiting = [n for earlier in range(place + 1) for n in self.candidates(earlier)]
+            for candidate in turn:
+                if candidate in remaining and self.may_go(candidate, remaining):
+                    remaining -= self.unit(candidate, remaining)
+                    remaining = self._late(waiting, candidate, turn, remaining)
+        return remaining
+
+    def _late(
+        self, waiting: list[int], after: int, turn: list[int], remaining: Remaining
+    ) -> Remaining:
+        """Those whose turn was before their last holder went, oldest first."""
+        while True:
+            passed = [
+                n
+                for n in waiting
+                if n in remaining
+                and self.holders(n)
+                and (n not in turn or turn.index(n) < turn.index(after))
+                and self.may_go(n, remaining)
+            ]
+            if not passed:
+                return remaining
+            oldest = min(passed, key=lambda n: (self[n].pushed_at_ns, self[n].key))
+            remaining -= self.unit(oldest, remaining)
+
+    def kept_with(self, number: int) -> frozenset[int]:
+        """What stays when it stays: its children and referrers, theirs, and so on."""
+        found, edge = frozenset[int](), {number}
+        while edge:
+            found |= edge
+            edge = {n for n in self.all if self.holders(n) & edge} - found
+        return found
+
+    # Every way to delete
+
+    def every_way(self) -> list[Remaining]:
+        """All sets that may remain by the rules, found by trying all combinations of candidates.
+
+        For workspaces in which order decides nothing: no `latest`, and no protected part with
+        several holders.
+        """
+        able = [n for place in range(3) for n in self.candidates(place)]
+        ways = []
+        for count in range(len(able) + 1):
+            for chosen in combinations(able, count):
+                remaining, left = self.all, set(chosen)
+                while ready := [n for n in left if self.may_go(n, remaining)]:
+                    remaining -= self.unit(ready[0], remaining)
+                    left.remove(ready[0])
+                if not left:
+                    ways.append(remaining)
+        return ways
