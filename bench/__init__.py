@@ -1,0 +1,1 @@
+"""Benchmarks: programs, never timed tests. Every figure names the machine's noise beside it."""

@@ -1,0 +1,1 @@
+"""The `registry-quota` command: one thin module per command group."""

@@ -1,0 +1,62 @@
+"""How commands talk: tables for people, JSON for programs, one sentence for errors."""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+_UNITS = ("B", "KB", "MB", "GB", "TB", "PB", "EB")
+# What could move the cursor or colour a terminal, from names that somebody else chose.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+class CommandError(Exception):
+    """A command failed: what happened and what to do next. `exit_code` as the contract says."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def size(count: int) -> str:
+    """Bytes for people: 1024 base, at most one decimal (`7.2 GB`, `0 B`)."""
+    value = float(abs(count))
+    unit = 0
+    while value >= 1024 and unit < len(_UNITS) - 1:
+        value /= 1024
+        unit += 1
+    text = f"{value:.1f}".rstrip("0").rstrip(".")
+    return f"{'-' if count < 0 else ''}{text} {_UNITS[unit]}"
+
+
+def plain(value: object) -> str:
+    """Text from outside, made harmless for a terminal."""
+    return escape(_CONTROL.sub("�", str(value)))
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table; columns that begin with `>` are set to the right."""
+    view = Table(title=title or None, title_justify="left", header_style="bold", pad_edge=False)
+    for name in columns:
+        right = name.startswith(">")
+        view.add_column(name.removeprefix(">"), justify="right" if right else "left")
+    for row in rows:
+        view.add_row(*(plain(cell) for cell in row))
+    console.print(view)
+
+
+def emit_json(document: Any) -> None:
+    """Print a document for programs."""
+    print(json.dumps(document, ensure_ascii=False, indent=2, default=str))
+
+
+def print_error(message: str) -> None:
+    """Say what went wrong."""
+    errors.print(f"[bold red]registry-quota:[/] {plain(message)}", soft_wrap=True)

@@ -1,0 +1,94 @@
+"""The registry: does it answer, let us in, delete, and share our clock."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final
+
+from cli.doctor.findings import Finding, failed, ok, skipped, warning
+from registry.client import RegistryClient
+from registry.connect import registry_client
+from registry.errors import BadRegistryUrl, RegistryDenied, RegistryError
+from runtime.settings import Settings, SettingsError
+
+PROBE_REPOSITORY: Final = "registry-quota/doctor"
+"""Where the manifest that cannot exist is deleted; no such repository appears by it."""
+
+_PATIENCE: Final = 20.0
+_TOLERABLE_SKEW: Final = 5.0
+"""Seconds. A `Date` header has whole seconds, and the answer was on its way for a while."""
+_HARMFUL_SKEW: Final = 60.0
+
+Clock = Callable[[], datetime]
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+async def check(settings: Settings, *, clock: Clock = _now) -> list[Finding]:
+    """Findings `registry`, `clock` and `deletes`."""
+    try:
+        client = registry_client(settings)
+    except (SettingsError, BadRegistryUrl) as error:
+        found, _, mend = str(error).partition("; ")
+        mend = mend or "correct RQ_REGISTRY_URL (with or without scheme)"
+        return [failed("registry", found, mend)]
+    try:
+        async with asyncio.timeout(_PATIENCE), client:
+            return await _ask(client, clock)
+    except TimeoutError:
+        return [_unreachable(client, f"no answer within {_PATIENCE:g} s")]
+
+
+async def _ask(client: RegistryClient, clock: Clock) -> list[Finding]:
+    before = clock()
+    try:
+        date = await client.ping()
+    except RegistryDenied as error:
+        mend = (
+            "set RQ_REGISTRY_USERNAME and RQ_REGISTRY_PASSWORD to an account that may read and delete; "
+            "a token service on another host must be named in RQ_REGISTRY_TOKEN_HOSTS"
+        )
+        return [failed("registry", f"{client.base} refuses us: {error}", mend)]
+    except RegistryError as error:
+        return [_unreachable(client, str(error))]
+    answers = ok("registry", f"{client.base} answers and lets us in")
+    return [answers, skew(date, before, clock()), await _deletes(client)]
+
+
+def _unreachable(client: RegistryClient, why: str) -> Finding:
+    mend = "check RQ_REGISTRY_URL (scheme, host, port) and that the registry runs"
+    return failed("registry", f"{client.base} does not answer as a registry: {why}", mend)
+
+
+def skew(date: datetime | None, before: datetime, after: datetime) -> Finding:
+    """Whether the registry's clock, told between two moments of ours, agrees with them."""
+    if date is None:
+        mend = "let the proxy in front of the registry pass the Date header on"
+        return warning("clock", "the registry's answers carry no Date", mend)
+    apart = max((before - date).total_seconds() - 1, (date - after).total_seconds(), 0.0)
+    if apart <= _TOLERABLE_SKEW:
+        return ok("clock", "the registry's agrees with ours")
+    behind = "behind" if date < before else "ahead of"
+    found = f"the registry's is {apart:.0f} s {behind} ours: grace periods and ages are off by that"
+    mend = "let both machines keep time by NTP"
+    return (failed if apart > _HARMFUL_SKEW else warning)("clock", found, mend)
+
+
+async def _deletes(client: RegistryClient) -> Finding:
+    """Found by deleting the manifest sha256:000…, which cannot exist: nothing is changed."""
+    try:
+        if await client.deletes_enabled(PROBE_REPOSITORY):
+            return ok("deletes", "enabled")
+    except RegistryDenied as error:
+        mend = "give RQ_REGISTRY_USERNAME the right to delete in every repository"
+        return failed("deletes", f"refused: {error}", mend)
+    except RegistryError as error:
+        return skipped("deletes", f"could not be found out: {error}")
+    mend = (
+        "set `storage.delete.enabled: true` in the registry's configuration "
+        "(or REGISTRY_STORAGE_DELETE_ENABLED=true) and restart it; "
+        "a pull-through cache and a registry in read-only mode never delete"
+    )
+    return failed("deletes", "disabled: cleanup cannot free anything", mend)

@@ -1,0 +1,160 @@
+"""The settings as they are in force, secrets masked, and what is wrong with them. PURE."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from pydantic import SecretStr
+from yarl import URL
+
+from cli.doctor.findings import Finding, failed, ok, warning
+from runtime.settings import Settings, SettingsError
+
+_FROM_THE_STACK: Final = frozenset({"RQ_WEBHOOK_URL", "RQ_WEBHOOK_TOKEN", "RQ_GRPC_TARGET"})
+"""Variables of `.run/env` that only tell other programs where a stack is."""
+
+_OF_THE_STACK: Final = frozenset(
+    {
+        "RQ_RUN_DIR",
+        "RQ_CACHE_DIR",
+        "RQ_KAFKA_PORT",
+        "RQ_REGISTRY_PORT",
+        "RQ_REGISTRY_BINARY",
+        "RQ_EXTERNAL_REGISTRY_URL",
+    }
+)
+"""Variables that only the embedded stack reads."""
+
+_SHORT_SECRET: Final = 16
+"""Characters below which a secret can be guessed."""
+
+_REGISTRY_TIMEOUT: Final = 1.0
+"""Seconds after which registries usually give a notification up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A setting for people's eyes. `given` is False for a default."""
+
+    variable: str
+    value: str
+    given: bool
+
+
+def shown(settings: Settings) -> list[Shown]:
+    """Every setting, in the order of the code, secrets masked."""
+    return [
+        Shown(f"RQ_{name.upper()}", _masked(getattr(settings, name)), name in given)
+        for given in [settings.model_fields_set]
+        for name in type(settings).model_fields
+    ]
+
+
+def _masked(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, SecretStr):
+        text = value.get_secret_value().strip()
+        if not text:
+            return ""
+        return _without_password(text) if "://" in text else f"{'*' * 8} ({len(text)} characters)"
+    if isinstance(value, tuple):
+        return ", ".join(str(item) for item in value)
+    return _without_password(str(value))
+
+
+def _without_password(text: str) -> str:
+    """A URL may carry a password before its last `@`, and also in its query."""
+    text = re.sub(r"(?<=://)([^/?#]*@)", lambda match: _user(match[1]) + "@", text)
+    return re.sub(r"(?i)((?:password|sslpassword|token)=)[^&]*", r"\1********", text)
+
+
+def _user(userinfo: str) -> str:
+    user, separator, _password = userinfo.removesuffix("@").partition(":")
+    return f"{user}:********" if separator else "********"
+
+
+def webhook_url(settings: Settings, environ: Mapping[str, str]) -> URL:
+    """Where the receiver listens, as far as it is known here: a running stack says it, else the settings."""
+    told = environ.get("RQ_WEBHOOK_URL", "").strip()
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
+    return (
+        URL(told)
+        if told
+        else URL.build(
+            scheme="http", host=host, port=settings.receiver_port, path="/v1/notifications"
+        )
+    )
+
+
+def webhook_token(settings: Settings, environ: Mapping[str, str]) -> str:
+    """A token that the receiver takes. Raises SettingsError when none is known here."""
+    if settings.webhook_tokens is None and (told := environ.get("RQ_WEBHOOK_TOKEN", "").strip()):
+        return told
+    return next(iter(settings.required_webhook_tokens()))
+
+
+def check(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
+    """Secrets, names that no setting has, and settings that do not fit together."""
+    return [
+        *_secrets(settings, environ),
+        *_unknown(environ),
+        *_ack_timeout(settings),
+    ]
+
+
+def _secrets(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
+    required = {
+        "RQ_WEBHOOK_TOKENS": lambda: webhook_token(settings, environ),
+        "RQ_API_TOKEN": settings.required_api_token,
+        "RQ_INTERNAL_API_KEY": settings.required_internal_api_key,
+        "RQ_DATABASE_URL": settings.required_database_url,
+    }
+    values: dict[str, str] = {}
+    findings: list[Finding] = []
+    for name, read in required.items():
+        try:
+            values[name] = read()
+        except SettingsError as error:
+            what, _, mend = str(error).partition("; ")
+            findings.append(failed("secrets", what, mend or f"correct {name}"))
+    values.pop("RQ_DATABASE_URL", None)
+    make = "make one with `openssl rand -hex 24`"
+    findings += [
+        warning("secrets", f"{name} has only {len(value)} characters", make)
+        for name, value in values.items()
+        if len(value) < _SHORT_SECRET
+    ]
+    if len(set(values.values())) < len(values):
+        # The webhook's token stands in the registry's configuration, and v2.8 prints it into its log.
+        found = "one text serves as two secrets: whoever may notify may also read and delete"
+        findings.append(warning("secrets", found, make))
+    return findings or [ok("secrets", "all are set")]
+
+
+def _unknown(environ: Mapping[str, str]) -> list[Finding]:
+    known = {f"RQ_{name.upper()}" for name in Settings.model_fields}
+    known |= _FROM_THE_STACK | _OF_THE_STACK
+    names = sorted(
+        name
+        for name in environ
+        if name.startswith("RQ_") and name not in known and not name.startswith("RQ_TEST_")
+    )
+    if not names:
+        return []
+    mend = "nothing reads them: correct the spelling (above are all that there are), or unset them"
+    return [warning("settings", f"not a setting: {', '.join(names)}", mend)]
+
+
+def _ack_timeout(settings: Settings) -> list[Finding]:
+    if settings.ack_timeout < _REGISTRY_TIMEOUT:
+        return []
+    return [
+        warning(
+            "settings",
+            f"RQ_ACK_TIMEOUT is {settings.ack_timeout:g} s: a registry with the usual time-out of "
+            f"{_REGISTRY_TIMEOUT:g} s hangs up first and sends the event again",
+            "set it below the `timeout` of the registry's notification endpoint (default 0.8)",
+        )
+    ]

@@ -1,0 +1,39 @@
+"""The command `registry-quota`. Exit codes: 0 done, 1 failed, 2 usage, 3 refused by a guard."""
+
+import sys
+
+import typer
+
+from cli import cleanup, demo, dev, doctor, events, images, migrate, serve, versions, workspaces
+from cli.console import CommandError, print_error
+
+app = typer.Typer(
+    name="registry-quota",
+    help="Exact storage accounting, quota events and safe pre-build cleanup for a plain registry.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for module in (serve, dev, demo, migrate, doctor, workspaces, images, cleanup, events, versions):
+    module.register(app)
+
+
+def main() -> None:
+    """Run the command line; a failure is one sentence, not a traceback."""
+    from runtime.settings import SettingsError
+
+    try:
+        app()
+    except CommandError as error:
+        print_error(str(error))
+        sys.exit(error.exit_code)
+    except SettingsError as error:
+        print_error(str(error))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""`registry-quota serve receiver|consumer|api|all`."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from enum import StrEnum
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+
+from runtime.settings import Settings
+
+
+class Role(StrEnum):
+    """What a process does."""
+
+    receiver = "receiver"
+    consumer = "consumer"
+    api = "api"
+    all = "all"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("serve", help="Run one role (or all of them in one process) until Ctrl-C.")(serve)
+
+
+def serve(role: Annotated[Role, typer.Argument(help="receiver, consumer, api or all")]) -> None:
+    """Run one role in the foreground."""
+    import uvloop
+
+    from runtime.logs import configure_logs
+
+    settings = Settings.load()
+    configure_logs(settings, process=role.value)
+    run = _all if role is Role.all else _runner(role)
+    raise typer.Exit(uvloop.run(run(settings)))
+
+
+def _runner(role: Role) -> Callable[[Settings], Coroutine[Any, Any, int]]:
+    """The role's composition root; only its own rooms are imported."""
+    room = {Role.receiver: "webhook_receiver", Role.consumer: "consumer", Role.api: "quota"}[role]
+    run: Callable[[Settings], Coroutine[Any, Any, int]] = import_module(f"{room}.wiring").run
+    return run
+
+
+async def _all(settings: Settings) -> int:
+    """The three roles in one process: a signal ends all; one that fails ends the others."""
+    roles = [
+        asyncio.ensure_future(_runner(role)(settings))
+        for role in (Role.receiver, Role.consumer, Role.api)
+    ]
+    done, pending = await asyncio.wait(roles, return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
+    return max(task.result() for task in done)

@@ -1,0 +1,105 @@
+"""`registry-quota demo` as a person runs it."""
+
+import asyncio
+import dataclasses
+import os
+import re
+import shutil
+import signal
+import sys
+from asyncio.subprocess import PIPE, STDOUT, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from devstack.config import Ports
+from devstack.ports import free_port
+from devstack.rundir import RunDir
+
+pytestmark = pytest.mark.slow
+
+KEPT = (
+    "cleanup did what its plan said",
+    "deleted manifests answer 404",
+    "surviving tags were pulled, by tag and by digest",
+    "tags are the registry's, digest for digest",
+    "manifests are the registry's",
+    "a recount from the registry finds the ledger's usage",
+    "was announced on Kafka",
+    "the level's changes were announced: ok → warning → ok",
+    "cleanup.finished was announced with the run's figures",
+)
+
+
+@asynccontextmanager
+async def demo(run_dir: Path, **environment: str) -> AsyncIterator[Process]:
+    """The command as a process of its own, its output in a pipe."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "cli.main", "demo"),
+        env={**os.environ, **environment, "RQ_RUN_DIR": str(run_dir)},
+        stdout=PIPE,
+        stderr=STDOUT,
+    )
+    try:
+        async with asyncio.timeout(150):
+            yield process
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+        await process.wait()
+
+
+def free_ports() -> dict[str, str]:
+    return {
+        f"RQ_{field.name.upper()}_PORT": str(free_port()) for field in dataclasses.fields(Ports)
+    }
+
+
+def assert_all_of_it_held(output: str, exit_code: int | None) -> None:
+    for promise in KEPT:
+        assert re.search(rf"✓ .*{re.escape(promise)}", output), output
+    assert "✗" not in output
+    assert "\x1b" not in output, "a log has no use for a terminal's tricks"
+    assert re.search(r"event \S+ \S+ usage.level_changed: ok → warning", output)
+    assert "All of it held." in output
+    assert exit_code == 0, output
+
+
+def assert_nothing_is_left(run_dir: Path) -> None:
+    assert list(run_dir.glob("pids/*.pid")) == []
+    assert not RunDir(run_dir).is_locked()
+
+
+async def test_it_starts_and_stops_a_stack_of_its_own(tmp_path):
+    async with demo(tmp_path / "run", **free_ports()) as process:
+        said, _ = await process.communicate()
+    assert_all_of_it_held(said.decode(), process.returncode)
+    assert_nothing_is_left(tmp_path / "run")
+
+
+@pytest.mark.parametrize("path", [None, ""], ids=["client from the PATH", "own push"])
+async def test_beside_a_running_stack_it_uses_that_one(system, path):
+    run_dir = system.stack.run_dir.root
+    async with demo(run_dir, **({} if path is None else {"PATH": path})) as process:
+        said, _ = await process.communicate()
+    output = said.decode()
+    assert_all_of_it_held(output, process.returncode)
+    assert f"using the stack that runs in {run_dir}" in output
+    assert ("our own push" in output) == (shutil.which("skopeo", path=path) is None)
+    found = re.search(r"A fresh workspace, (demo-\w+)", output)
+    assert found
+    assert (await system.get(f"/v1/workspaces/{found[1]}/usage"))["level"] == "ok"
+
+
+async def test_ctrl_c_ends_its_own_stack(tmp_path):
+    async with demo(tmp_path / "run", **free_ports()) as process:
+        assert process.stdout is not None
+        async for line in process.stdout:
+            if "api:1.0" in line.decode():
+                break
+        process.send_signal(signal.SIGINT)
+        await asyncio.wait_for(process.communicate(), 15)
+    assert process.returncode == 130
+    assert_nothing_is_left(tmp_path / "run")
