@@ -26,9 +26,12 @@ RepositoryName = tuple[str, str]
 
 
 class Recorded(msgspec.Struct):
-    """What a transaction did to usage: workspace id → bytes before and after."""
+    """What a transaction did."""
 
     usage: dict[int, tuple[int, int]] = {}
+    """Workspace id → bytes before and after."""
+    gone: frozenset[ManifestKey] = frozenset()
+    """Manifests that existed before it and do not any more."""
 
     def freed(self, workspace_id: int) -> int:
         """Bytes that a workspace's usage fell by (0 when it rose)."""
@@ -215,7 +218,10 @@ class Recorder:
         await _save_workspaces(connection, workspaces, now)
         await outbox.add_events(connection, events, now=now, new_id=self._new_id)
         return Recorded(
-            {item.id: (usage_before[item.id], item.usage_bytes) for item in workspaces.values()}
+            {item.id: (usage_before[item.id], item.usage_bytes) for item in workspaces.values()},
+            frozenset(
+                key for key, old in was.items() if old[0] and not state.manifests[key].present
+            ),
         )
 
     async def _lock(self, connection: Connection, ids: set[int]) -> dict[int, Workspace]:

@@ -138,11 +138,10 @@ class Cleaner:
 
     async def plan(self, workspace: str, incoming: Incoming) -> tuple[Snapshot, Plan] | None:
         """What a cleanup would do now; None for a workspace that is not known."""
-        async with self._pool.acquire() as connection:
-            snapshot = await take_snapshot(connection, workspace, incoming, now=self._clock())
-        if snapshot is None:
+        try:
+            return await _Job(self, workspace, incoming, "plan", Outcome()).plan()
+        except LookupError:
             return None
-        return snapshot, await asyncio.to_thread(make_plan, plan_input(snapshot, frozenset()))
 
     async def _clean(
         self, workspace: str, incoming: Incoming, cause: str, outcome: Outcome
@@ -185,7 +184,7 @@ class _Job:
             stopped = stop
             self._outcome.warnings.append(stop.warning)
             log.warning("cleanup_stopped", workspace=self._workspace, reason=str(stop))
-        snapshot, plan = await self._plan()
+        snapshot, plan = await self.plan()
         target = target_bytes(snapshot.workspace.quota_bytes, snapshot.policy)
         self._outcome.target_reached = snapshot.projected_bytes <= target
         obstacle = str(stopped) if stopped is not None else plan.why_not
@@ -194,7 +193,7 @@ class _Job:
 
     async def _rounds(self) -> None:
         for _round in range(_MOST_ROUNDS):
-            snapshot, plan = await self._plan()
+            snapshot, plan = await self.plan()
             self._outcome.warnings += [block.code for block in plan.warnings]
             if plan.blocks:
                 raise _Stop(plan.blocks[0].code, plan.blocks[0].sentence)
@@ -204,7 +203,8 @@ class _Job:
                 await self._carry_out(snapshot, plan)
         raise _Stop("still_changing", "the registry kept changing while it was being cleaned")
 
-    async def _plan(self) -> tuple[Snapshot, Plan]:
+    async def plan(self) -> tuple[Snapshot, Plan]:
+        """What would go now. Raises LookupError for a workspace that is not known."""
         snapshot, plan = await self._plan_once()
         if not plan.target_reached and await self._learn_subjects(snapshot):
             snapshot, plan = await self._plan_once()
@@ -387,13 +387,20 @@ class _Job:
         workspace_id = snapshot.workspace.id
         now = self._clock()
 
+        def freed(recorded: Recorded) -> int:
+            # The registry's own delete event may be faster than we are: then the account has fallen
+            # already, by what the plan had said.
+            if (item.repository_id, item.digest) not in recorded.gone:
+                return item.promised_bytes
+            return recorded.freed(workspace_id)
+
         async def audit(connection: Connection, recorded: Recorded) -> None:
             await runs.finish_item(
                 connection,
                 run_id,
                 item.position,
                 state="deleted",
-                freed_bytes=recorded.freed(workspace_id),
+                freed_bytes=freed(recorded),
                 now=now,
             )
 
@@ -404,7 +411,7 @@ class _Job:
                 app=item.app,
                 digest=format_digest(item.digest),
                 tags=item.tags,
-                freed_bytes=recorded.freed(workspace_id),
+                freed_bytes=freed(recorded),
                 why=item.why,
             )
         )

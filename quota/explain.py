@@ -15,6 +15,8 @@ from quota.words import format_bytes, plural
 _BEYOND_MINIMUM: Final = 2
 _WHY_DELETED: Final[tuple[Why, Why, Why]] = ("untagged", "beyond_newest", "beyond_minimum")
 _OBSTACLES_NAMED: Final = 4
+_NAMING_STEPS: Final = 8
+"""Holders of holders that are looked through for a tag; more than any image has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +76,7 @@ class _Explanation:
             for unit in outcome.units
             if outcome.candidates[unit[0]] == _BEYOND_MINIMUM
         }
+        self._names: dict[int, str] = {}
         self._sharers = self._find_sharers()
         self._references = list(graph.references)
 
@@ -182,15 +185,22 @@ class _Explanation:
 
     def _name(self, number: int) -> str:
         """A manifest's name; of something untagged that of what holds it, where that has a tag."""
-        seen = {number}
+        name = self._names.get(number)
+        if name is None:
+            name = reasons.name_of(self._manifests[self._tagged_holder(number)])
+            self._names[number] = name
+        return name
+
+    def _tagged_holder(self, number: int) -> int:
         above = number
-        while not self._manifests[above].tags:
-            holders = self._graph.holders(above) - seen
+        for _ in range(_NAMING_STEPS):
+            if self._manifests[above].tags:
+                return above
+            holders = self._graph.holders(above)
             if not holders:
-                return reasons.name_of(self._manifests[number])
+                break
             above = min(holders)
-            seen.add(above)
-        return reasons.name_of(self._manifests[above])
+        return number
 
     # Kept
 

@@ -90,8 +90,8 @@ class Protections:
                 return "keep_tag", f"its tag {tag} matches keep_tags"
         if not manifest.age_known:
             return "age_unknown", "when it was pushed is not known"
-        age_s = (source.now_ns - manifest.pushed_at_ns) // SECOND_NS
-        ago = f"{format_seconds(max(age_s, 0))} ago"
+        age_s = self._seconds_since(manifest.pushed_at_ns)
+        ago = f"{format_seconds(age_s)} ago"
         if age_s < policy.min_age_s:
             return "too_young", f"pushed {ago}, min_age is {format_seconds(policy.min_age_s)}"
         if self._pushed_again(number) and age_s < policy.untagged_grace_s:
@@ -124,12 +124,16 @@ class Protections:
     def _grace(self, number: int) -> Kept | None:
         manifest = self._source.manifests[number]
         left = max(manifest.pushed_at_ns, manifest.unreferenced_since_ns or 0)
-        since_s = (self._source.now_ns - left) // SECOND_NS
+        since_s = self._seconds_since(left)
         grace_s = self._policy.untagged_grace_s
         if since_s >= grace_s:
             return None
-        untagged = format_seconds(max(since_s, 0))
-        return "in_grace", f"untagged for {untagged}, the grace is {format_seconds(grace_s)}"
+        untagged, grace = format_seconds(since_s), format_seconds(grace_s)
+        return "in_grace", f"untagged for {untagged}, the grace is {grace}"
+
+    def _seconds_since(self, moment_ns: int) -> int:
+        """Whole seconds; 0 for a moment that a registry whose clock is ahead puts in the future."""
+        return max(self._source.now_ns - moment_ns, 0) // SECOND_NS
 
     def _pulled_recently(self, manifest: Manifest) -> bool:
         days, pulled = self._policy.keep_pulled_days, manifest.last_pulled_at_ns
@@ -141,8 +145,7 @@ class Protections:
         pulled = self._source.manifests[number].last_pulled_at_ns
         if number not in self._pulled or pulled is None:
             return "holds what was pulled recently"
-        ago_s = max((self._source.now_ns - pulled) // SECOND_NS, 0)
-        return f"pulled {format_seconds(ago_s)} ago"
+        return f"pulled {format_seconds(self._seconds_since(pulled))} ago"
 
     def _pushed_again(self, number: int) -> bool:
         """Whether a child was pushed after every index that has it."""

@@ -16,8 +16,8 @@ NOT_TOLD_BY_EVENTS = {"queue_lost_on_restart", "garbage_collect"}
 
 
 def renamed(name: str, prefix: str) -> str:
-    """A name of this scenario's own; the longest legal name has no room for one."""
-    return f"{prefix}-{name}" if len(name) < 240 else name
+    """A name of this scenario's own; the longest legal one is cut to stay legal."""
+    return f"{prefix}-{name}"[:255].rstrip("-._/")
 
 
 def bodies(capture: Capture, prefix: str) -> list[bytes]:

@@ -6,21 +6,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 
 class Program:
-    """`python -c CODE` with an environment of its own; its log is a file."""
+    """`registry-quota ARGUMENTS` with no settings but its own; its log is a file."""
 
-    def __init__(self, code: str, environment: Mapping[str, str], log: Path) -> None:
-        self._code = code
+    def __init__(self, arguments: Sequence[str], settings: Mapping[str, str], log: Path) -> None:
+        self._arguments = arguments
         self._environment = {
             name: value
             for name, value in os.environ.items()
             if not name.startswith(("RQ_", "ORBIT_"))
-        } | dict(environment)
+        } | dict(settings)
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -34,7 +34,7 @@ class Program:
         """Start it (again)."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", self._code],
+                [sys.executable, "-m", "cli.main", *self._arguments],
                 env=self._environment,
                 stdout=log,
                 stderr=log,
@@ -83,9 +83,11 @@ class Program:
 
 
 @asynccontextmanager
-async def running(code: str, environment: Mapping[str, str], log: Path) -> AsyncIterator[Program]:
+async def running(
+    arguments: Sequence[str], settings: Mapping[str, str], log: Path
+) -> AsyncIterator[Program]:
     """A started program, ended at the end."""
-    program = Program(code, environment, log)
+    program = Program(arguments, settings, log)
     program.start()
     try:
         yield program

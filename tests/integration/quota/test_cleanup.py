@@ -122,7 +122,7 @@ async def test_deletes_disabled_stop_the_run_with_one_clear_message(pool, tmp_pa
 async def test_a_registry_that_is_away_stops_nothing_but_the_cleanup(pool):
     async with RegistryClient("http://127.0.0.1:9") as client:
         service = service_of(pool, client)
-        await service.configure("acme", 2000)
+        await service.configure("acme", 8000)
         for number in range(8):
             image = build_image([build_layer(str(number), 300)])
             await service.tell(

@@ -34,10 +34,7 @@ from webhook_receiver.messages import EXCERPT_BYTES
 PATIENCE = 2.0
 """Seconds that a busy machine may add to a figure."""
 
-SERVE = (
-    "import sys; from runtime.settings import Settings; "
-    "from webhook_receiver.wiring import serve; sys.exit(serve(Settings.load()))"
-)
+SERVE = ("serve", "receiver")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -112,7 +109,9 @@ def client() -> aiohttp.ClientSession:
 def in_flight(exposition: str) -> float:
     """The bytes in flight, as `/metrics` says it."""
     (line,) = [
-        line for line in exposition.splitlines() if line.startswith("receiver_in_flight_bytes ")
+        line
+        for line in exposition.splitlines()
+        if line.startswith("registry_quota_receiver_in_flight_bytes ")
     ]
     return float(line.split()[1])
 

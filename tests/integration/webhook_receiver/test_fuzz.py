@@ -81,6 +81,6 @@ async def test_the_receiver_is_well_after_all_that(receiver: Receiving):
     for body in WHOLE:
         assert await receiver.post(body) == 202
     text = (await receiver.get("/metrics"))[1]
-    assert 'receiver_requests_total{status="503"} 0.0' in text
-    assert "receiver_in_flight_bytes 0.0" in text
+    assert 'registry_quota_receiver_requests_total{status="503"} 0.0' in text
+    assert "registry_quota_receiver_in_flight_bytes 0.0" in text
     assert await receiver.post(envelope(event())) == 202

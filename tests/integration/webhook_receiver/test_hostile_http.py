@@ -148,7 +148,7 @@ async def test_slow_bytes_end_after_the_read_time_out(start_receiver: StartRecei
         assert await wire.status() == 408
         assert await wire.is_closed(within=3)
     assert await receiver.records() == []
-    assert "receiver_in_flight_bytes 0.0" in (await receiver.get("/metrics"))[1]
+    assert "registry_quota_receiver_in_flight_bytes 0.0" in (await receiver.get("/metrics"))[1]
 
 
 async def test_slow_headers_end_when_the_connection_is_idle(start_receiver: StartReceiver):
@@ -165,7 +165,7 @@ async def test_a_client_that_goes_away_stores_nothing(receiver: Receiving):
     body = envelope(event())
     assert await receiver.post(body) == 202
     assert [record.topic for record in await receiver.records()] == [NOTIFICATIONS_TOPIC]
-    assert "receiver_in_flight_bytes 0.0" in (await receiver.get("/metrics"))[1]
+    assert "registry_quota_receiver_in_flight_bytes 0.0" in (await receiver.get("/metrics"))[1]
 
 
 async def test_chunks_are_a_body_too(receiver: Receiving):

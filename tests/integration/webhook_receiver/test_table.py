@@ -178,8 +178,8 @@ async def test_the_operations_routes(receiver: Receiving):
     await receiver.post(envelope(event()))
     status, text = await receiver.get("/metrics")
     assert status == 200
-    assert 'receiver_events_total{action="push"} 1.0' in text
-    assert "receiver_in_flight_bytes 0.0" in text
+    assert 'registry_quota_receiver_events_total{action="push"} 1.0' in text
+    assert "registry_quota_receiver_in_flight_bytes 0.0" in text
 
 
 async def test_a_receiver_that_is_told_to_stop_is_not_ready(receiver: Receiving):

@@ -74,7 +74,7 @@ class Oracle:
 
     def is_protected(self, number: int) -> bool:
         source, policy, manifest = self.source, self.source.policy, self[number]
-        age_ns = source.now_ns - manifest.pushed_at_ns
+        age_ns = max(source.now_ns - manifest.pushed_at_ns, 0)
         second = 10**9
         used = any(
             self[n].digest in source.in_use and number in self.ancestors(n) for n in self.all
@@ -187,7 +187,7 @@ class Oracle:
         manifest = self[number]
         if not self.own_tags(number):
             left = max(manifest.pushed_at_ns, manifest.unreferenced_since_ns or 0)
-            if self.source.now_ns - left < self.source.policy.untagged_grace_s * 10**9:
+            if max(self.source.now_ns - left, 0) < self.source.policy.untagged_grace_s * 10**9:
                 return False
             if self.is_only_untagged(number):
                 return False

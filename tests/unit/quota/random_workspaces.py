@@ -58,7 +58,7 @@ def manifests(draw: st.DrawFn) -> tuple[Manifest, ...]:
             tags = [free_tags[repository].pop(0) for _ in range(draw(st.sampled_from([1, 1, 0])))]
             if draw(in_one_of(12)):
                 tags.append(f"sha256-{digest(draw(st.sampled_from(NAMES))).hex()}.sig")
-            pushed = NOW_NS - draw(st.integers(0, 6)) * DAY_NS - draw(st.integers(0, 1)) * HOUR_NS
+            pushed = NOW_NS - draw(st.integers(-1, 6)) * DAY_NS - draw(st.integers(0, 1)) * HOUR_NS
             found.append(
                 Manifest(
                     repository=repository,

@@ -129,6 +129,13 @@ def test_younger_than_min_age_stays(days, stays):
         assert sentence == "kept: pushed 99 days ago, min_age is 100 days"
 
 
+def test_a_push_that_a_registry_dates_into_the_future_is_new_and_nothing_worse():
+    workspace = Workspace()
+    workspace.series("api", 4, first_day=101)
+    assert workspace.deleted(workspace.plan(free=MB)) == ["api:1"]
+    assert workspace.deleted(workspace.plan(free=MB, policy=open_policy(min_age_s=60))) == []
+
+
 @pytest.mark.parametrize(
     ("pulled_day", "days", "stays"),
     [(None, 30, False), (60, 30, False), (70, 30, False), (70.1, 30, True), (99, None, False)],

@@ -83,15 +83,15 @@ async def test_what_is_stored_is_counted():
     await bench.post(envelope(event(), event(action="pull"), event(action="explode")))
     await bench.post(b"garbage")
     await bench.post(b"garbage", token="wrong")
-    assert bench.count('receiver_requests_total{status="202"}') == 2
-    assert bench.count('receiver_requests_total{status="401"}') == 1
-    assert bench.count('receiver_events_total{action="push"}') == 1
-    assert bench.count('receiver_events_total{action="pull"}') == 1
-    assert bench.count('receiver_events_total{action="delete"}') == 0
-    assert bench.count('receiver_dead_letters_total{reason="bad_event"}') == 1
-    assert bench.count('receiver_dead_letters_total{reason="not_an_envelope"}') == 1
-    assert bench.count("receiver_acknowledgement_seconds_count") == 2
-    assert bench.count('receiver_acknowledgement_seconds_bucket{le="1.0"}') == 2
+    assert bench.count('registry_quota_receiver_requests_total{status="202"}') == 2
+    assert bench.count('registry_quota_receiver_requests_total{status="401"}') == 1
+    assert bench.count('registry_quota_receiver_events_total{action="push"}') == 1
+    assert bench.count('registry_quota_receiver_events_total{action="pull"}') == 1
+    assert bench.count('registry_quota_receiver_events_total{action="delete"}') == 0
+    assert bench.count('registry_quota_receiver_dead_letters_total{reason="bad_event"}') == 1
+    assert bench.count('registry_quota_receiver_dead_letters_total{reason="not_an_envelope"}') == 1
+    assert bench.count("registry_quota_receiver_acknowledgement_seconds_count") == 2
+    assert bench.count('registry_quota_receiver_acknowledgement_seconds_bucket{le="1.0"}') == 2
 
 
 async def test_no_text_from_outside_is_ever_a_label():
@@ -112,7 +112,7 @@ async def test_what_is_not_stored_is_to_be_sent_again(error):
     assert response.status == 503
     assert response.headers["Retry-After"] == "1"
     assert bench.in_flight.bytes == 0
-    assert bench.count("receiver_acknowledgement_seconds_count") == 0
+    assert bench.count("registry_quota_receiver_acknowledgement_seconds_count") == 0
 
 
 async def test_a_bug_in_translating_does_not_stop_the_queue(monkeypatch):

@@ -1,0 +1,56 @@
+"""A whole system for the commands that talk to one, and a way to call them as a person does."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+import pytest
+import pytest_asyncio
+
+from tests.support.system import System, running_system
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Awaitable[Ran]]
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
+    """Everything, beside any registry that can be had."""
+    async with running_system(tmp_path_factory.mktemp("system"), "2") as running:
+        yield running
+
+
+@pytest.fixture
+def command(system: System) -> Command:
+    """`await command("doctor", "--json", RQ_API_TOKEN="x")`: the program itself, beside the system."""
+
+    async def run(*arguments: str, **environment: str) -> Ran:
+        clean = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("RQ_", "ORBIT_"))
+        }
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "cli.main",
+            *arguments,
+            env=clean | {"RQ_RUN_DIR": str(system.stack.run_dir.root)} | environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await asyncio.wait_for(process.communicate(), 60)
+        return Ran(process.returncode or 0, out.decode(), err.decode())
+
+    return run

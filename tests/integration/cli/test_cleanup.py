@@ -1,0 +1,72 @@
+"""`registry-quota plan` and `cleanup` beside a real API and registry."""
+
+import json
+import uuid
+
+from registry.names import parse_digest
+from registry.push import build_image, build_layer, push_image
+
+
+async def workspace_with(system, command, *, images, quota_bytes, **policy):
+    """A workspace of one app with some images of 50 kB; its name."""
+    name = f"cli-{uuid.uuid4().hex[:8]}"
+    for number in range(images):
+        image = build_image([build_layer(f"{name}/{number}", 50_000)])
+        await push_image(system.registry, f"{name}/api", image, f"1.{number}")
+    await system.settled()
+    status, answer = await system.call(
+        "PATCH", f"/v1/workspaces/{name}", {"quota_bytes": quota_bytes, "policy": policy}
+    )
+    assert status == 200, answer
+    return name
+
+
+async def test_a_plan_shows_what_the_cleanup_then_does(system, command):
+    name = await workspace_with(system, command, images=7, quota_bytes=400_000)
+
+    planned = await command("plan", name, "--json")
+    assert planned.code == 0, planned
+    going = [item for item in json.loads(planned.out)["images"] if item["action"] == "delete"]
+    assert [item["tags"] for item in going] == [["1.0"], ["1.1"]]
+
+    dry = await command("cleanup", name, "--dry-run")
+    assert dry.code == 0
+    assert "2 of 7 manifests would go" in dry.out
+    assert len(await system.images(name)) == 7
+
+    cleaned = await command("cleanup", name, "--json")
+    assert cleaned.code == 0, cleaned
+    outcome = json.loads(cleaned.out)
+    assert [image["digest"] for image in outcome["images"]] == [item["digest"] for item in going]
+    assert await system.usage(name) == json.loads(planned.out)["usage_after_bytes"]
+    for item in going:
+        head = await system.registry.head_manifest(f"{name}/api", parse_digest(item["digest"]))
+        assert not head.exists
+
+    again = await command("cleanup", name)
+    assert again.code == 0
+    assert "nothing to do" in again.out
+
+
+async def test_a_breaker_refuses_with_exit_code_3_and_says_why(system, command):
+    name = await workspace_with(
+        system, command, images=5, quota_bytes=200_000, max_images_per_run=1
+    )
+    for arguments in (("cleanup", name), ("cleanup", name, "--dry-run")):
+        ran = await command(*arguments)
+        assert ran.code == 3, ran
+        assert "max_images_per_run" in ran.out
+    assert len(await system.images(name)) == 5
+
+
+async def test_an_unknown_workspace_is_one_sentence_and_exit_code_1(command):
+    for arguments in (("plan", "nobody"), ("cleanup", "nobody")):
+        ran = await command(*arguments)
+        assert ran.code == 1
+        assert "no workspace 'nobody'" in ran.err
+        assert "Traceback" not in ran.err
+
+
+async def test_what_is_not_a_command_line_is_exit_code_2(command):
+    assert (await command("cleanup")).code == 2
+    assert (await command("cleanup", "x", "--timeout", "0")).code == 2
