@@ -59,7 +59,7 @@ def image_events(
         old_manifest, manifest = before.manifests.get(key), after.manifests[key]
         was_present = old_manifest is not None and old_manifest.present
         if manifest.present and (not was_present or key in gained):
-            moments.append((manifest.push[0], key, outbox.IMAGE_RECORDED))
+            moments.append((manifest.known[0], key, outbox.IMAGE_RECORDED))
         elif was_present and not manifest.present:
             moments.append((manifest.delete[0], key, outbox.IMAGE_REMOVED))
     events = []

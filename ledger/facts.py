@@ -43,6 +43,24 @@ class ManifestPushed(msgspec.Struct, frozen=True, gc=False, tag=True):
     """None when the event had no references: the size is pending."""
 
 
+class ManifestSeen(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """The registry showed a manifest to us (reconciliation, settling): it exists, nobody told a push.
+
+    Stamped by the registry's `Date`. `created_ns` is when the image says it was built, where that
+    can be believed: an estimate of its age, for as long as no push of it is known.
+    """
+
+    registry: str
+    repository: str
+    digest: bytes
+    stamp: Stamp
+    media_type: str
+    size: int
+    tag: str | None = None
+    content: Content | None = None
+    created_ns: int | None = None
+
+
 class ManifestDeleted(msgspec.Struct, frozen=True, gc=False, tag=True):
     """A digest was deleted. A blob's delete looks the same and finds no manifest."""
 
@@ -88,5 +106,7 @@ class BlobStored(msgspec.Struct, frozen=True, gc=False, tag=True):
     size: int
 
 
-RepositoryFact = ManifestPushed | ManifestDeleted | TagRemoved | ManifestPulled | ContentLearned
+RepositoryFact = (
+    ManifestPushed | ManifestSeen | ManifestDeleted | TagRemoved | ManifestPulled | ContentLearned
+)
 Fact = RepositoryFact | BlobStored

@@ -1,7 +1,7 @@
 """The convergent core: facts folded into manifests and tags. PURE.
 
-Rules (accounting.md, "Convergence"): per manifest the newest push and the newest delete; it exists
-when push > delete. Per tag the newest set and the newest untag; it is live when the manifest that
+Rules (accounting.md, "Convergence"): per manifest the newest push (or look at it) and the newest
+delete; it exists when the first is newer. Per tag the newest set and the newest untag; it is live when the manifest that
 it names exists and the set is newer than that manifest's delete and than the untag. Every rule
 takes a maximum, so the order of facts and their repetition do not matter.
 """
@@ -15,6 +15,7 @@ from ledger.facts import (
     ManifestDeleted,
     ManifestPulled,
     ManifestPushed,
+    ManifestSeen,
     RepositoryFact,
     Stamp,
     TagRemoved,
@@ -30,11 +31,15 @@ class Manifest(msgspec.Struct):
     """What is known of one manifest of one repository."""
 
     push: Stamp = NEVER
+    seen: Stamp = NEVER
+    """The newest look at it in the registry, by the registry's clock."""
     delete: Stamp = NEVER
     media_type: str = ""
     size: int = 0
     """Bytes of the document."""
     content: Content | None = None
+    created_ns: int = -1
+    """When the image says it was built; -1: not known, or not to be believed."""
     pulled_ns: int = -1
     left_ns: int = -1
     """When the last tag known to have left it did so, nanoseconds; -1: none ever left."""
@@ -42,7 +47,12 @@ class Manifest(msgspec.Struct):
     @property
     def present(self) -> bool:
         """Whether the manifest exists."""
-        return self.push > self.delete
+        return self.known > self.delete
+
+    @property
+    def known(self) -> Stamp:
+        """The newest sign of it: a push, or a look."""
+        return max(self.push, self.seen)
 
 
 class Tag(msgspec.Struct):
@@ -76,15 +86,15 @@ def manifest_key(repository_id: int, fact: RepositoryFact) -> ManifestKey | None
 
 def tag_key(repository_id: int, fact: RepositoryFact) -> TagKey | None:
     """The tag a fact is about, or None."""
-    if isinstance(fact, ManifestPushed | TagRemoved) and fact.tag is not None:
+    if isinstance(fact, ManifestPushed | ManifestSeen | TagRemoved) and fact.tag is not None:
         return (repository_id, fact.tag)
     return None
 
 
 def fold(state: State, repository_id: int, fact: RepositoryFact) -> None:
     """Take one fact into the state."""
-    if isinstance(fact, ManifestPushed):
-        _push(state, repository_id, fact)
+    if isinstance(fact, ManifestPushed | ManifestSeen):
+        _exists(state, repository_id, fact)
     elif isinstance(fact, ManifestDeleted):
         manifest = _manifest(state, (repository_id, fact.digest))
         manifest.delete = max(manifest.delete, fact.stamp)
@@ -101,9 +111,15 @@ def fold(state: State, repository_id: int, fact: RepositoryFact) -> None:
         _describe(manifest, fact.media_type, fact.size, fact.content)
 
 
-def _push(state: State, repository_id: int, fact: ManifestPushed) -> None:
+def _exists(state: State, repository_id: int, fact: ManifestPushed | ManifestSeen) -> None:
     manifest = _manifest(state, (repository_id, fact.digest))
-    manifest.push = max(manifest.push, fact.stamp)
+    if isinstance(fact, ManifestPushed):
+        manifest.push = max(manifest.push, fact.stamp)
+    else:
+        manifest.seen = max(manifest.seen, fact.stamp)
+        manifest.created_ns = max(
+            manifest.created_ns, -1 if fact.created_ns is None else fact.created_ns
+        )
     _describe(manifest, fact.media_type, fact.size, fact.content)
     if fact.tag is None:
         return

@@ -7,31 +7,31 @@ import msgspec
 
 from ledger.fold import ManifestKey
 from ledger.packing import unpack_digests
-from ledger.reading import LIVE_TAG_CONDITION, ManifestView, content_of_row
+from ledger.reading import (
+    LIVE_TAG_CONDITION,
+    MANIFEST_COLUMNS,
+    PUSHED,
+    ManifestView,
+    view_of_row,
+)
 from runtime.postgres import Connection
-
-_COLUMNS = """
-m.repository_id, r.registry, r.name AS repository, r.app, m.digest, m.size, m.media_type,
-m.present, m.push_ns, m.delete_ns, m.pulled_ns, m.left_ns, m.estimated,
-m.config_media_type, m.artifact_type, m.subject, m.subject_known, m.blobs, m.children
-"""
 
 # Newest push first; the cursor is the last row's key.
 PAGE = f"""
-SELECT {_COLUMNS}
+SELECT {MANIFEST_COLUMNS}
 FROM repositories r JOIN manifests m ON m.repository_id = r.id
 WHERE r.workspace_id = $1 AND m.present
   AND ($2::text IS NULL OR r.app = $2)
   AND ($3::text IS NULL OR EXISTS (
         SELECT FROM tags t WHERE t.repository_id = m.repository_id AND t.digest = m.digest
           AND t.name = $3 AND {LIVE_TAG_CONDITION}))
-  AND ($4::int8 IS NULL OR (m.push_ns, m.repository_id, m.digest) < ($4, $5::int, $6::bytea))
-ORDER BY m.push_ns DESC, m.repository_id DESC, m.digest DESC
+  AND ($4::int8 IS NULL OR ({PUSHED}, m.repository_id, m.digest) < ($4, $5::int, $6::bytea))
+ORDER BY pushed_ns DESC, m.repository_id DESC, m.digest DESC
 LIMIT $7
 """  # noqa: S608 - constants
 
 SOME = f"""
-SELECT {_COLUMNS}
+SELECT {MANIFEST_COLUMNS}
 FROM unnest($1::int[], $2::bytea[]) AS wanted(repository_id, digest)
 JOIN manifests m USING (repository_id, digest) JOIN repositories r ON r.id = m.repository_id
 WHERE m.present
@@ -64,7 +64,7 @@ SELECT
 class Cursor(msgspec.Struct, frozen=True):
     """Where a page ended."""
 
-    push_ns: int
+    pushed_ns: int
     repository_id: int
     digest: bytes
 
@@ -89,7 +89,9 @@ async def page(
 ) -> list[ManifestView]:
     """Images, newest push first, with their live tags."""
     key = (
-        (None, None, None) if after is None else (after.push_ns, after.repository_id, after.digest)
+        (None, None, None)
+        if after is None
+        else (after.pushed_ns, after.repository_id, after.digest)
     )
     rows = await connection.fetch(PAGE, workspace_id, app, tag, *key, limit)
     return await _views(connection, rows)
@@ -149,10 +151,5 @@ async def _views(connection: Connection, rows: list[Any]) -> list[ManifestView]:
     views = []
     for row in rows:
         key = (row["repository_id"], row["digest"])
-        columns: list[Any] = [
-            *list(row.values())[:13],
-            content_of_row(row),
-            tuple(tags.get(key, ())),
-        ]
-        views.append(ManifestView(*columns))
+        views.append(view_of_row(row, tags.get(key, ())))
     return views

@@ -1,5 +1,6 @@
 """What the ledger knows, for the API, the planner and people. Reads only; never locks."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -17,6 +18,17 @@ LIVE_TAG_CONDITION = """
   AND (t.set_ns, coalesce(t.set_id, ''::bytea)) > (t.untag_ns, coalesce(t.untag_id, ''::bytea))
   AND (t.set_ns, coalesce(t.set_id, ''::bytea)) > (m.delete_ns, coalesce(m.delete_id, ''::bytea))
 """
+
+
+PUSHED = "CASE WHEN m.push_ns >= 0 THEN m.push_ns ELSE m.created_ns END"
+MANIFEST_COLUMNS = f"""
+m.repository_id, r.registry, r.name AS repository, r.app, m.digest, m.size, m.media_type,
+m.present, {PUSHED} AS pushed_ns, greatest(m.push_ns, m.seen_ns) AS known_ns,
+m.push_ns < 0 AS estimated, m.delete_ns, m.pulled_ns, m.left_ns,
+m.config_media_type, m.artifact_type, m.subject, m.subject_known, m.blobs, m.children
+"""
+_VIEW_COLUMNS = 14
+"""How many of them a view takes as they are."""
 
 
 class WorkspaceView(msgspec.Struct, frozen=True):
@@ -85,23 +97,25 @@ class ManifestView(msgspec.Struct, frozen=True, gc=False):
     size: int
     media_type: str
     present: bool
-    push_ns: int
+    pushed_ns: int
+    """Newest push; of an image that was only found, when it says it was built; -1: not known."""
+    known_ns: int
+    """Newest sign of it, a push or a look: a delete has to be newer."""
+    estimated: bool
+    """Whether no push of it is known."""
     delete_ns: int
     pulled_ns: int
     left_ns: int
-    estimated: bool
     content: Content | None
     tags: tuple[str, ...]
 
 
 # Indexes that are gone stay in: the moment a child's last parent left is its delete.
-MANIFESTS = """
-SELECT m.repository_id, r.registry, r.name AS repository, r.app, m.digest, m.size, m.media_type,
-       m.present, m.push_ns, m.delete_ns, m.pulled_ns, m.left_ns, m.estimated,
-       m.config_media_type, m.artifact_type, m.subject, m.subject_known, m.blobs, m.children
+MANIFESTS = f"""
+SELECT {MANIFEST_COLUMNS}
 FROM repositories r JOIN manifests m ON m.repository_id = r.id
 WHERE r.workspace_id = $1 AND (m.present OR m.children IS NOT NULL)
-"""
+"""  # noqa: S608 - a constant
 
 LIVE_TAGS = f"""
 SELECT t.repository_id, t.digest, t.name
@@ -121,13 +135,14 @@ async def manifests_of(connection: Connection, workspace_id: int) -> list[Manife
     views = []
     for row in await connection.fetch(MANIFESTS, workspace_id):
         key = (row["repository_id"], row["digest"])
-        columns: list[Any] = [
-            *list(row.values())[:13],
-            content_of_row(row),
-            tuple(tags.get(key, ())),
-        ]
-        views.append(ManifestView(*columns))
+        views.append(view_of_row(row, tags.get(key, ())))
     return views
+
+
+def view_of_row(row: asyncpg.Record, tags: Sequence[str]) -> ManifestView:
+    """A row of `MANIFEST_COLUMNS` with the live tags on it."""
+    columns: list[Any] = [*list(row.values())[:_VIEW_COLUMNS], content_of_row(row), tuple(tags)]
+    return ManifestView(*columns)
 
 
 def content_of_row(row: asyncpg.Record) -> Content | None:
@@ -259,14 +274,15 @@ async def ping(connection: Connection) -> None:
     await connection.fetchval("SELECT 1 FROM workspaces LIMIT 1")
 
 
-NEWEST_PUSH = """
-SELECT push_ns FROM manifests WHERE repository_id = $1 AND digest = $2 AND present
+NEWEST_SIGN = """
+SELECT greatest(push_ns, seen_ns) FROM manifests
+WHERE repository_id = $1 AND digest = $2 AND present
 """
 
 
-async def newest_push(connection: Connection, repository_id: int, digest: bytes) -> int | None:
-    """Newest push of a manifest in nanoseconds; None when it does not exist (any more)."""
-    found: int | None = await connection.fetchval(NEWEST_PUSH, repository_id, digest)
+async def newest_sign(connection: Connection, repository_id: int, digest: bytes) -> int | None:
+    """Newest push of or look at a manifest, in nanoseconds; None when it does not exist (any more)."""
+    found: int | None = await connection.fetchval(NEWEST_SIGN, repository_id, digest)
     return found
 
 

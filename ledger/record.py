@@ -10,7 +10,14 @@ import msgspec
 from ledger import outbox, statements, store
 from ledger.announce import image_events
 from ledger.counting import Change, Holding, contribution, count, learn_size
-from ledger.facts import BlobStored, Content, Fact, ManifestPushed, RepositoryFact
+from ledger.facts import (
+    BlobStored,
+    Content,
+    Fact,
+    ManifestPushed,
+    ManifestSeen,
+    RepositoryFact,
+)
 from ledger.fold import ManifestKey, State, TagKey, fold, manifest_key, tag_key
 from ledger.outbox import QuotaEvent
 from ledger.packing import unpack_blobs
@@ -212,7 +219,7 @@ class Recorder:
         events = image_events(before, state, changed_manifests, changed_tags, infos, workspaces)
         events += await self._count(connection, workspaces, changes, stored, now)
         for repository, fact in located:
-            if isinstance(fact, ManifestPushed):
+            if isinstance(fact, ManifestPushed | ManifestSeen):
                 workspaces[repository.workspace_id].has_images = True
         events += self._levels(workspaces)
         await _save_workspaces(connection, workspaces, now)
@@ -336,7 +343,7 @@ async def _load(
             content: Content | None = getattr(fact, "content", None)
             if content is not None:
                 children.update((repository.id, digest) for digest in content.children)
-            elif not isinstance(fact, ManifestPushed):
+            elif not isinstance(fact, ManifestPushed | ManifestSeen):
                 deleted.add(named)
     tags = await store.load_tags(connection, tag_keys)
     tags |= await store.load_tags_on(connection, deleted)

@@ -34,10 +34,12 @@ def manifest_of(row: asyncpg.Record) -> Manifest:
         )
     return Manifest(
         push=_stamp(row["push_ns"], row["push_id"]),
+        seen=_stamp(row["seen_ns"], row["seen_id"]),
         delete=_stamp(row["delete_ns"], row["delete_id"]),
         media_type=row["media_type"],
         size=row["size"],
         content=content,
+        created_ns=row["created_ns"],
         pulled_ns=row["pulled_ns"],
         left_ns=row["left_ns"],
     )
@@ -97,8 +99,11 @@ async def save_manifests(connection: Connection, changed: Mapping[ManifestKey, M
             key[1],
             manifest.push[0],
             manifest.push[1] or None,
+            manifest.seen[0],
+            manifest.seen[1] or None,
             manifest.delete[0],
             manifest.delete[1] or None,
+            manifest.created_ns,
             manifest.pulled_ns,
             manifest.left_ns,
             manifest.size,

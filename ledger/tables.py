@@ -103,25 +103,21 @@ manifests = Table(
     Column("repository_id", Integer, ForeignKey("repositories.id"), nullable=False),
     Column("digest", LargeBinary, nullable=False),
     Column("push_ns", BigInteger, nullable=False, server_default="-1"),
+    Column("seen_ns", BigInteger, nullable=False, server_default="-1", comment="newest look at it"),
     Column("delete_ns", BigInteger, nullable=False, server_default="-1"),
+    Column("created_ns", BigInteger, nullable=False, server_default="-1", comment="says the image"),
     Column("pulled_ns", BigInteger, nullable=False, server_default="-1"),
     Column(
         "left_ns", BigInteger, nullable=False, server_default="-1", comment="when the last tag left"
     ),
     Column("size", BigInteger, nullable=False, server_default="0", comment="bytes of the document"),
     Column("push_id", LargeBinary),
+    Column("seen_id", LargeBinary),
     Column("delete_id", LargeBinary),
     Column(
-        "present", Boolean, nullable=False, comment="(push_ns, push_id) > (delete_ns, delete_id)"
+        "present", Boolean, nullable=False, comment="its push or a look is newer than its delete"
     ),
     Column("subject_known", Boolean, nullable=False, server_default="false"),
-    Column(
-        "estimated",
-        Boolean,
-        nullable=False,
-        server_default="false",
-        comment="push time is the config's created",
-    ),
     Column("media_type", Text, nullable=False, server_default=""),
     Column("config_media_type", Text),
     Column("artifact_type", Text),

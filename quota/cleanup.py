@@ -294,7 +294,7 @@ class _Job:
                         code=decision.why,
                         why=decision.sentence,
                         promised_bytes=decision.freed_bytes,
-                        push_ns=view.push_ns,
+                        push_ns=view.known_ns,
                         media_type=view.media_type,
                     )
                 )
@@ -360,7 +360,7 @@ class _Job:
         async with self._pool.acquire() as connection:
             if not await runs.heartbeat(connection, run_id, self._clock()):
                 raise _Stop("run_taken_over", "the run was given up by another process")
-            newest = await reading.newest_push(connection, item.repository_id, item.digest)
+            newest = await reading.newest_sign(connection, item.repository_id, item.digest)
         if newest is None:
             return "it is gone already"
         if newest != item.push_ns:

@@ -86,7 +86,8 @@ def _item(
         "unique_bytes": sum(
             held[digest].size for digest in own if digest in held and held[digest].refs == 1
         ),
-        "pushed_at": rfc3339(view.push_ns),
+        "pushed_at": rfc3339(view.pushed_ns) if view.pushed_ns >= 0 else None,
+        "pushed_at_estimated": view.estimated,
         "last_pulled_at": rfc3339(pulled_ns) if pulled_ns >= 0 else None,
         "protected_by": [f"index:{format_digest(parent.digest)}" for parent in above],
     }
@@ -99,7 +100,7 @@ def image_id(key: ManifestKey) -> str:
 
 def encode_cursor(view: ManifestView) -> str:
     """Where the next page begins, URL-safe."""
-    text = f"{view.push_ns}.{view.repository_id}.{view.digest.hex()}"
+    text = f"{view.pushed_ns}.{view.repository_id}.{view.digest.hex()}"
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
@@ -107,12 +108,12 @@ def decode_cursor(text: str) -> Cursor:
     """Raises BadCursorError."""
     try:
         raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        push_ns, repository_id, digest = raw.decode("ascii").split(".")
-        cursor = Cursor(int(push_ns), int(repository_id), bytes.fromhex(digest))
+        pushed_ns, repository_id, digest = raw.decode("ascii").split(".")
+        cursor = Cursor(int(pushed_ns), int(repository_id), bytes.fromhex(digest))
     except ValueError as error:
         raise BadCursorError(
             "the cursor is not one of ours; leave it out to begin at the start"
         ) from error
-    if not (-(2**63) <= cursor.push_ns < 2**63 and 0 <= cursor.repository_id < 2**31):
+    if not (-(2**63) <= cursor.pushed_ns < 2**63 and 0 <= cursor.repository_id < 2**31):
         raise BadCursorError("the cursor is not one of ours; leave it out to begin at the start")
     return cursor

@@ -10,7 +10,7 @@ from datetime import datetime
 from uuid import UUID
 
 from ledger.contents import content_of_manifest
-from ledger.facts import Content, ContentLearned, Fact, ManifestPushed
+from ledger.facts import Content, ContentLearned, Fact, ManifestSeen
 from ledger.reading import ManifestView
 from quota.policy import tag_matcher
 from quota.snapshot import Snapshot
@@ -89,7 +89,7 @@ async def _tag_seen(
     media_type, size, content, date = described
     if date is None:
         raise RegistryError("the registry's answers carry no Date: what it says cannot be ordered")
-    return ManifestPushed(
+    return ManifestSeen(
         DEFAULT_REGISTRY,
         repository,
         digest,

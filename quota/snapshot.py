@@ -108,9 +108,9 @@ def _manifest(view: ManifestView, left: Mapping[ManifestKey, int]) -> planning.M
         subject=None if content is None else content.subject,
         subject_known=subject_known(view),
         tags=view.tags,
-        pushed_at_ns=view.push_ns,
-        # A push that an event told has a time; one found by reconciliation may have an estimate.
-        age_known=view.push_ns >= 0 and not view.estimated,
+        # A push that an event told has a time; an image that was found may have an estimate.
+        pushed_at_ns=max(view.pushed_ns, 0),
+        age_known=view.pushed_ns >= 0,
         last_pulled_at_ns=view.pulled_ns if view.pulled_ns >= 0 else None,
         unreferenced_since_ns=since if since >= 0 else None,
         size_known=content is not None,

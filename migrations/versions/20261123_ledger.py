@@ -2,7 +2,7 @@
 
 Revision ID: 20261123_ledger
 Revises:
-Create Date: 2026-11-24 00:04:08.610829
+Create Date: 2026-11-24 01:11:50.255835
 """
 
 import sqlalchemy as sa
@@ -325,7 +325,21 @@ def upgrade() -> None:
         sa.Column("repository_id", sa.Integer(), nullable=False),
         sa.Column("digest", sa.LargeBinary(), nullable=False),
         sa.Column("push_ns", sa.BigInteger(), server_default="-1", nullable=False),
+        sa.Column(
+            "seen_ns",
+            sa.BigInteger(),
+            server_default="-1",
+            nullable=False,
+            comment="newest look at it",
+        ),
         sa.Column("delete_ns", sa.BigInteger(), server_default="-1", nullable=False),
+        sa.Column(
+            "created_ns",
+            sa.BigInteger(),
+            server_default="-1",
+            nullable=False,
+            comment="says the image",
+        ),
         sa.Column("pulled_ns", sa.BigInteger(), server_default="-1", nullable=False),
         sa.Column(
             "left_ns",
@@ -342,21 +356,15 @@ def upgrade() -> None:
             comment="bytes of the document",
         ),
         sa.Column("push_id", sa.LargeBinary(), nullable=True),
+        sa.Column("seen_id", sa.LargeBinary(), nullable=True),
         sa.Column("delete_id", sa.LargeBinary(), nullable=True),
         sa.Column(
             "present",
             sa.Boolean(),
             nullable=False,
-            comment="(push_ns, push_id) > (delete_ns, delete_id)",
+            comment="its push or a look is newer than its delete",
         ),
         sa.Column("subject_known", sa.Boolean(), server_default="false", nullable=False),
-        sa.Column(
-            "estimated",
-            sa.Boolean(),
-            server_default="false",
-            nullable=False,
-            comment="push time is the config's created",
-        ),
         sa.Column("media_type", sa.Text(), server_default="", nullable=False),
         sa.Column("config_media_type", sa.Text(), nullable=True),
         sa.Column("artifact_type", sa.Text(), nullable=True),

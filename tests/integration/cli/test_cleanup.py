@@ -38,6 +38,7 @@ async def test_a_plan_shows_what_the_cleanup_then_does(system, command):
     assert cleaned.code == 0, cleaned
     outcome = json.loads(cleaned.out)
     assert [image["digest"] for image in outcome["images"]] == [item["digest"] for item in going]
+    assert outcome["freed_bytes"] == json.loads(planned.out)["freed_bytes"]
     assert await system.usage(name) == json.loads(planned.out)["usage_after_bytes"]
     for item in going:
         head = await system.registry.head_manifest(f"{name}/api", parse_digest(item["digest"]))

@@ -97,7 +97,7 @@ async def test_a_tag_that_no_event_told_is_found_before_anything_goes(service):
     listed = await service.tags("acme/api")
     assert (await ledgers.tags(service.pool))["acme/api"].keys() == listed
     assert await service.pool.fetchval(
-        "SELECT count(*) FROM observations WHERE source = 'cleanup' AND kind = 'ManifestPushed'"
+        "SELECT count(*) FROM observations WHERE source = 'cleanup' AND kind = 'ManifestSeen'"
     )
 
 
