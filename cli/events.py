@@ -59,7 +59,7 @@ async def _tail(workspace: str | None, *, from_start: bool, as_json: bool) -> No
             if as_json:
                 print(json.dumps(event, ensure_ascii=False), flush=True)
             else:
-                console.print(one_line(event))
+                console.print(one_line(event), soft_wrap=True)
     finally:
         await consumer.stop()
 

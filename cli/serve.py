@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.console import CommandError
+from registry.errors import BadRegistryUrl
 from runtime.settings import Settings
 
 
@@ -34,7 +36,12 @@ def serve(role: Annotated[Role, typer.Argument(help="receiver, consumer, api or 
     settings = Settings.load()
     configure_logs(settings, process=role.value)
     run = _all if role is Role.all else _runner(role)
-    raise typer.Exit(uvloop.run(run(settings)))
+    try:
+        code = uvloop.run(run(settings))
+    except (OSError, BadRegistryUrl) as error:
+        # A taken port, an address that is none: a sentence, not a traceback.
+        raise CommandError(f"{role.value} cannot start: {error}") from error
+    raise typer.Exit(code)
 
 
 def _runner(role: Role) -> Callable[[Settings], Coroutine[Any, Any, int]]:

@@ -4,6 +4,7 @@ import os
 import socket
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from functools import partial
 
 from aiohttp import web
 from aiokafka import AIOKafkaConsumer
@@ -19,6 +20,7 @@ from runtime.http import add_operations_routes, serving
 from runtime.kafka import cluster_id, connection_options
 from runtime.lifecycle import Stopping, background, run_until_stopped
 from runtime.logs import get_logger
+from runtime.patience import until_it_answers
 from runtime.postgres import open_pool
 from runtime.producers import discard_producer, open_producer
 from runtime.settings import MESSAGE_MAX_BYTES, Settings
@@ -52,10 +54,16 @@ async def run(settings: Settings) -> int:
 
     async def start(stack: AsyncExitStack, stopping: Stopping) -> None:
         metrics = ConsumerMetrics()
-        pool = await open_pool(
-            settings.required_database_url(),
-            size=settings.database_pool_size,
-            name="registry-quota consumer",
+        pool = await until_it_answers(
+            "postgres",
+            partial(
+                open_pool,
+                settings.required_database_url(),
+                size=settings.database_pool_size,
+                name="registry-quota consumer",
+            ),
+            stopping,
+            check="RQ_DATABASE_URL",
         )
         stack.push_async_callback(pool.close)
         recorder = Recorder(
@@ -63,6 +71,9 @@ async def run(settings: Settings) -> int:
             rule=WorkspaceRule(settings.workspace_pattern),
             default_quota_bytes=settings.default_quota_bytes,
             level_of=level,
+        )
+        cluster = await until_it_answers(
+            "kafka", partial(cluster_id, settings), stopping, check="RQ_KAFKA_BOOTSTRAP"
         )
         producer = await open_producer(settings)
         stack.push_async_callback(discard_producer, producer)
@@ -82,7 +93,7 @@ async def run(settings: Settings) -> int:
             recorder=recorder,
             metrics=metrics,
             stopping=stopping,
-            cluster_id=await cluster_id(settings),
+            cluster_id=cluster,
             owner=f"{socket.gethostname()}/{os.getpid()}",
             batch_max_events=settings.batch_max_events,
             clock=utc_now,

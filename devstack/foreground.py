@@ -91,8 +91,7 @@ def summary(stack: Stack) -> str:
         (
             "",
             "registry-quota runs:",
-            f"  pages      {values['RQ_API_URL']}/",
-            f"  API        {values['RQ_API_URL']}   (gRPC {values['RQ_GRPC_TARGET']})",
+            f"  API        {values['RQ_API_URL']}",
             f"  webhook    {values['RQ_WEBHOOK_URL']}",
             registry,
             f"  Kafka      {values['RQ_KAFKA_BOOTSTRAP']}",

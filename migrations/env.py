@@ -2,6 +2,7 @@
 
 import asyncio
 
+import asyncpg
 from alembic import context
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -25,8 +26,9 @@ def _run(connection: Connection) -> None:
 
 async def _connect_and_run() -> None:
     url: str = context.config.attributes.get("url") or Settings.load().required_database_url()
+    # asyncpg reads the URL itself: SQLAlchemy would not know libpq's parameters (sslmode, …).
     engine = create_async_engine(
-        url.replace("postgresql://", "postgresql+asyncpg://", 1), poolclass=NullPool
+        "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(url), poolclass=NullPool
     )
     try:
         async with engine.connect() as connection:

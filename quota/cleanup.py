@@ -19,6 +19,7 @@ from ledger.record import Recorded, Recorder
 from ledger.runs import AlreadyRunningError, Item, Run
 from quota import recheck
 from quota.decision import target_bytes
+from quota.metrics import QuotaMetrics
 from quota.plan import ManifestKey, Plan
 from quota.planner import make_plan
 from quota.snapshot import Incoming, Snapshot, plan_input, subject_known, take_snapshot
@@ -92,6 +93,7 @@ class Cleaner:
         client: RegistryClient,
         clock: Callable[[], datetime],
         owner: str,
+        metrics: QuotaMetrics,
         new_id: Callable[[], UUID] = uuid4,
     ) -> None:
         self._pool = pool
@@ -99,6 +101,7 @@ class Cleaner:
         self._client = client
         self._clock = clock
         self._owner = owner
+        self._metrics = metrics
         self._new_id = new_id
         self._running: dict[str, asyncio.Task[Outcome]] = {}
         self._outcomes: dict[str, Outcome] = {}
@@ -151,6 +154,9 @@ class Cleaner:
             await job.run()
         finally:
             outcome.done = True
+            self._metrics.freed_bytes.inc(outcome.freed_bytes)
+            self._metrics.images.labels("deleted").inc(len(outcome.images))
+            self._metrics.images.labels("failed").inc(len(outcome.failed))
         return outcome
 
 

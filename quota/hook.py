@@ -26,6 +26,7 @@ from quota.decision import (
     needs_cleanup,
 )
 from quota.incoming import incoming_from_layers
+from quota.metrics import QuotaMetrics
 from quota.policy import DEFAULT_POLICY, Policy, parse_policy
 from quota.snapshot import Incoming
 from runtime.logs import get_logger
@@ -92,18 +93,26 @@ class PreBuildHook:
         *,
         default_quota_bytes: int,
         clock: Callable[[], datetime],
+        metrics: QuotaMetrics,
         new_id: Callable[[], UUID] = uuid4,
     ) -> None:
         self._pool = pool
         self._cleaner = cleaner
         self._default_quota_bytes = default_quota_bytes
         self._clock = clock
+        self._metrics = metrics
         self._new_id = new_id
         # The enforcement last seen, for the moment when it cannot be looked up.
         self._strict: set[str] = set()
 
     async def check(self, build: PreBuild) -> Answer:
         """Decide within the caller's time-out. Our own failure proceeds, unless strict."""
+        with self._metrics.hook_seconds.time():
+            answer = await self._check_in_time(build)
+        self._metrics.decisions.labels(answer.verdict.decision, answer.verdict.reason).inc()
+        return answer
+
+    async def _check_in_time(self, build: PreBuild) -> Answer:
         loop = asyncio.get_running_loop()
         margin = min(_MOST_MARGIN, build.timeout_s * _MARGIN)
         clean_until = loop.time() + build.timeout_s - margin

@@ -15,6 +15,7 @@ from aiokafka.errors import KafkaError
 
 from ledger import outbox
 from ledger.outbox import OutboxRow
+from quota.metrics import QuotaMetrics
 from runtime.kafka import QUOTA_EVENTS_TOPIC
 from runtime.lifecycle import Stopping
 from runtime.logs import get_logger
@@ -54,12 +55,13 @@ class Relay:
         open_producer: Callable[[], Awaitable[AIOKafkaProducer]],
         stopping: Stopping,
         clock: Callable[[], datetime],
+        metrics: QuotaMetrics,
     ) -> None:
         self._connect = connect
         self._open_producer = open_producer
         self._stopping = stopping
         self._clock = clock
-        self.published = 0
+        self._metrics = metrics
 
     async def run(self) -> None:
         """Lead when nobody else does; after a fault begin again."""
@@ -107,5 +109,5 @@ class Relay:
         ]
         await asyncio.gather(*sent)
         await outbox.mark_published(connection, [row.id for row in rows], self._clock())
-        self.published += len(rows)
+        self._metrics.published.inc(len(rows))
         return len(rows)

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from functools import partial
 
 import asyncpg
-from prometheus_client import CollectorRegistry
 
 from ledger.record import Recorder
 from quota.accounts import Accounts
@@ -16,6 +15,7 @@ from quota.api.app import Api, create_app
 from quota.cleanup import Cleaner
 from quota.hook import PreBuildHook
 from quota.levels import level
+from quota.metrics import QuotaMetrics
 from quota.relay import Relay
 from quota.runs import Runs
 from registry.connect import registry_client
@@ -23,6 +23,7 @@ from registry.workspaces import WorkspaceRule
 from runtime.http import serving
 from runtime.lifecycle import Stopping, background, run_until_stopped
 from runtime.logs import get_logger
+from runtime.patience import until_it_answers
 from runtime.postgres import CONNECT_TIMEOUT, UNAVAILABLE, Connection, open_pool
 from runtime.producers import open_producer
 from runtime.settings import Settings
@@ -53,7 +54,13 @@ async def run(settings: Settings) -> int:
         )
 
     async def start(stack: AsyncExitStack, stopping: Stopping) -> None:
-        pool = await open_pool(url, size=settings.database_pool_size, name="registry-quota api")
+        metrics = QuotaMetrics()
+        pool = await until_it_answers(
+            "postgres",
+            partial(open_pool, url, size=settings.database_pool_size, name="registry-quota api"),
+            stopping,
+            check="RQ_DATABASE_URL",
+        )
         stack.push_async_callback(pool.close)
         client = await stack.enter_async_context(registry_client(settings))
         recorder = Recorder(
@@ -68,6 +75,7 @@ async def run(settings: Settings) -> int:
             client=client,
             clock=utc_now,
             owner=f"{socket.gethostname()}/{os.getpid()}",
+            metrics=metrics,
         )
         stack.push_async_callback(cleaner.finish, _CLEANUP_GRACE)
         accounts = Accounts(
@@ -77,7 +85,11 @@ async def run(settings: Settings) -> int:
             clock=utc_now,
         )
         hook = PreBuildHook(
-            pool, cleaner, default_quota_bytes=settings.default_quota_bytes, clock=utc_now
+            pool,
+            cleaner,
+            default_quota_bytes=settings.default_quota_bytes,
+            clock=utc_now,
+            metrics=metrics,
         )
         api = Api(
             accounts=accounts,
@@ -98,9 +110,10 @@ async def run(settings: Settings) -> int:
             open_producer=partial(open_producer, settings),
             stopping=stopping,
             clock=utc_now,
+            metrics=metrics,
         )
         await stack.enter_async_context(background("relay", relay.run(), stopping))
-        app = create_app(api, ready=ready, metrics=CollectorRegistry(), stopping=stopping)
+        app = create_app(api, ready=ready, metrics=metrics.registry, stopping=stopping)
         port = await stack.enter_async_context(
             serving(app, host=settings.host, port=settings.api_port)
         )

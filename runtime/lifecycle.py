@@ -15,6 +15,10 @@ STOP_DEADLINE = 4.0
 """Seconds that a process gives its open work after a stop signal (the whole stack ends within 6)."""
 
 
+class StoppedError(Exception):
+    """The process was asked to end while a part waited for something."""
+
+
 class Stopping:
     """Tells a process's parts that it is about to end, and why."""
 
@@ -87,12 +91,10 @@ async def run_until_stopped(
         starting = asyncio.create_task(start(stack, stopping), name="start")
         asked = asyncio.create_task(stopping.wait(), name="stop")
         await asyncio.wait([starting, asked], return_when=asyncio.FIRST_COMPLETED)
-        if starting.done():
-            await starting
-        else:
+        if not starting.done():
             starting.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await starting
+        with contextlib.suppress(asyncio.CancelledError, StoppedError):
+            await starting
         await asked
         log.info("stopping", reason=stopping.reason)
     return 0 if stopping.reason.startswith("SIG") else 1

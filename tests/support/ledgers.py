@@ -47,19 +47,34 @@ async def usage(pool: Pool) -> dict[str, int]:
 
 
 async def recount(pool: Pool) -> dict[str, int]:
-    """Workspace → bytes, from the manifests alone: each digest once, storage's word first."""
-    stored = {row["digest"]: row["size"] for row in await pool.fetch("SELECT * FROM stored_blobs")}
-    held: dict[str, dict[bytes, int]] = {}
+    """Workspace → bytes, from the manifests alone: storage's word first, then a manifest's own
+    document, then the largest size that is declared."""
+    stored = {
+        row["digest"]: row["size"]
+        for row in await pool.fetch("SELECT * FROM stored_blobs WHERE size >= 0")
+    }
+    documents: dict[str, dict[bytes, int]] = {}
+    declared: dict[str, dict[bytes, int]] = {}
     for row in await pool.fetch(
         """SELECT w.name AS workspace, m.digest, m.size, m.blobs FROM manifests m
            JOIN repositories r ON r.id = m.repository_id JOIN workspaces w ON w.id = r.workspace_id
            WHERE m.present"""
     ):
-        account = held.setdefault(row["workspace"], {})
-        account[row["digest"]] = row["size"]
-        for digest, declared in unpack_blobs(row["blobs"] or b""):
-            account[digest] = stored.get(digest, max(declared, account.get(digest, 0)))
-    return {workspace: sum(account.values()) for workspace, account in held.items()}
+        documents.setdefault(row["workspace"], {})[row["digest"]] = row["size"]
+        largest = declared.setdefault(row["workspace"], {})
+        for digest, size in unpack_blobs(row["blobs"] or b""):
+            largest[digest] = max(size, largest.get(digest, 0))
+    return {
+        workspace: sum((declared[workspace] | documents[workspace] | stored_here).values())
+        for workspace in documents
+        for stored_here in [
+            {
+                digest: stored[digest]
+                for digest in declared[workspace] | documents[workspace]
+                if digest in stored
+            }
+        ]
+    }
 
 
 async def references_agree(pool: Pool) -> bool:
@@ -89,7 +104,7 @@ async def rows(pool: Pool) -> dict[str, list[tuple[Any, ...]]]:
               FROM tags t JOIN repositories r ON r.id = t.repository_id ORDER BY 1, 2""",
         "digests": """SELECT w.name, d.digest, d.refs, d.size FROM workspace_digests d
               JOIN workspaces w ON w.id = d.workspace_id WHERE d.refs > 0 ORDER BY 1, 2""",
-        "stored": "SELECT digest, size FROM stored_blobs ORDER BY 1",
+        "stored": "SELECT digest, size FROM stored_blobs WHERE size >= 0 ORDER BY 1",
         "usage": "SELECT name, usage_bytes FROM workspaces WHERE usage_bytes <> 0 ORDER BY 1",
     }
     return {

@@ -18,6 +18,7 @@ from quota.accounts import Accounts
 from quota.cleanup import Cleaner
 from quota.hook import PreBuild, PreBuildHook
 from quota.levels import level
+from quota.metrics import QuotaMetrics
 from quota.policy import parse_policy, policy_document
 from registry.client import RegistryClient
 from registry.manifests import parse_manifest
@@ -110,13 +111,17 @@ async def service(pool: Pool, backend) -> AsyncIterator[Service]:
 
 
 def service_of(pool: Pool, client: RegistryClient) -> Service:
-    recorder = ledgers.recorder(pool)
-    cleaner = Cleaner(pool=pool, recorder=recorder, client=client, clock=utc_now, owner="test")
+    recorder, metrics = ledgers.recorder(pool), QuotaMetrics()
+    cleaner = Cleaner(
+        pool=pool, recorder=recorder, client=client, clock=utc_now, owner="test", metrics=metrics
+    )
     return Service(
         pool=pool,
         registry=client,
         recorder=recorder,
         cleaner=cleaner,
-        hook=PreBuildHook(pool, cleaner, default_quota_bytes=DEFAULT_QUOTA, clock=utc_now),
+        hook=PreBuildHook(
+            pool, cleaner, default_quota_bytes=DEFAULT_QUOTA, clock=utc_now, metrics=metrics
+        ),
         accounts=Accounts(pool, default_quota_bytes=DEFAULT_QUOTA, level_of=level, clock=utc_now),
     )

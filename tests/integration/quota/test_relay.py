@@ -10,6 +10,7 @@ from aiokafka import AIOKafkaConsumer
 
 from ledger import outbox
 from ledger.outbox import QuotaEvent
+from quota.metrics import QuotaMetrics
 from quota.relay import Relay
 from runtime.kafka import QUOTA_EVENTS_TOPIC, create_topics
 from runtime.lifecycle import Stopping
@@ -37,6 +38,7 @@ def relay(database_url, settings, stopping):
         open_producer=lambda: open_producer(settings),
         stopping=stopping,
         clock=utc_now,
+        metrics=QuotaMetrics(),
     )
 
 

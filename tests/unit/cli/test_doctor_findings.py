@@ -15,6 +15,7 @@ from runtime.kafka import NOTIFICATIONS_TOPIC, TOPICS
 from runtime.settings import MESSAGE_MAX_BYTES, Settings
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+SETTINGS = Settings.model_construct(kafka_bootstrap="kafka:9092", kafka_partitions=12)
 GOOD = {
     "cleanup.policy": "delete",
     "max.message.bytes": str(MESSAGE_MAX_BYTES),
@@ -33,7 +34,7 @@ def judged(*changed, brokers=1):
     """Findings about the topics, when all but `changed` are as they should be."""
     names = {item.name for item in changed}
     rest = [topic(name) for name in TOPICS if name not in names]
-    return kafka.judge(Settings(), brokers, [*changed, *rest])
+    return kafka.judge(SETTINGS, brokers, [*changed, *rest])
 
 
 def wrong(findings):
@@ -58,7 +59,7 @@ def test_topics_as_migrate_makes_them_are_fine():
 
 
 def test_a_missing_topic_fails():
-    [*_, last] = kafka.judge(Settings(), 1, [topic(name) for name in TOPICS[:-1]])
+    [*_, last] = kafka.judge(SETTINGS, 1, [topic(name) for name in TOPICS[:-1]])
     assert (last.state, last.mend) == ("failed", "run `registry-quota migrate`, which creates it")
 
 
