@@ -47,10 +47,10 @@ def configure_logs(settings: Settings, *, process: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())
-    for chatty in ("aiokafka", "asyncio", "aiohttp.access"):
+    for chatty in ("asyncio", "aiohttp.access"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    # aiokafka logs each failed connection attempt at ERROR while a broker restarts: our own lines say it.
-    logging.getLogger("aiokafka.conn").setLevel(logging.CRITICAL)
+    # It tells every failed attempt of an outage as an error of its own: our lines tell the outage.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     structlog.contextvars.bind_contextvars(process=process)
 
 

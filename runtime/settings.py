@@ -83,6 +83,11 @@ class Settings(BaseSettings):
     default_quota_bytes: int = Field(10 * 1024**3, ge=1)
     workspace_pattern: str = r"^(?P<workspace>[^/]+)/(?P<app>.+)$"
 
+    # Reconciliation
+    reconcile_interval: float = Field(6 * 3600, ge=0)
+    """Seconds between two passes in the background; 0: none."""
+    reconcile_concurrency: int = Field(16, ge=1, le=256)
+
     # Consumer
     consumer_metrics_port: int = Field(0, ge=0, le=65535)
     batch_max_events: int = Field(2000, ge=1, le=50_000)

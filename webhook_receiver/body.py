@@ -50,20 +50,6 @@ class Overloaded(Exception):  # noqa: N818 - names what happened
     """Too many bytes are in flight already."""
 
 
-def whole_body(content: StreamReader, *, limits: Limits, in_flight: InFlight) -> Body | None:
-    """The body when it came with its headers, as it mostly does; else None: see `read_body`.
-
-    Raises:
-        Overloaded: nothing is charged then.
-    """
-    if not content.is_eof() or content.exception() is not None or content.total_bytes > limits.max_bytes:
-        return None
-    data = content.read_nowait(-1)
-    if not in_flight.take(len(data)):
-        raise Overloaded
-    return Body(data, len(data), len(data))
-
-
 async def read_body(
     content: StreamReader, *, declared: int | None, limits: Limits, in_flight: InFlight
 ) -> Body:
@@ -74,6 +60,13 @@ async def read_body(
     Raises:
         BodyTimeout, Incomplete, Overloaded: nothing is charged then.
     """
+    arrived = content.is_eof() and content.exception() is None
+    if arrived and content.total_bytes <= limits.max_bytes:
+        # The usual case: all of it came with its headers.
+        data = content.read_nowait(-1)
+        if not in_flight.take(len(data)):
+            raise Overloaded
+        return Body(data, len(data), len(data))
     too_large = declared is not None and declared > limits.max_bytes
     reading = _Reading(limits, in_flight, too_large=too_large)
     try:

@@ -16,7 +16,6 @@ from webhook_receiver.body import (
     Limits,
     Overloaded,
     read_body,
-    whole_body,
 )
 from webhook_receiver.in_flight import InFlight
 from webhook_receiver.messages import EXCERPT_BYTES, Arrival, Message, Reason, translate
@@ -97,32 +96,29 @@ class Receiver:
 
     async def _deliver(self, request: web.Request, source: str, started: float) -> web.Response:
         arrival = Arrival(source, self._now_ns())
-        content = request.content
-        body = whole_body(content, limits=self._limits, in_flight=self._in_flight)
-        if body is None:
-            body = await read_body(
-                content,
-                declared=request.content_length,
-                limits=self._limits,
-                in_flight=self._in_flight,
-            )
+        body = await read_body(
+            request.content,
+            declared=request.content_length,
+            limits=self._limits,
+            in_flight=self._in_flight,
+        )
+        all_was_read = body.ended
         try:
-            messages = self._messages(
-                body, request.headers.get(hdrs.CONTENT_ENCODING, ""), arrival
-            )
+            encoding = request.headers.get(hdrs.CONTENT_ENCODING, "")
+            messages = self._messages(body, encoding, arrival)
         finally:
             # From here on the messages are what is held, and counted where they go.
             self._in_flight.give_back(body.charged)
-        body_ended = body.ended
-        del body
+            del body
         stored = await self._destination.publish(messages)
         self._metrics.acknowledged(stored, time.monotonic() - started)
-        for message in stored:
-            if message.is_dead_letter:
-                why = dict(message.headers)["reason"].decode("utf-8", "replace")
-                log.warning("dead_letter", reason=message.label, why=why, source=source)
+        if dead := [message for message in stored if message.is_dead_letter]:
+            why = dict(dead[0].headers)["reason"].decode("utf-8", "replace")
+            log.warning(
+                "dead_letters", count=len(dead), reason=dead[0].label, why=why, source=source
+            )
         response = web.Response(status=202)
-        if not body_ended:
+        if not all_was_read:
             response.force_close()
         return response
 

@@ -120,32 +120,3 @@ async def missing_topics(producer: AIOKafkaProducer) -> str | None:
     if not missing:
         return None
     return f"Kafka lacks topics: {', '.join(sorted(missing))} (`registry-quota migrate` makes them)"
-
-
-async def all_done(
-    futures: list[asyncio.Future[Any]], deadline: float, loop: asyncio.AbstractEventLoop
-) -> None:
-    """Wait until all futures are done; none is ever cancelled. Raises TimeoutError at the deadline.
-
-    Like `asyncio.wait`, at a third of its cost: every acknowledgement goes through here.
-    """
-    waiter: asyncio.Future[None] = loop.create_future()
-    still_open = len(futures)
-
-    def settle(_future: asyncio.Future[Any]) -> None:
-        nonlocal still_open
-        still_open -= 1
-        if still_open == 0 and not waiter.done():
-            waiter.set_result(None)
-
-    def expire() -> None:
-        if not waiter.done():
-            waiter.set_exception(TimeoutError())
-
-    for future in futures:
-        future.add_done_callback(settle)
-    timer = loop.call_at(deadline, expire)
-    try:
-        await waiter
-    finally:
-        timer.cancel()

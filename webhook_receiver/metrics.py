@@ -54,33 +54,37 @@ class ReceiverMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """The families, as Prometheus's registry asks for them."""
         requests = CounterMetricFamily(
-            "receiver_requests", "Deliveries by answer", labels=["status"]
+            "registry_quota_receiver_requests", "Deliveries by answer", labels=["status"]
         )
         for status in STATUSES:
             requests.add_metric([str(status)], self._answers[status])
         yield requests
-        events = CounterMetricFamily("receiver_events", "Events stored", labels=["action"])
+        events = CounterMetricFamily(
+            "registry_quota_receiver_events", "Events stored", labels=["action"]
+        )
         for action in ACTIONS:
             events.add_metric([action], self._stored[action])
         yield events
         dead_letters = CounterMetricFamily(
-            "receiver_dead_letters", "Dead letters stored", labels=["reason"]
+            "registry_quota_receiver_dead_letters", "Dead letters stored", labels=["reason"]
         )
         for reason in Reason:
             dead_letters.add_metric([reason.value], self._stored[reason.value])
         yield dead_letters
         counts = accumulate(self._acknowledgements)
         yield HistogramMetricFamily(
-            "receiver_acknowledgement_seconds",
+            "registry_quota_receiver_acknowledgement_seconds",
             "From a delivery's headers to its 202",
             buckets=list(zip([*map(str, _BOUNDS), "+Inf"], counts, strict=True)),
             sum_value=self._acknowledgement_seconds,
         )
         yield CounterMetricFamily(
-            "receiver_kafka_producers", "Kafka producers opened", value=self.producers_opened
+            "registry_quota_receiver_kafka_producers",
+            "Kafka producers opened",
+            value=self.producers_opened,
         )
         yield GaugeMetricFamily(
-            "receiver_in_flight_bytes",
+            "registry_quota_receiver_in_flight_bytes",
             "Bytes being read or not yet taken by Kafka",
             value=self._in_flight_bytes(),
         )

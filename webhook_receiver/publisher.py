@@ -12,8 +12,9 @@ from runtime.kafka import DEAD_LETTER_TOPIC, NOTIFICATIONS_TOPIC
 from runtime.logs import get_logger
 from runtime.producers import BATCH_BYTES, discard_producer, open_producer
 from runtime.settings import Settings
+from webhook_receiver.deadlines import Deadlines
 from webhook_receiver.in_flight import InFlight
-from webhook_receiver.link import Link, Sent, all_done, missing_topics, weight
+from webhook_receiver.link import Link, Sent, missing_topics, weight
 from webhook_receiver.messages import Message, shortened
 from webhook_receiver.metrics import ReceiverMetrics
 
@@ -31,7 +32,7 @@ EXPIRY: Final = 5.0
 CLOSE_TIMEOUT: Final = 1.0
 """Seconds that closing may take."""
 
-_RETRIES: Final = 3
+_ATTEMPTS: Final = 4
 _SIZE_REFUSED: Final = (MessageSizeTooLargeError, RecordListTooLargeError)
 
 
@@ -56,6 +57,7 @@ class Publisher:
         self._in_flight = in_flight
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
+        self._deadlines = Deadlines(self._loop)
         self._link: Link | None = None
         self._problem: str | None = None
         self._wanted = asyncio.Event()  # a producer is to be opened
@@ -86,14 +88,14 @@ class Publisher:
             return []
         deadline = self._loop.time() + self._ack_timeout
         link = self._link or await self._connected(deadline)
-        stored, todo = await self._send(link, messages, deadline)
-        for _ in range(_RETRIES):
-            if not todo:
-                return stored
+        stored, again = await self._send(link, messages, deadline)
+        attempts = 1
+        while again and attempts < _ATTEMPTS:
             link = self._link or await self._connected(deadline)
-            durable, todo = await self._send(link, todo, deadline)
+            durable, again = await self._send(link, again, deadline)
             stored += durable
-        if todo:
+            attempts += 1
+        if again:
             raise KafkaUnavailable("Kafka refused the messages several times")
         return stored
 
@@ -131,65 +133,65 @@ class Publisher:
         # Handing over waits only for a full batch, or for another large message.
         may_wait = self._in_flight.bytes > BATCH_BYTES
         sent: list[Sent] = []
-        timed_out = False
+        in_time = False
         try:
             if may_wait:
                 async with asyncio.timeout_at(deadline):
                     await link.hand_over(messages, sent)
             else:
                 await link.hand_over(messages, sent)
-            await all_done([future for _, future in sent], deadline, self._loop)
+            await self._deadlines.all_done([future for _, future in sent], deadline)
+            in_time = True
         except TimeoutError:
-            timed_out = True
+            pass
         except KafkaError as error:
             self._retire(link, repr(error))
             raise KafkaUnavailable(f"Kafka refused: {error!r}") from error
         finally:
-            self._in_flight.give_back(charged - self._take_stock(link, sent))
-        if timed_out:
-            if link.acknowledged_at < started:
-                self._retire(link, "nothing is acknowledged")
-            raise KafkaUnavailable("Kafka did not acknowledge in time")
-        return self._sort(sent)
+            self._in_flight.give_back(charged if in_time else charged - self._hold(link, sent))
+        if in_time:
+            return self._sort(link, sent)
+        self._sort(link, [each for each in sent if each[1].done()])
+        if link.acknowledged_at < started:
+            self._retire(link, "nothing is acknowledged")
+        raise KafkaUnavailable("Kafka did not acknowledge in time")
 
-    @staticmethod
-    def _sort(sent: list[Sent]) -> tuple[list[Message], list[Message]]:
+    def _sort(self, link: Link, done: list[Sent]) -> tuple[list[Message], list[Message]]:
+        """Those that are durable, and what to send in the place of those that failed."""
         durable: list[Message] = []
         again: list[Message] = []
-        for message, future in sent:
+        for message, future in done:
             error = future.exception()
             if error is None:
                 durable.append(message)
-            else:
-                short = shortened(message) if isinstance(error, _SIZE_REFUSED) else None
-                again.append(short or message)
+                continue
+            # The broker expects the sequence numbers of the failed batch next, aiokafka goes on
+            # after them: this producer cannot send to that partition any more.
+            self._retire(link, repr(error))
+            short = shortened(message) if isinstance(error, _SIZE_REFUSED) else None
+            again.append(short or message)
+        if durable:
+            link.acknowledged_at = self._loop.time()
         return durable, again
 
     # Giving up
 
-    def _take_stock(self, link: Link, sent: list[Sent]) -> int:
-        """Learn from what became of the messages; the bytes that the producer still holds.
-
-        Those stay counted until they are sent or the producer ends.
-        """
-        held: dict[asyncio.Future[Any], int] = {}
-        for message, future in sent:
-            if not future.done():
-                held[future] = weight(message)
-            elif (error := future.exception()) is not None:
-                # The broker expects the sequence numbers of the failed batch next, aiokafka goes
-                # on after them: this producer cannot send to that partition any more.
-                self._retire(link, repr(error))
-            else:
-                link.acknowledged_at = self._loop.time()
-        if not held:
-            return 0
+    def _hold(self, link: Link, sent: list[Sent]) -> int:
+        """The bytes that the producer still holds: counted until they are sent or it ends."""
 
         def settle(future: asyncio.Future[Any]) -> None:
             self._in_flight.give_back(link.held.pop(future, 0))
             if not future.cancelled():
-                future.exception()  # nobody else asks for it
+                future.exception()  # nobody else may ask for it, and asyncio would complain
 
+        held: dict[asyncio.Future[Any], int] = {}
+        for message, future in sent:
+            if future.done():
+                settle(future)
+            else:
+                held[future] = weight(message)
+        if not held:
+            return 0
         link.held |= held
         for future in held:
             future.add_done_callback(settle)

@@ -6,13 +6,12 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Final
 
-import uvloop
 from aiohttp import web
 
 from registry.workspaces import WorkspaceRule
 from runtime.http import ServingOptions, add_operations_routes, serving
 from runtime.lifecycle import Stopping, run_until_stopped
-from runtime.logs import configure_logs, get_logger
+from runtime.logs import get_logger
 from runtime.settings import Settings
 from webhook_receiver.auth import Tokens
 from webhook_receiver.body import READ_TIMEOUT, Limits
@@ -46,7 +45,7 @@ def create_app(
 ) -> web.Application:
     """The receiver as an application; it connects to Kafka when it starts.
 
-    `read_timeout` (seconds for a body), `in_flight_bytes` and `now_ns` are for tests.
+    To be called in the event loop that will run it. `read_timeout` (seconds for a body), `in_flight_bytes` and `now_ns` are for tests.
 
     Raises:
         SettingsError: no webhook token is set.
@@ -89,15 +88,9 @@ async def run(settings: Settings) -> int:
                 **SERVING,
             )
         )
+        # What is here now stays: the collector need not look at it again for every few deliveries.
+        gc.freeze()
+        gc.set_threshold(10_000, 20, 20)
         log.info("receiving", host=settings.host, port=port, path=PATH)
 
     return await run_until_stopped(start)
-
-
-def serve(settings: Settings) -> int:
-    """The receiver as a process of its own, on uvloop; the exit code."""
-    configure_logs(settings, process="receiver")
-    # What is here now stays: the collector need not look at it for every few deliveries.
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
-    return uvloop.run(run(settings))
