@@ -22,7 +22,7 @@ from quota.decision import target_bytes
 from quota.metrics import QuotaMetrics
 from quota.plan import ManifestKey, Plan
 from quota.planner import make_plan
-from quota.snapshot import Incoming, Snapshot, plan_input, subject_known, take_snapshot
+from quota.snapshot import Incoming, Snapshot, plan_input, take_snapshot
 from registry.client import RegistryClient
 from registry.errors import DeletesDisabled, NotFound, RegistryDenied, RegistryError
 from registry.names import format_digest
@@ -35,6 +35,8 @@ log = get_logger(__name__)
 STALE_AFTER = timedelta(seconds=60)
 """A run without a heartbeat for this long is given up, and another may begin."""
 _MOST_ROUNDS = 6
+_MOST_READINGS = 3
+"""How often what is unknown is fetched before planning again: an index may be of indexes."""
 
 
 class Deleted(msgspec.Struct, frozen=True):
@@ -180,6 +182,7 @@ class _Job:
         self._position = 0
         self._given_up: set[ManifestKey] = set()
         self._checked: set[str] = set()
+        self._read: set[ManifestKey] = set()
 
     async def run(self) -> None:
         """Plan, check, delete, until the target is reached or nothing more may go."""
@@ -212,7 +215,9 @@ class _Job:
     async def plan(self) -> tuple[Snapshot, Plan]:
         """What would go now. Raises LookupError for a workspace that is not known."""
         snapshot, plan = await self._plan_once()
-        if not plan.target_reached and await self._learn_subjects(snapshot):
+        for _round in range(_MOST_READINGS):
+            if plan.target_reached or not await self._read_unresolved(snapshot, plan):
+                break
             snapshot, plan = await self._plan_once()
         return snapshot, plan
 
@@ -226,16 +231,15 @@ class _Job:
         given = plan_input(snapshot, frozenset(self._given_up))
         return snapshot, await asyncio.to_thread(make_plan, given)
 
-    async def _learn_subjects(self, snapshot: Snapshot) -> bool:
-        """Read manifests that may be referrers: what is unknown is kept, so it must become known."""
+    async def _read_unresolved(self, snapshot: Snapshot, plan: Plan) -> bool:
+        """Fetch manifests that stay only because too little is known of them: size, subject, children."""
+        views = snapshot.by_key()
         unknown = [
-            view
-            for view in snapshot.manifests
-            if view.present
-            and view.registry == DEFAULT_REGISTRY
-            and view.content is not None
-            and not subject_known(view)
+            views[manifest.key]
+            for manifest in plan.unresolved
+            if manifest.registry == DEFAULT_REGISTRY and manifest.key not in self._read
         ]
+        self._read.update(manifest.key for manifest in plan.unresolved)
         facts = await recheck.read_manifests(self._client, unknown)
         if facts:
             await self._recorder.record(facts, now=self._clock(), source="cleanup")

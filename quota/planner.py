@@ -1,9 +1,21 @@
 """Which images go so that the next build fits, and why. PURE, complete before anything is deleted.
 
-The rules are cleanup.md's, "Plan". Something is deleted only after everything that holds it (the
-indexes that have it as a child, the manifests it refers to), and goes with the last of them unless
-it has a tag of its own: then it is judged by its own age. Work grows with the manifests and the
-digests in them, times a logarithm for sorting.
+The rules are cleanup.md's, "Plan". Where it leaves room:
+
+- A manifest is *held* by the indexes that have it as a child and by its subject (named by field, or
+  by a tag such as `sha256-<hex>.sig`). It goes only after all of them, and with the last of them.
+- A child or referrer with a tag of its own goes with nothing. It is judged by its own age, as if it
+  stood among the images of its app, once nothing holds it any more.
+- When one of the manifests that would have to go has to stay, the image stays as a whole. Of
+  several indexes that hold such a child the last one stays.
+- In an app without tagged images the newest untagged one is its only image.
+- A tag that names a subject which is not in the repository keeps its manifest: signatures may be
+  kept apart from what they sign. An untagged referrer without its subject is untagged garbage.
+- A child that was pushed again after its index, within the grace, may belong to a push under way.
+- Taking back goes from the last resort to the first, newest first in each; where the target is out
+  of reach it takes back what frees nothing.
+
+Work grows with the manifests and the digests in them, times a logarithm for sorting.
 """
 
 from dataclasses import replace

@@ -5,7 +5,7 @@ digest in several repositories of the app, are one image; untagged manifests, re
 of indexes and tags that only name a subject do not count.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left
 
 from quota.graph import Graph
 
@@ -51,11 +51,11 @@ class Ranking:
         """The place among the newest of its app.
 
         Of a tagged manifest that does not count (a child, a referrer): one behind the images that
-        are as new or newer.
+        are newer.
         """
         image = self.image_of.get(number)
         if image is not None:
             return self._rank[image]
         manifest = self._graph.manifests[number]
         pushed = manifest.pushed_at_ns if manifest.age_known else _UNKNOWN_AGE
-        return bisect_right(self._negated_pushes.get(manifest.app, ()), -pushed) + 1
+        return bisect_left(self._negated_pushes.get(manifest.app, ()), -pushed) + 1

@@ -106,7 +106,7 @@ def _manifest(view: ManifestView, left: Mapping[ManifestKey, int]) -> planning.M
         children=() if content is None else content.children,
         is_index=manifest_kind(view.media_type) == "index",
         subject=None if content is None else content.subject,
-        subject_known=subject_known(view),
+        subject_known=_subject_known(view),
         tags=view.tags,
         # A push that an event told has a time; an image that was found may have an estimate.
         pushed_at_ns=max(view.pushed_ns, 0),
@@ -117,7 +117,7 @@ def _manifest(view: ManifestView, left: Mapping[ManifestKey, int]) -> planning.M
     )
 
 
-def subject_known(view: ManifestView) -> bool:
+def _subject_known(view: ManifestView) -> bool:
     """Whether it is known of what a manifest is a referrer, if of anything."""
     if view.content is None:
         return False

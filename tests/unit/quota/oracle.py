@@ -136,7 +136,7 @@ class Oracle:
         pushed = manifest.pushed_at_ns if manifest.age_known else -1
         if manifest.digest in counted and not self.holders(number) and manifest.subject is None:
             return sum(sorts >= counted[manifest.digest] for sorts in counted.values())
-        return 1 + sum(sorts[0] >= pushed for sorts in counted.values())
+        return 1 + sum(sorts[0] > pushed for sorts in counted.values())
 
     def is_only_untagged(self, number: int) -> bool:
         app = self[number].app

@@ -58,6 +58,30 @@ def test_the_newest_untagged_manifest_of_an_app_without_tags_is_its_only_image()
     assert workspace.why(plan, "b") == "only_image"
 
 
+def test_a_referrer_is_not_the_only_image_of_an_app():
+    workspace = Workspace()
+    workspace.add("image", day=1, layers={"i": MB})
+    workspace.add("orphan", day=2, subject="gone", layers={"o": MB})
+    plan = workspace.plan()
+    assert workspace.deleted(plan) == ["orphan"]
+    assert workspace.why(plan, "image") == "only_image"
+
+
+def test_an_image_remains_while_one_of_its_copies_remains():
+    workspace = Workspace()
+    for repository in ("acme/api", "acme/api-mirror"):
+        workspace.add("copied", "1", day=1, layers={"c": MB}, repository=repository, size=1)
+    workspace.add("copied", "old", day=1, layers={"c": MB}, app="web", size=1)
+    workspace.series("web", 1, first_day=50)
+    workspace.add("api:latest", "latest", day=2, layers={"l": MB})
+    workspace.image("api", "3", 3)
+    mirror = frozenset({workspace.manifests["copied in acme/api-mirror"].key})
+    policy = open_policy(keep_newest=1, keep_at_least=1)
+    plan = workspace.plan(policy=policy, failed=mirror)
+    # Three images of app api remain at its turn, although a copy of one has gone before.
+    assert "api:latest" in workspace.deleted(plan)
+
+
 @pytest.mark.parametrize(
     ("newer", "goes"),
     [

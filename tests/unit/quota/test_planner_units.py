@@ -82,6 +82,16 @@ def test_a_child_with_a_tag_of_its_own_does_not_go_with_its_index_but_by_its_own
     )
 
 
+@pytest.mark.parametrize(("day", "rank"), [(82, 1), (81.5, 2), (81, 2), (80, 3), (79, 4)])
+def test_a_tagged_child_stands_behind_the_images_that_are_newer(day, rank):
+    workspace = with_new_images()
+    workspace.add("old", "1.0", day=10, children=("arm",))
+    workspace.add("arm", "1.0-arm", day=day, layers={"arm": MB})
+    assert ("arm" in workspace.deleted(workspace.plan())) is (rank > 2)
+    plan = workspace.plan(policy=open_policy(keep_at_least=3))
+    assert ("arm" in workspace.deleted(plan)) is (rank > 3)
+
+
 def test_a_tagged_child_stays_while_its_index_stays():
     workspace = with_new_images()
     workspace.add("new", "1.0", day=90, children=("arm",))
@@ -155,6 +165,16 @@ def test_a_tag_that_names_a_subject_which_is_not_here_is_left_alone():
     assert workspace.why(plan, "elsewhere") == "subject_missing"
 
 
+def test_a_manifest_with_tags_of_two_subjects_stays_when_one_of_them_is_not_here():
+    workspace = with_new_images()
+    workspace.image("api", "old", 1)
+    tags = (fallback_tag("api:old", ".sig"), fallback_tag("other", ".sig"))
+    workspace.add("both", *tags, day=1, layers={"b": MB})
+    plan = workspace.plan()
+    assert workspace.deleted(plan) == ["api:1"]
+    assert workspace.sentence(plan, "api:old").endswith("is not in its repository")
+
+
 def test_a_signature_with_an_ordinary_tag_too_is_judged_by_its_own_age():
     workspace = with_new_images()
     workspace.image("api", "old", 1)
@@ -171,6 +191,14 @@ def test_a_tagged_image_that_names_another_as_its_subject_does_not_vanish_with_i
     plan = workspace.plan()
     assert "api:base" in workspace.deleted(plan)
     assert "derived" not in workspace.deleted(plan)
+
+
+def test_a_tagged_referrer_does_not_count_even_when_its_subject_is_gone():
+    workspace = with_new_images()
+    workspace.add("sbom", "sbom", day=99, subject="gone", layers={"sbom": MB})
+    plan = workspace.plan()
+    assert workspace.deleted(plan) == ["api:1"]
+    assert workspace.sentence(plan, "api:3") == "kept: newest of 2 kept for app api"
 
 
 def test_an_untagged_referrer_whose_subject_is_gone_is_untagged_garbage_after_its_grace():
@@ -252,6 +280,27 @@ def test_a_child_pushed_again_a_moment_ago_may_belong_to_a_push_under_way():
         "arm",
         "api:1",
     ]
+
+
+def test_a_child_of_the_same_moment_as_its_index_goes_with_it():
+    now_day = NOW_NS / (24 * HOUR_NS)
+    workspace = Workspace()
+    workspace.add("old", "1.0", day=now_day - 0.02, children=("arm",))
+    workspace.add("arm", day=now_day - 0.02, layers={"arm": MB})
+    workspace.series("api", 3, first_day=101)
+    policy = Policy(max_ratio_per_run_ppm=10**6)
+    assert workspace.deleted(workspace.plan(free=MB, policy=policy)) == ["old", "arm"]
+
+
+def test_a_referrer_newer_than_the_list_that_names_it_goes_with_its_subject():
+    now_day = NOW_NS / (24 * HOUR_NS)
+    workspace = with_new_images()
+    workspace.image("api", "old", 1)
+    workspace.add("sbom", day=now_day - 0.01, subject="api:old", layers={"sbom": MB})
+    workspace.add("list", fallback_tag("api:old"), day=2, children=("sbom",))
+    policy = Policy(max_ratio_per_run_ppm=10**6)
+    plan = workspace.plan(free=2 * MB, policy=policy)
+    assert workspace.deleted(plan) == ["api:old", "list", "sbom"]
 
 
 def test_one_manifest_in_two_repositories_counts_once_and_is_freed_with_the_last():
