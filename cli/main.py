@@ -4,7 +4,21 @@ import sys
 
 import typer
 
-from cli import cleanup, demo, dev, doctor, events, images, migrate, serve, versions, workspaces
+from cli import (
+    cleanup,
+    demo,
+    dev,
+    doctor,
+    events,
+    images,
+    migrate,
+    reconcile,
+    replay,
+    serve,
+    verify,
+    versions,
+    workspaces,
+)
 from cli.console import CommandError, print_error
 
 app = typer.Typer(
@@ -15,7 +29,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for module in (serve, dev, demo, migrate, doctor, workspaces, images, cleanup, events, versions):
+for module in (
+    serve,
+    dev,
+    demo,
+    migrate,
+    reconcile,
+    doctor,
+    workspaces,
+    images,
+    cleanup,
+    events,
+    verify,
+    replay,
+    versions,
+):
     module.register(app)
 
 

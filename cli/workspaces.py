@@ -1,8 +1,9 @@
-"""`registry-quota workspaces list|show|set`."""
+"""`registry-quota workspaces list|show|set|map`."""
 
 import asyncio
 import re
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -115,6 +116,35 @@ def set_workspace(
     console.print(
         f"{plain(workspace)}: quota {size(answer['quota_bytes'])}, {answer['enforcement']}, "
         f"uses {size(answer['usage_bytes'])}"
+    )
+
+
+@commands.command("map")
+def map_repository(
+    repository: Annotated[str, typer.Argument(help="The repository's full name.")],
+    workspace: Annotated[str, typer.Argument(help="Where it shall count; may be new.")],
+    app: Annotated[str | None, typer.Argument(help="Its app there (as now).")] = None,
+    registry: Annotated[str, typer.Option(help="The registry's id.")] = "default",
+    as_json: AsJson = False,
+) -> None:
+    """Move a repository and what it stores to another workspace and app."""
+    body = {"workspace": workspace} if app is None else {"workspace": workspace, "app": app}
+    path = f"/v1/repositories/{quote(registry, safe='')}/{quote(repository)}"
+
+    async def put() -> dict[str, Any]:
+        async with api_client() as api:
+            answer: dict[str, Any] = await api.call("PUT", path, body=body)
+            return answer
+
+    answer = asyncio.run(put())
+    if as_json:
+        emit_json(answer)
+        return
+    console.print(
+        f"{plain(repository)}: {plain(answer['previous_workspace'])} → "
+        f"{plain(answer['workspace'])}, app {plain(answer['app'])}; "
+        f"{answer['moved_manifests']} manifests moved, "
+        f"{plain(answer['workspace'])} uses {size(answer['usage_bytes'])}"
     )
 
 

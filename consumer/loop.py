@@ -212,7 +212,7 @@ class NotificationConsumer:
     async def _decode(self, record: ConsumerRecord) -> Decoded:
         try:
             notification = decode_event(record.value or b"")
-            fact = facts_of(_source(record), notification)
+            fact = facts_of(source_of(record), notification)
         except BadEvent as error:
             await self._bury(record, str(error))
             return Decoded(record, None)
@@ -269,7 +269,10 @@ class NotificationConsumer:
         facts = [item.fact for item in decoded if item.fact is not None]
         await self._recorder.record(facts, now=self._clock(), within=move_offsets)
         for advance in advances:
-            self._owned[advance.partition].next_offset = advance.next_offset
+            # It may have been taken away, or given back with a new epoch, while we committed.
+            owned = self._owned.get(advance.partition)
+            if owned is not None and owned.epoch == advance.epoch:
+                owned.next_offset = advance.next_offset
 
     async def _while_database_is_away(self, work: Callable[[], Awaitable[T]]) -> T | None:
         """Try until the database answers; None when the process is asked to stop meanwhile.
@@ -316,7 +319,8 @@ class _Assignments(ConsumerRebalanceListener):  # type: ignore[misc]
         await self._consumer.assigned(self._kafka, list(assigned))
 
 
-def _source(record: ConsumerRecord) -> str:
+def source_of(record: ConsumerRecord) -> str:
+    """The id of the registry that sent a notification, from the record's header."""
     for name, value in record.headers or ():
         if name == "source":
             return bytes(value).decode(errors="replace") or DEFAULT_REGISTRY

@@ -41,3 +41,15 @@ class ConsumerMetrics:
             "Manifests whose size is not known yet",
             registry=self.registry,
         )
+        self.tag_checks = Counter(
+            "registry_quota_tag_checks",
+            "Questions about tags that were set twice within seconds, by outcome",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.size_checks = Counter(
+            "registry_quota_size_checks",
+            "Questions how large a blob is in storage, by outcome",
+            ["outcome"],
+            registry=self.registry,
+        )

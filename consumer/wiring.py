@@ -9,8 +9,11 @@ from functools import partial
 from aiohttp import web
 from aiokafka import AIOKafkaConsumer
 
+from consumer import confirming
+from consumer.confirming import SizeConfirmer
 from consumer.loop import NotificationConsumer
 from consumer.metrics import ConsumerMetrics
+from consumer.settling import SettlingWorker
 from consumer.sizes import SizeResolver
 from ledger.record import Recorder
 from quota.levels import level
@@ -86,6 +89,24 @@ async def run(settings: Settings) -> int:
             stopping=stopping,
             clock=utc_now,
         )
+        settling = SettlingWorker(
+            pool=pool,
+            recorder=recorder,
+            client=client,
+            metrics=metrics,
+            stopping=stopping,
+            clock=utc_now,
+        )
+        confirmer = SizeConfirmer(
+            pool=pool,
+            recorder=recorder,
+            client=await stack.enter_async_context(
+                registry_client(settings, concurrency=confirming.AT_ONCE)
+            ),
+            metrics=metrics,
+            stopping=stopping,
+            clock=utc_now,
+        )
         consumer = NotificationConsumer(
             connect=lambda: kafka_consumer(settings),
             producer=producer,
@@ -109,6 +130,8 @@ async def run(settings: Settings) -> int:
             serving(app, host=settings.host, port=settings.consumer_metrics_port)
         )
         await stack.enter_async_context(background("sizes", resolver.run(), stopping))
+        await stack.enter_async_context(background("settling", settling.run(), stopping))
+        await stack.enter_async_context(background("confirming", confirmer.run(), stopping))
         await stack.enter_async_context(background("consumer", consumer.run(), stopping))
         log.info("consumer_started", metrics_port=port)
 

@@ -47,6 +47,11 @@ class Change(msgspec.Struct):
     """Sizes that newly counted manifests declare."""
     documents: dict[bytes, int] = msgspec.field(default_factory=dict)
     """Sizes of manifest documents, said by the registry itself."""
+    documents_gone: set[bytes] = msgspec.field(default_factory=set)
+    """Manifests that ceased to exist in a repository: their word on their own size may be gone."""
+
+    unconfirmed: set[bytes] = msgspec.field(default_factory=set)
+    """Of these blobs storage has not spoken; known once the change was applied."""
 
     def add(self, digest: bytes, contribution: Mapping[bytes, int]) -> None:
         """A manifest begins to exist (or its content becomes known)."""
@@ -57,8 +62,9 @@ class Change(msgspec.Struct):
             else:
                 self.declared.setdefault(member, []).append(size)
 
-    def remove(self, contribution: Iterable[bytes]) -> None:
+    def remove(self, digest: bytes, contribution: Iterable[bytes]) -> None:
         """A manifest ceases to exist."""
+        self.documents_gone.add(digest)
         for member in contribution:
             self.refs[member] = self.refs.get(member, 0) - 1
 
@@ -101,7 +107,7 @@ def count(holdings: dict[bytes, Holding], change: Change, stored: Mapping[bytes,
                 Mismatch(digest, size, truth) for size in set(declared) if size != truth
             )
             holding.size, holding.stored, holding.mixed = truth, True, False
-        elif holding.stored:
+        elif holding.stored and had > 0:
             mismatches.extend(
                 Mismatch(digest, size, holding.size)
                 for size in set(declared)
@@ -110,11 +116,14 @@ def count(holdings: dict[bytes, Holding], change: Change, stored: Mapping[bytes,
         elif declared:
             known = {*declared, holding.size} if had > 0 else set(declared)
             holding.mixed = (holding.mixed and had > 0) or len(known) > 1
-            holding.size = max(known)
+            holding.size, holding.stored = max(known), False
         if holding.refs == 0:
             holding.mixed = False
-        elif holding.mixed and difference <= len(declared) - 1:
-            # Something that contained it went, too: the largest declaration may have gone with it.
+        elif (holding.mixed and difference <= len(declared) - 1) or (
+            truth is None and digest in change.documents_gone
+        ):
+            # Something that contained it went, too: the largest declaration may have gone with it,
+            # or a manifest's own word on its size (clients may name a manifest as a layer).
             recount.append(digest)
         holding.released = had > 0 and holding.refs == 0
         delta += holding.counted - before

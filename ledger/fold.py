@@ -21,6 +21,9 @@ from ledger.facts import (
     TagRemoved,
 )
 
+RACE_NS = 5_000_000_000
+"""Two sets of one tag this close together (nanoseconds of event time) may hold in either order."""
+
 ManifestKey = tuple[int, bytes]
 """(repository id, digest)"""
 TagKey = tuple[int, str]
@@ -77,6 +80,8 @@ class State(msgspec.Struct):
 
     manifests: dict[ManifestKey, Manifest]
     tags: dict[TagKey, Tag]
+    raced: set[TagKey] = set()
+    """Tags that were set to two digests within `RACE_NS`: events cannot tell which one holds."""
 
 
 def manifest_key(repository_id: int, fact: RepositoryFact) -> ManifestKey | None:
@@ -123,7 +128,10 @@ def _exists(state: State, repository_id: int, fact: ManifestPushed | ManifestSee
     _describe(manifest, fact.media_type, fact.size, fact.content)
     if fact.tag is None:
         return
-    tag = _tag(state, (repository_id, fact.tag))
+    key = (repository_id, fact.tag)
+    tag = _tag(state, key)
+    if tag.digest not in (None, fact.digest) and abs(fact.stamp[0] - tag.set[0]) < RACE_NS:
+        state.raced.add(key)
     if fact.stamp > tag.set:
         if tag.digest != fact.digest:
             _left(state, repository_id, tag.digest, fact.stamp)

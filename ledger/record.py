@@ -1,15 +1,16 @@
 """Record facts: one transaction that moves manifests, tags, bytes, levels and events together."""
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import msgspec
 
-from ledger import outbox, statements, store
+from ledger import account, outbox, statements, store
+from ledger.account import RetakeError
 from ledger.announce import image_events
-from ledger.counting import Change, Holding, contribution, count, learn_size
+from ledger.counting import Change, contribution
 from ledger.facts import (
     BlobStored,
     Content,
@@ -18,10 +19,8 @@ from ledger.facts import (
     ManifestSeen,
     RepositoryFact,
 )
-from ledger.fold import ManifestKey, State, TagKey, fold, manifest_key, tag_key
+from ledger.fold import Manifest, ManifestKey, State, TagKey, fold, manifest_key, tag_key
 from ledger.outbox import QuotaEvent
-from ledger.packing import unpack_blobs
-from registry.names import format_digest
 from registry.workspaces import WorkspaceRule
 from runtime.postgres import Connection, Pool, retry_conflicts
 
@@ -48,7 +47,13 @@ class Recorded(msgspec.Struct):
 
 Within = Callable[[Connection, Recorded], Awaitable[None]]
 
+RECONCILE = "reconcile"
+"""The source of facts that reconciliation observed."""
+
 _MOST_CACHED = 200_000
+_CHECK_TAGS_AFTER = timedelta(seconds=2)
+_CHECK_SIZES_AFTER = timedelta(seconds=10)
+"""Blob push events usually come before; what they tell needs no question."""
 
 
 class Repository(msgspec.Struct, frozen=True):
@@ -76,14 +81,6 @@ class RepositoryInfo(msgspec.Struct, frozen=True):
     name: str
     workspace_id: int
     app: str
-
-
-class _RetakeError(Exception):
-    """The locks taken were not the right ones: roll back and begin again with these."""
-
-    def __init__(self, also: set[int]) -> None:
-        super().__init__(f"workspaces {sorted(also)} are needed too")
-        self.also = also
 
 
 class Recorder:
@@ -122,7 +119,7 @@ class Recorder:
         also: set[int] = set()
 
         async def attempt() -> Recorded:
-            await self._find_repositories(facts)
+            await self._find_repositories(facts, found=source == RECONCILE)
             async with self._pool.acquire() as connection, connection.transaction():
                 recorded = await self._apply(connection, facts, now, also)
                 if source is not None:
@@ -134,12 +131,15 @@ class Recorder:
         while True:
             try:
                 return await retry_conflicts(attempt)
-            except _RetakeError as error:
+            except RetakeError as error:
                 also |= error.also
                 self._repositories.clear()
 
-    async def _find_repositories(self, facts: Sequence[Fact]) -> None:
-        """Fill the cache; repositories and workspaces heard of for the first time appear."""
+    async def _find_repositories(self, facts: Sequence[Fact], *, found: bool) -> None:
+        """Fill the cache; repositories and workspaces heard of for the first time appear.
+
+        A workspace that was only `found` is not cleaned before somebody configured it.
+        """
         wanted = {
             (fact.registry, fact.repository) for fact in facts if not isinstance(fact, BlobStored)
         }
@@ -157,6 +157,7 @@ class Recorder:
                     statements.ADD_WORKSPACES,
                     sorted({workspace for workspace, _app in split}),
                     self._default_quota_bytes,
+                    found,
                 )
                 await connection.execute(
                     statements.ADD_REPOSITORIES,
@@ -193,7 +194,6 @@ class Recorder:
         usage_before = {item.id: item.usage_bytes for item in workspaces.values()}
         infos = await _repository_infos(connection, located)
         before, state = await _load(connection, located)
-        was = {key: (m.present, m.content, m) for key, m in before.manifests.items()}
         for repository, fact in located:
             fold(state, repository.id, fact)
 
@@ -205,101 +205,44 @@ class Recorder:
         changed_tags = {key: tag for key, tag in state.tags.items() if before.tags.get(key) != tag}
         await store.save_manifests(connection, changed_manifests)
         await store.save_tags(connection, changed_tags)
+        await store.add_tag_checks(connection, state.raced, now + _CHECK_TAGS_AFTER)
 
         changes: dict[int, Change] = {}
         for key, manifest in sorted(changed_manifests.items(), key=lambda item: item[0]):
-            was_present, was_content, old = was.get(key, (False, None, None))
-            if (was_present, was_content) == (manifest.present, manifest.content):
+            old = before.manifests.get(key, Manifest())
+            if (old.present, old.content, old.size) == (
+                manifest.present,
+                manifest.content,
+                manifest.size,
+            ):
                 continue
             change = changes.setdefault(infos[key[0]].workspace_id, Change())
-            if was_present and old is not None:
-                change.remove(contribution(key[1], old))
+            if old.present:
+                change.remove(key[1], contribution(key[1], old))
             if manifest.present:
                 change.add(key[1], contribution(key[1], manifest))
         events = image_events(before, state, changed_manifests, changed_tags, infos, workspaces)
-        events += await self._count(connection, workspaces, changes, stored, now)
+        events += await account.move(connection, workspaces, changes, stored, now)
+        unconfirmed = _unconfirmed(changed_manifests, infos, changes)
+        await store.add_size_check(connection, unconfirmed, now + _CHECK_SIZES_AFTER)
         for repository, fact in located:
             if isinstance(fact, ManifestPushed | ManifestSeen):
                 workspaces[repository.workspace_id].has_images = True
         events += self._levels(workspaces)
-        await _save_workspaces(connection, workspaces, now)
+        await save_workspaces(connection, workspaces, now)
         await outbox.add_events(connection, events, now=now, new_id=self._new_id)
         return Recorded(
             {item.id: (usage_before[item.id], item.usage_bytes) for item in workspaces.values()},
             frozenset(
-                key for key, old in was.items() if old[0] and not state.manifests[key].present
+                key
+                for key, old in before.manifests.items()
+                if old.present and not state.manifests[key].present
             ),
         )
 
     async def _lock(self, connection: Connection, ids: set[int]) -> dict[int, Workspace]:
         rows = await connection.fetch(statements.LOCK_WORKSPACES, sorted(ids))
         return {row["id"]: Workspace(*row.values()) for row in rows}
-
-    async def _count(
-        self,
-        connection: Connection,
-        workspaces: dict[int, Workspace],
-        changes: dict[int, Change],
-        stored: dict[bytes, int],
-        now: datetime,
-    ) -> list[QuotaEvent]:
-        """Move reference counts and usage; returns what is to be said about wrong sizes."""
-        events: list[QuotaEvent] = []
-        touched: dict[int, dict[bytes, Holding]] = {}
-        if stored:
-            await store.save_stored(connection, stored)
-            holders = await store.load_holders(connection, stored)
-            wrong = {
-                workspace_id
-                for workspace_id, holdings in holders.items()
-                if workspace_id not in workspaces
-                and any(holding.size != stored[digest] for digest, holding in holdings.items())
-            }
-            if wrong:
-                # Storage contradicts what another workspace declared: its usage changes, too.
-                raise _RetakeError(wrong)
-            for workspace_id in holders.keys() & workspaces.keys():
-                for digest, holding in holders[workspace_id].items():
-                    if holding.stored and holding.size == stored[digest]:
-                        continue
-                    if holding.size != stored[digest] and holding.refs > 0:
-                        events.append(
-                            _mismatch(
-                                workspaces[workspace_id], digest, holding.size, stored[digest]
-                            )
-                        )
-                    workspaces[workspace_id].usage_bytes += learn_size(holding, stored[digest])
-                    touched.setdefault(workspace_id, {})[digest] = holding
-        wanted = {
-            (workspace_id, digest)
-            for workspace_id, change in changes.items()
-            for digest in change.refs
-            if digest not in touched.get(workspace_id, {})
-        }
-        loaded = await store.load_holdings(connection, wanted)
-        unsure = {
-            digest
-            for workspace_id, digest in wanted
-            if not ((known := loaded.get(workspace_id, {}).get(digest)) and known.stored)
-        }
-        truths = {**await store.load_stored(connection, unsure), **stored}
-        for workspace_id, change in sorted(changes.items()):
-            workspace = workspaces[workspace_id]
-            holdings = touched.setdefault(workspace_id, {})
-            for digest, holding in loaded.get(workspace_id, {}).items():
-                holdings.setdefault(digest, holding)
-            counted = count(holdings, change, truths)
-            workspace.usage_bytes += counted.usage_delta
-            for digest in counted.recount:
-                workspace.usage_bytes += await _recount(
-                    connection, workspace_id, digest, holdings[digest]
-                )
-            events += [
-                _mismatch(workspace, item.digest, item.declared, item.stored)
-                for item in counted.mismatches
-            ]
-        await store.save_holdings(connection, touched, now)
-        return events
 
     def _levels(self, workspaces: dict[int, Workspace]) -> list[QuotaEvent]:
         events = []
@@ -380,7 +323,7 @@ async def _repository_infos(
     rows = await connection.fetch(statements.WORKSPACES_OF_REPOSITORIES, sorted(cached))
     moved = {row["workspace_id"] for row in rows if row["workspace_id"] != cached[row["id"]][0]}
     if moved:
-        raise _RetakeError(moved)
+        raise RetakeError(moved)
     return {
         row["id"]: RepositoryInfo(
             cached[row["id"]][1], row["name"], row["workspace_id"], row["app"]
@@ -389,23 +332,26 @@ async def _repository_infos(
     }
 
 
-async def _recount(
-    connection: Connection, workspace_id: int, digest: bytes, holding: Holding
-) -> int:
-    """Seek the largest size that remaining manifests declare; returns the change of usage."""
-    rows = await connection.fetch(statements.DECLARING_MANIFESTS, workspace_id, digest)
-    sizes = {
-        size for row in rows for member, size in unpack_blobs(row["blobs"]) if member == digest
-    }
-    before = holding.counted
-    if sizes:
-        holding.size, holding.mixed = max(sizes), len(sizes) > 1
-    return holding.counted - before
+def _unconfirmed(
+    changed: Mapping[ManifestKey, Manifest],
+    infos: Mapping[int, RepositoryInfo],
+    changes: Mapping[int, Change],
+) -> list[ManifestKey]:
+    """Existing manifests with a blob, counted just now, of which storage has not spoken."""
+    return [
+        key
+        for key, manifest in changed.items()
+        if manifest.present
+        and manifest.content is not None
+        and (change := changes.get(infos[key[0]].workspace_id)) is not None
+        and any(digest in change.unconfirmed for digest, _size in manifest.content.blobs)
+    ]
 
 
-async def _save_workspaces(
+async def save_workspaces(
     connection: Connection, workspaces: dict[int, Workspace], now: datetime
 ) -> None:
+    """Write usage and level of locked workspaces."""
     ordered = sorted(workspaces.values(), key=lambda workspace: workspace.id)
     await connection.execute(
         statements.SAVE_USAGE,
@@ -444,12 +390,3 @@ def _largest(facts: Iterable[BlobStored]) -> dict[bytes, int]:
     for fact in facts:
         sizes[fact.digest] = max(fact.size, sizes.get(fact.digest, 0))
     return sizes
-
-
-def _mismatch(workspace: Workspace, digest: bytes, declared: int, stored: int) -> QuotaEvent:
-    return QuotaEvent(
-        workspace.id,
-        workspace.name,
-        outbox.SIZE_MISMATCH,
-        {"digest": format_digest(digest), "declared_bytes": declared, "stored_bytes": stored},
-    )

@@ -16,8 +16,8 @@ JOIN repositories r USING (registry, name)
 # A workspace appears with its first image at the default quota. Committed on its own, before the
 # batch: a workspace without images is invisible, so a batch that fails after it leaves no trace.
 ADD_WORKSPACES = """
-INSERT INTO workspaces (name, quota_bytes)
-SELECT name, $2 FROM unnest($1::text[]) AS name ORDER BY name
+INSERT INTO workspaces (name, quota_bytes, found_by_reconciliation)
+SELECT name, $2, $3 FROM unnest($1::text[]) AS name ORDER BY name
 ON CONFLICT (name) DO NOTHING
 """
 
@@ -116,12 +116,24 @@ ON CONFLICT (digest, workspace_id) DO UPDATE SET
                        ELSE coalesce(excluded.released_at, workspace_digests.released_at) END
 """
 
-LOAD_STORED = "SELECT digest, size FROM stored_blobs WHERE digest = ANY($1::bytea[])"
+# Below 0: somebody uses the blob and waits for storage's word (`SAVE_STORED`).
+LOAD_STORED = """
+SELECT digest, size FROM stored_blobs WHERE digest = ANY($1::bytea[]) AND size >= 0
+"""
 
+# The largest, so that the order in which storage's words come plays no part. A row that stays as it
+# is gets locked all the same.
 SAVE_STORED = """
 INSERT INTO stored_blobs (digest, size)
 SELECT * FROM unnest($1::bytea[], $2::int8[])
-ON CONFLICT (digest) DO UPDATE SET size = excluded.size WHERE stored_blobs.size <> excluded.size
+ON CONFLICT (digest) DO UPDATE SET size = excluded.size WHERE stored_blobs.size < excluded.size
+"""
+
+# By primary key, once for each repository of the workspace.
+DOCUMENT_SIZE = """
+SELECT max(m.size) FROM repositories r
+JOIN manifests m ON m.repository_id = r.id AND m.digest = $2
+WHERE r.workspace_id = $1 AND m.present
 """
 
 # The packed column is searched for the digest's bytes; only for digests declared in two sizes.
@@ -174,6 +186,19 @@ RESET_OFFSET = """
 UPDATE consumer_offsets SET next_offset = $5, changed_at = now()
 WHERE cluster_id = $1 AND topic = $2 AND partition = $3 AND epoch = $4
 """
+
+# -- what the registry is to be asked later -----------------------------------------------------
+
+# Two sets of one tag stood close together: only the registry knows which one holds.
+ADD_TAG_CHECKS = """
+INSERT INTO tag_checks (repository_id, tag, due_at)
+SELECT repository_id, tag, $3 FROM unnest($1::int[], $2::text[]) AS given(repository_id, tag)
+ON CONFLICT (repository_id, tag) DO UPDATE
+SET due_at = excluded.due_at, attempts = 0
+"""
+
+# One row for a whole batch, and none where storage has spoken of every blob already.
+ADD_SIZE_CHECK = "INSERT INTO size_checks (manifests, due_at, attempts) VALUES ($1, $2, $3)"
 
 # -- observations --------------------------------------------------------------------------------
 

@@ -215,9 +215,30 @@ async def load_stored(connection: Connection, digests: Iterable[bytes]) -> dict[
 
 
 async def save_stored(connection: Connection, sizes: Mapping[bytes, int]) -> None:
-    """Write sizes that storage said."""
+    """Write sizes that storage said; a size below 0 claims the row of a blob that is used."""
     if sizes:
         ordered = sorted(sizes.items())
         await connection.execute(
             statements.SAVE_STORED, [item[0] for item in ordered], [item[1] for item in ordered]
         )
+
+
+async def add_tag_checks(connection: Connection, tags: Iterable[TagKey], due_at: datetime) -> None:
+    """Have the registry asked what some tags point at."""
+    ordered = sorted(tags)
+    if ordered:
+        await connection.execute(
+            statements.ADD_TAG_CHECKS,
+            [key[0] for key in ordered],
+            [key[1] for key in ordered],
+            due_at,
+        )
+
+
+async def add_size_check(
+    connection: Connection, manifests: Iterable[ManifestKey], due_at: datetime, attempts: int = 0
+) -> None:
+    """Have storage asked how large the blobs of some manifests are."""
+    packed = pack_blobs((digest, repository_id) for repository_id, digest in manifests)
+    if packed:
+        await connection.execute(statements.ADD_SIZE_CHECK, packed, due_at, attempts)

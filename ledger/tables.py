@@ -232,6 +232,66 @@ tag_checks = Table(
     Index(None, "due_at"),
 )
 
+size_checks = Table(
+    "size_checks",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column(
+        "manifests",
+        LargeBinary,
+        nullable=False,
+        comment="packed (digest, repository id) of manifests with blobs that storage has not spoken of",
+    ),
+    _timestamp("due_at", nullable=False),
+    Column("attempts", SmallInteger, nullable=False, server_default="0"),
+    Index(None, "due_at"),
+)
+
+reconcile_passes = Table(
+    "reconcile_passes",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("registry", Text, nullable=False),
+    Column("workspace", Text, comment="null: all of them"),
+    Column("confirm_now", Boolean, nullable=False),
+    Column("state", Text, nullable=False),
+    Column(
+        "cursor", Text, nullable=False, server_default="", comment="repositories up to it are done"
+    ),
+    Column("repositories", Integer, nullable=False, server_default="0", comment="done so far"),
+    Column("manifests", BigInteger, nullable=False, server_default="0", comment="asked for so far"),
+    Column("message", Text, comment="what ended it early"),
+    _timestamp("started_at", nullable=False),
+    _timestamp("changed_at", nullable=False),
+    _timestamp("finished_at"),
+    CheckConstraint("state in ('running', 'finished', 'stopped')", name="state_known"),
+)
+
+reconcile_drift = Table(
+    "reconcile_drift",
+    metadata,
+    Column(
+        "pass_id", BigInteger, ForeignKey("reconcile_passes.id", ondelete="CASCADE"), nullable=False
+    ),
+    Column("workspace_id", Integer, ForeignKey("workspaces.id"), nullable=False),
+    Column("found", Integer, nullable=False, comment="manifests that the ledger had missed"),
+    Column("corrected", Integer, nullable=False, comment="tags that named something else, or went"),
+    Column("forgotten", Integer, nullable=False, comment="manifests that were gone"),
+    Column("drift_bytes", BigInteger, nullable=False, comment="what all this changed of the usage"),
+    Column("usage_before", BigInteger, nullable=False),
+    Column("usage_after", BigInteger, nullable=False),
+    PrimaryKeyConstraint("pass_id", "workspace_id"),
+)
+
+suspected_absences = Table(
+    "suspected_absences",
+    metadata,
+    Column("repository_id", Integer, ForeignKey("repositories.id"), nullable=False),
+    Column("reference", Text, nullable=False, comment="a tag, or a digest as text"),
+    _timestamp("missing_since", nullable=False),
+    PrimaryKeyConstraint("repository_id", "reference"),
+)
+
 reservations = Table(
     "reservations",
     metadata,

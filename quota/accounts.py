@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import msgspec
 
 from ledger import images as image_rows
-from ledger import reading, workspaces
+from ledger import reading, reconcile, workspaces
 from ledger.images import Cursor
 from ledger.reading import WorkspaceView
 from ledger.record import LevelRule
@@ -18,6 +18,7 @@ from quota import images
 from quota.policy import DEFAULT_POLICY, Policy, parse_policy
 from quota.usage import untagged
 from runtime.postgres import Pool, retry_conflicts
+from runtime.settings import DEFAULT_REGISTRY
 
 _RECOMPUTE_AFTER = 20
 """The graph's figures may be older than the account by this many times what computing them takes."""
@@ -206,7 +207,9 @@ class Accounts:
     async def status(self) -> dict[str, Any]:
         """`GET /v1/status`: whether the pipeline is healthy."""
         async with self._pool.acquire() as connection:
-            return await reading.status(connection, now=self._clock())
+            document = await reading.status(connection, now=self._clock())
+            document["reconciliation"] = await reconcile.status(connection, DEFAULT_REGISTRY)
+            return document
 
     async def ready(self) -> str | None:
         """None when the database answers."""

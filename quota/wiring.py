@@ -3,11 +3,12 @@
 import os
 import socket
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import asyncpg
 
+from ledger.mapping import Mapper
 from ledger.record import Recorder
 from quota.accounts import Accounts
 from quota.api.access import operator_token
@@ -16,6 +17,8 @@ from quota.cleanup import Cleaner
 from quota.hook import PreBuildHook
 from quota.levels import level
 from quota.metrics import QuotaMetrics
+from quota.reconcile import Reconciler
+from quota.reconcile_schedule import ReconcileMetrics, ReconcileSchedule
 from quota.relay import Relay
 from quota.runs import Runs
 from registry.connect import registry_client
@@ -24,7 +27,7 @@ from runtime.http import serving
 from runtime.lifecycle import Stopping, background, run_until_stopped
 from runtime.logs import get_logger
 from runtime.patience import until_it_answers
-from runtime.postgres import CONNECT_TIMEOUT, UNAVAILABLE, Connection, open_pool
+from runtime.postgres import CONNECT_TIMEOUT, UNAVAILABLE, Connection, Pool, open_pool
 from runtime.producers import open_producer
 from runtime.settings import Settings
 
@@ -37,6 +40,18 @@ _CLEANUP_GRACE = 1.5
 def utc_now() -> datetime:
     """The process's clock."""
     return datetime.now(UTC)
+
+
+async def open_reconciler(stack: AsyncExitStack, settings: Settings, pool: Pool) -> Reconciler:
+    """Reconciliation with a registry client of its own: it must not hold up cleanups."""
+    client = await stack.enter_async_context(
+        registry_client(settings, concurrency=settings.reconcile_concurrency)
+    )
+    rule = WorkspaceRule(settings.workspace_pattern)
+    recorder = Recorder(
+        pool, rule=rule, default_quota_bytes=settings.default_quota_bytes, level_of=level
+    )
+    return Reconciler(pool=pool, recorder=recorder, client=client, rule=rule, clock=utc_now)
 
 
 async def run(settings: Settings) -> int:
@@ -95,6 +110,12 @@ async def run(settings: Settings) -> int:
             accounts=accounts,
             hook=hook,
             runs=Runs(pool, cleaner),
+            mapper=Mapper(
+                pool,
+                rule=WorkspaceRule(settings.workspace_pattern),
+                default_quota_bytes=settings.default_quota_bytes,
+                level_of=level,
+            ),
             authenticate=operator_token(token),
             clock=utc_now,
         )
@@ -113,6 +134,15 @@ async def run(settings: Settings) -> int:
             metrics=metrics,
         )
         await stack.enter_async_context(background("relay", relay.run(), stopping))
+        schedule = ReconcileSchedule(
+            await open_reconciler(stack, settings, pool),
+            pool=pool,
+            metrics=ReconcileMetrics(metrics.registry),
+            interval=timedelta(seconds=settings.reconcile_interval),
+            stopping=stopping,
+            clock=utc_now,
+        )
+        await stack.enter_async_context(background("reconcile", schedule.run(), stopping))
         app = create_app(api, ready=ready, metrics=metrics.registry, stopping=stopping)
         port = await stack.enter_async_context(
             serving(app, host=settings.host, port=settings.api_port)

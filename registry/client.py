@@ -130,17 +130,25 @@ class RegistryClient:
         _require(answer.status == 200, request, answer)
         return answer.date
 
-    async def get_manifest(self, repository: str, digest: bytes) -> FetchedManifest:
-        """A manifest by digest, at most 8 MiB. Raises NotFound, WrongContent, TooLarge."""
+    async def get_manifest(self, repository: str, reference: str | bytes) -> FetchedManifest:
+        """A manifest by (raw) digest or by tag, at most 8 MiB. Raises NotFound, WrongContent, TooLarge.
+
+        What a tag answers is checked against the digest that the registry names.
+        """
 
         def check(answer: Answer) -> None:
             if answer.status == 200:
-                _verify(answer, digest)
+                _verify(answer, digest_of(answer))
 
-        request = self._manifest("GET", repository, digest, max_bytes=MAX_MANIFEST_BYTES)
+        def digest_of(answer: Answer) -> bytes:
+            if isinstance(reference, bytes):
+                return reference
+            return _named_digest(answer) or hashlib.sha256(answer.body).digest()
+
+        request = self._manifest("GET", repository, reference, max_bytes=MAX_MANIFEST_BYTES)
         answer = await self._found(request, check)
         media_type = bare(answer.headers.get("Content-Type", ""))
-        return FetchedManifest(answer.body, media_type, digest, answer.date)
+        return FetchedManifest(answer.body, media_type, digest_of(answer), answer.date)
 
     async def head_manifest(self, repository: str, reference: str | bytes) -> ManifestHead:
         """Whether a manifest exists, by tag or (raw) digest. Emits a pull event of ours."""

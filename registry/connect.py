@@ -4,8 +4,11 @@ from registry.client import RegistryClient
 from runtime.settings import Settings
 
 
-def registry_client(settings: Settings) -> RegistryClient:
-    """A client to use as an async context manager. Raises SettingsError and BadRegistryUrl."""
+def registry_client(settings: Settings, *, concurrency: int | None = None) -> RegistryClient:
+    """A client to use as an async context manager. Raises SettingsError and BadRegistryUrl.
+
+    `concurrency`: requests open at a time, for work with a limit of its own.
+    """
     password = settings.registry_password
     return RegistryClient(
         settings.required_registry_url(),
@@ -13,5 +16,5 @@ def registry_client(settings: Settings) -> RegistryClient:
         password=password.get_secret_value() if password is not None else None,
         token_hosts=frozenset(settings.registry_token_hosts),
         redirect_hosts=frozenset(settings.registry_redirect_hosts),
-        concurrency=settings.registry_concurrency,
+        concurrency=concurrency or settings.registry_concurrency,
     )

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
+import msgspec
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from ledger.mapping import CleanupRunningError, Mapper, MovedMeanwhileError
 from ledger.reading import WorkspaceView
 from ledger.workspaces import Reservation, Settings
 from quota.accounts import Accounts
@@ -16,6 +18,7 @@ from quota.api.hook import answer_document, cleanup_document
 from quota.api.problems import ProblemError, problem_middleware
 from quota.api.requests import (
     CleanupRequest,
+    MappingRequest,
     PreBuildRequest,
     ReservationRequest,
     WorkspacePatch,
@@ -29,7 +32,8 @@ from quota.hook import PreBuild, PreBuildHook
 from quota.images import BadCursorError, decode_cursor
 from quota.policy import DEFAULT_POLICY, InvalidPolicy, Policy, parse_policy, policy_document
 from quota.runs import Runs
-from registry.names import parse_digest
+from registry.names import InvalidName, check_repository, parse_digest
+from registry.workspaces import Placement
 from runtime.http import Ready, add_operations_routes
 from runtime.lifecycle import Stopping
 
@@ -45,12 +49,14 @@ class Api:
         accounts: Accounts,
         hook: PreBuildHook,
         runs: Runs,
+        mapper: Mapper,
         authenticate: Authenticate,
         clock: Callable[[], datetime],
     ) -> None:
         self._accounts = accounts
         self._hook = hook
         self._runs = runs
+        self._mapper = mapper
         self._authenticate = authenticate
         self._clock = clock
 
@@ -73,6 +79,7 @@ class Api:
             web.get(f"{workspace}/cleanups", self.list_runs),
             web.post(f"{workspace}/cleanups", self.start_run),
             web.get(f"{workspace}/cleanups/{{id}}", self.get_run),
+            web.put("/v1/repositories/{registry}/{repository:.+}", self.map_repository),
             web.get("/v1/status", self.status),
         ]
 
@@ -253,6 +260,34 @@ class Api:
         if not await self._accounts.release(view, _identifier(request)):
             raise ProblemError(404, "there is no such reservation (it may have expired)")
         return web.Response(status=204)
+
+    # -- repositories ----------------------------------------------------------------------------
+
+    async def map_repository(self, request: web.Request) -> web.Response:
+        """Scope `admin`, on the workspace that has the repository and on the one that gets it."""
+        caller = await identify(request, self._authenticate, "admin")
+        registry, repository = request.match_info["registry"], request.match_info["repository"]
+        try:
+            check_repository(repository)
+        except InvalidName as error:
+            raise ProblemError(404, str(error)) from error
+        body = await body_of(request, MappingRequest)
+        now_in = await self._mapper.placement(registry, repository)
+        enter(caller, "admin", now_in.workspace)
+        enter(caller, "admin", body.workspace)
+        try:
+            mapped = await self._mapper.map(
+                registry,
+                repository,
+                Placement(body.workspace, body.app or now_in.app),
+                only_from=now_in.workspace,
+                now=self._clock(),
+            )
+        except CleanupRunningError as error:
+            raise ProblemError(409, str(error), headers={"Retry-After": "5"}) from error
+        except MovedMeanwhileError as error:
+            raise ProblemError(409, str(error)) from error
+        return answer(msgspec.structs.asdict(mapped))
 
     # -- cleanups --------------------------------------------------------------------------------
 

@@ -73,6 +73,15 @@ class ReservationRequest(BaseModel):
     ttl_s: int = Field(3600, ge=1, le=86_400, strict=True)
 
 
+class MappingRequest(BaseModel):
+    """`PUT /v1/repositories/{registry}/{repository}`: without an app it keeps the one it has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    workspace: Name
+    app: Name | None = None
+
+
 class CleanupRequest(BaseModel):
     """`POST /v1/workspaces/{workspace}/cleanups`. Seconds."""
 

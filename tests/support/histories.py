@@ -4,18 +4,21 @@ The reference here knows nothing of the ledger's code: it looks at the whole set
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
 from hypothesis import strategies as st
 
 from ledger.facts import (
     BlobStored,
     Content,
+    ContentLearned,
     Fact,
     ManifestDeleted,
     ManifestPulled,
     ManifestPushed,
+    ManifestSeen,
     Stamp,
     TagRemoved,
 )
@@ -45,7 +48,21 @@ INDEXES = (
     (digest("index 0"), OCI_INDEX, 200, Content(children=(IMAGES[0][0], IMAGES[1][0]))),
     (digest("index 1"), OCI_INDEX, 201, Content(children=(digest("index 0"), IMAGES[2][0]))),
 )
-MANIFESTS = (*IMAGES, *INDEXES)
+# What clients may claim: another size of a shared layer, a manifest as a layer, a wrong size of it.
+DISPUTED = (
+    (
+        digest("liar"),
+        OCI_IMAGE,
+        110,
+        Content(blobs=((BLOBS[1], 1100), (BLOBS[4], 1), (BLOBS[5], BLOB_SIZES[BLOBS[5]]))),
+    ),
+    (digest("odd"), OCI_IMAGE, 111, Content(blobs=((BLOBS[1], 500), (IMAGES[0][0], 4000)))),
+)
+MANIFESTS = (*IMAGES, *INDEXES, *DISPUTED)
+STORED_SIZES = {blob: (size, size + 90 * (blob != BLOBS[0])) for blob, size in BLOB_SIZES.items()}
+KINDS = (
+    "push", "push", "push", "push", "seen", "learned", "delete", "untag", "pull", "blob", "blob",
+)  # fmt: skip
 
 
 def stamp(moment: int) -> Stamp:
@@ -53,31 +70,36 @@ def stamp(moment: int) -> Stamp:
 
 
 @st.composite
+def facts_at(draw: st.DrawFn, moment: int) -> Fact:
+    """Whatever may be learned about the moment; events without references leave sizes pending."""
+    repository = draw(st.sampled_from(REPOSITORIES))
+    named, media_type, size, known = draw(st.sampled_from(MANIFESTS))
+    kind = draw(st.sampled_from(KINDS))
+    tag = draw(st.none() | st.sampled_from(TAGS))
+    content = known if draw(st.integers(0, 4)) else None
+    document = msgspec.structs.replace(known, subject_known=True)
+    here = ("default", repository, named, stamp(moment))
+    if kind == "push":
+        return ManifestPushed(*here, media_type, size, tag, content)
+    if kind == "seen":
+        built = draw(st.none() | st.integers(0, 1000))
+        return ManifestSeen(*here, media_type, size, tag, document if content else None, built)
+    if kind == "learned":
+        return ContentLearned("default", repository, named, media_type, size, document)
+    if kind == "delete":
+        return ManifestDeleted(*here)
+    if kind == "untag":
+        return TagRemoved("default", repository, draw(st.sampled_from(TAGS)), stamp(moment))
+    if kind == "pull":
+        return ManifestPulled(*here)
+    blob = draw(st.sampled_from(BLOBS))
+    return BlobStored(blob, draw(st.sampled_from(STORED_SIZES[blob])))
+
+
+@st.composite
 def histories(draw: st.DrawFn, *, longest: int = 25) -> list[Fact]:
     """Facts in the order in which they happened, each at a moment of its own."""
-    facts: list[Fact] = []
-    for moment in range(draw(st.integers(1, longest))):
-        repository = draw(st.sampled_from(REPOSITORIES))
-        named, media_type, size, content = draw(st.sampled_from(MANIFESTS))
-        kind = draw(st.sampled_from(("push", "push", "push", "delete", "untag", "pull", "blob")))
-        if kind == "push":
-            tag = draw(st.none() | st.sampled_from(TAGS))
-            facts.append(
-                ManifestPushed(
-                    "default", repository, named, stamp(moment), media_type, size, tag, content
-                )
-            )
-        elif kind == "delete":
-            facts.append(ManifestDeleted("default", repository, named, stamp(moment)))
-        elif kind == "untag":
-            tag = draw(st.sampled_from(TAGS))
-            facts.append(TagRemoved("default", repository, tag, stamp(moment)))
-        elif kind == "pull":
-            facts.append(ManifestPulled("default", repository, named, stamp(moment)))
-        else:
-            blob = draw(st.sampled_from(BLOBS))
-            facts.append(BlobStored(blob, BLOB_SIZES[blob]))
-    return facts
+    return [draw(facts_at(moment)) for moment in range(draw(st.integers(1, longest)))]
 
 
 @st.composite
@@ -103,11 +125,15 @@ class Truth:
     usage: dict[str, int] = field(default_factory=dict)
 
 
-def truth_of(facts: Iterable[Fact]) -> Truth:
-    """Look at the whole set of facts: order plays no part."""
+def pattern_workspace(repository: str) -> str:
+    return repository.split("/", maxsplit=1)[0] if "/" in repository else "_"
+
+
+def truth_of(facts: Iterable[Fact], mapped: Mapping[str, str] | None = None) -> Truth:
+    """Look at the whole set of facts: order plays no part. `mapped`: repository → workspace."""
     everything = list(facts)
     truth = Truth()
-    pushes = [fact for fact in everything if isinstance(fact, ManifestPushed)]
+    pushes = [fact for fact in everything if isinstance(fact, ManifestPushed | ManifestSeen)]
     deletes = [fact for fact in everything if isinstance(fact, ManifestDeleted)]
     untags = [fact for fact in everything if isinstance(fact, TagRemoved)]
     for push in pushes:
@@ -129,17 +155,39 @@ def truth_of(facts: Iterable[Fact]) -> Truth:
                 and newest.stamp > _last_delete(deletes, repository, newest.digest)
             ):
                 truth.tags[repository, tag] = newest.digest
-    contents = {push.digest: push for push in pushes}
-    held: dict[str, dict[bytes, int]] = {}
-    for repository, named in truth.manifests:
-        workspace = repository.split("/")[0] if "/" in repository else "_"
-        account = held.setdefault(workspace, {})
-        account[named] = contents[named].size
-        content = contents[named].content
-        assert content is not None
-        account.update(dict(content.blobs))
-    truth.usage = {workspace: sum(account.values()) for workspace, account in held.items()}
+    truth.usage = _usage(everything, truth.manifests, mapped or {})
     return truth
+
+
+def _usage(
+    facts: list[Fact], manifests: set[tuple[str, bytes]], mapped: Mapping[str, str]
+) -> dict[str, int]:
+    """Each digest once a workspace: storage's word, else the document's size, else the largest claim."""
+    described = [
+        fact for fact in facts if isinstance(fact, ManifestPushed | ManifestSeen | ContentLearned)
+    ]
+    contents = {(fact.repository, fact.digest): fact.content for fact in described if fact.content}
+    sizes = {fact.digest: fact.size for fact in described}
+    stored: dict[bytes, int] = {}
+    for fact in facts:
+        if isinstance(fact, BlobStored):
+            stored[fact.digest] = max(fact.size, stored.get(fact.digest, 0))
+    documents: dict[str, dict[bytes, int]] = {}
+    claims: dict[str, dict[bytes, int]] = {}
+    for repository, named in manifests:
+        workspace = mapped.get(repository) or pattern_workspace(repository)
+        documents.setdefault(workspace, {})[named] = sizes[named]
+        largest = claims.setdefault(workspace, {})
+        if content := contents.get((repository, named)):
+            for blob, size in content.blobs:
+                largest[blob] = max(size, largest.get(blob, 0))
+    return {
+        workspace: sum(
+            stored.get(member, size)
+            for member, size in (claims[workspace] | documents[workspace]).items()
+        )
+        for workspace in documents
+    }
 
 
 def _last_delete(deletes: list[ManifestDeleted], repository: str, named: bytes) -> Stamp:

@@ -117,5 +117,6 @@ async def empty(pool: Pool) -> None:
     """Forget everything (a test that tries many histories in one database)."""
     await pool.execute(
         """TRUNCATE workspaces, repositories, manifests, tags, workspace_digests, stored_blobs,
-           outbox, observations, consumer_offsets RESTART IDENTITY CASCADE"""
+           outbox, observations, consumer_offsets, size_checks, reconcile_passes
+           RESTART IDENTITY CASCADE"""
     )

@@ -43,6 +43,7 @@ PURE = [
     "quota/explain.py",
     "quota/graph.py",
     "quota/incoming.py",
+    "quota/absence.py",
     "quota/levels.py",
     "quota/plan.py",
     "quota/planner.py",

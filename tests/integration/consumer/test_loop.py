@@ -1,89 +1,14 @@
 """The loop on real Kafka and Postgres: once in effect, poison does not block, offsets are the ledger's."""
 
 import asyncio
-import json
 import uuid
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from consumer.loop import NotificationConsumer, Ownership
-from consumer.metrics import ConsumerMetrics
-from consumer.wiring import kafka_consumer
+from consumer.loop import Decoded, NotificationConsumer, Ownership
 from runtime.kafka import DEAD_LETTER_TOPIC, NOTIFICATIONS_TOPIC, create_topics
-from runtime.lifecycle import Stopping
-from runtime.producers import open_producer
-from runtime.settings import Settings
-from tests.support import ledgers
+from tests.support.consumers import consuming, event, publish, settings_for, usage
 from tests.support.waiting import wait_until
-
-
-def settings_for(bootstrap, group=None):
-    return Settings(kafka_bootstrap=bootstrap, kafka_group=group or f"test-{uuid.uuid4().hex}")
-
-
-def event(repository, *, tag="1", size=100, layer=5000, action="push"):
-    return {
-        "id": str(uuid.uuid4()),
-        "timestamp": datetime.now(UTC).isoformat(),
-        "action": action,
-        "target": {
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "digest": f"sha256:{uuid.uuid4().hex * 2}",
-            "size": size,
-            "repository": repository,
-            "tag": tag,
-            "references": [
-                {
-                    "mediaType": "application/vnd.oci.image.config.v1+json",
-                    "digest": f"sha256:{uuid.uuid4().hex * 2}",
-                    "size": layer,
-                }
-            ],
-        },
-    }
-
-
-async def publish(settings, key, *values):
-    producer = await open_producer(settings)
-    try:
-        for value in values:
-            raw = value if isinstance(value, bytes) else json.dumps(value).encode()
-            await producer.send_and_wait(NOTIFICATIONS_TOPIC, value=raw, key=key.encode())
-    finally:
-        await producer.stop()
-
-
-@asynccontextmanager
-async def consuming(settings, pool, owner="a"):
-    """A consumer that runs; the topic is shared by all tests, so only one's own names count."""
-    stopping = Stopping()
-    producer = await open_producer(settings)
-    consumer = NotificationConsumer(
-        connect=lambda: kafka_consumer(settings),
-        producer=producer,
-        pool=pool,
-        recorder=ledgers.recorder(pool),
-        metrics=ConsumerMetrics(),
-        stopping=stopping,
-        cluster_id="test",
-        owner=owner,
-        batch_max_events=500,
-        clock=lambda: datetime.now(UTC),
-        on_pending=lambda: None,
-    )
-    task = asyncio.create_task(consumer.run())
-    try:
-        yield consumer
-    finally:
-        stopping.set("end of test")
-        await task
-        await producer.stop()
-
-
-async def usage(pool, workspace):
-    return await pool.fetchval("SELECT usage_bytes FROM workspaces WHERE name = $1", workspace)
 
 
 async def test_events_are_counted_once_however_often_they_come(pool, kafka_bootstrap):
@@ -214,3 +139,28 @@ def test_a_partition_that_is_not_taken_over_yet_is_not_touched():
     consumer = standing_at(5)
     consumer.revoked([TopicPartition(NOTIFICATIONS_TOPIC, 0)])
     assert offsets_taken(consumer, Seeks(), 5, 6) == []
+
+
+async def test_a_partition_taken_away_while_its_batch_commits_ends_nothing():
+    consumer = standing_at(5)
+    partition = TopicPartition(NOTIFICATIONS_TOPIC, 0)
+
+    class TakenAwayMeanwhile:
+        async def record(self, _facts, **_options):
+            consumer.revoked([partition])
+
+    class Fetched(Record):
+        partition = 0
+
+    consumer._recorder, consumer._clock = TakenAwayMeanwhile(), lambda: None
+    await consumer._transaction([Decoded(Fetched(5), None)])
+    assert consumer._owned == {}
+
+    class GivenBackMeanwhile:
+        async def record(self, _facts, **_options):
+            consumer._owned[0] = Ownership(epoch=9, next_offset=6)
+
+    consumer._owned[0] = Ownership(epoch=1, next_offset=5)
+    consumer._recorder = GivenBackMeanwhile()
+    await consumer._transaction([Decoded(Fetched(5), None), Decoded(Fetched(7), None)])
+    assert consumer._owned[0] == Ownership(epoch=9, next_offset=6)

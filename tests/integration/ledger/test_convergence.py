@@ -1,5 +1,6 @@
 """On real Postgres: any order, duplicates and batches end in the same rows and the same bytes."""
 
+import random
 from datetime import UTC, datetime
 
 import pytest
@@ -67,6 +68,15 @@ async def test_any_delivery_of_a_history_ends_in_the_same_rows_and_the_truth(poo
     assert await ledgers.references_agree(pool)
 
 
+def orders(facts):
+    """Batches: as it was; shuffled one by one; every fact twice, backwards."""
+    shuffled = list(facts)
+    random.Random(len(facts)).shuffle(shuffled)
+    yield "in order", [facts]
+    yield "shuffled", [[fact] for fact in shuffled]
+    yield "doubled", [facts, facts[::-1]]
+
+
 @pytest.mark.parametrize("capture", CAPTURES, ids=str)
 async def test_a_captured_scenario_ends_in_its_truth(pool, capture):
     facts = [
@@ -74,20 +84,25 @@ async def test_a_captured_scenario_ends_in_its_truth(pool, capture):
         for raw in capture.raw_events()
         if (fact := facts_of("default", decode_event(raw))) is not None
     ]
-    await record_all(pool, [facts, facts[::-1], *([fact] for fact in facts)])
     truth = capture.truth()
-    assert {
-        repository: {tag: f"sha256:{named.hex()}" for tag, named in tags.items()}
-        for repository, tags in (await ledgers.tags(pool)).items()
-    } == {name: item["tags"] for name, item in truth["repositories"].items() if item["tags"]}
-    usage = await ledgers.usage(pool)
     expected = {
         name: item["bytes"]["c_workspace_dedup_all"] for name, item in truth["workspaces"].items()
     }
     # A name of one component has no workspace; the captures call it by its own name.
     single = {name for name in truth["repositories"] if "/" not in name}
-    assert usage.pop("_", 0) == sum(expected.pop(name, 0) for name in single)
-    assert usage == {name: size for name, size in expected.items() if size}
+    expected["_"] = sum(expected.pop(name, 0) for name in single)
+    for order, batches in orders(facts):
+        await ledgers.empty(pool)
+        await record_all(pool, batches)
+        assert {
+            repository: {tag: f"sha256:{named.hex()}" for tag, named in tags.items()}
+            for repository, tags in (await ledgers.tags(pool)).items()
+        } == {name: item["tags"] for name, item in truth["repositories"].items() if item["tags"]}, (
+            order
+        )
+        usage = await ledgers.usage(pool)
+        assert usage == {name: size for name, size in expected.items() if size}, order
+        assert usage == await ledgers.recount(pool), order
 
 
 def image(moment, blobs, *, repository="acme/api", name="sized", tag=None):

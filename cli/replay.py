@@ -1,0 +1,181 @@
+"""`registry-quota replay`: rebuild the ledger from what was learned; compare it, or put it in place."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from cli.client import settings_here
+from cli.console import CommandError, console, emit_json, errors, plain, size
+
+if TYPE_CHECKING:
+    from consumer.replay import Replayed
+    from ledger.rebuilt import Difference
+    from runtime.settings import Settings
+
+_SHOWN = 50
+_LINE_EVERY = 50_000
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        "replay", help="Rebuild the ledger from the topic and the observations; compare or swap."
+    )(replay)
+
+
+def replay(
+    diff: Annotated[
+        bool, typer.Option("--diff", help="Compare with the live ledger; exit 1 when it differs.")
+    ] = False,
+    swap: Annotated[
+        bool, typer.Option("--swap", help="Put the rebuilt ledger in the live one's place.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Build in a second schema beside the live ledger, which goes on meanwhile."""
+    if diff and swap:
+        raise CommandError("--diff only looks and --swap changes: give one of them", exit_code=2)
+    if asyncio.run(_replay(settings_here(), diff=diff, swap=swap, as_json=as_json)):
+        raise typer.Exit(1)
+
+
+async def _replay(settings: "Settings", *, diff: bool, swap: bool, as_json: bool) -> bool:
+    """Do it and say what came of it; True when the ledgers differ."""
+    import asyncpg
+    from aiokafka.errors import KafkaError
+
+    from consumer.rebuild import BusyError, rebuilding
+    from consumer.replay import LogIncompleteError
+    from ledger.rebuilt import BehindError, MappedMeanwhileError
+    from runtime.postgres import UNAVAILABLE
+
+    found: list[Difference] = []
+    changed: int | None = None
+    try:
+        with _Shown() as shown:
+            async with rebuilding(
+                settings, clock=lambda: datetime.now(UTC), progress=shown.advance
+            ) as rebuild:
+                if diff:
+                    found = [item async for item in rebuild.differences()]
+                elif swap:
+                    changed = await rebuild.swap()
+                else:
+                    await rebuild.build()
+                replayed = rebuild.replayed
+    except LogIncompleteError as error:
+        raise CommandError(str(error), exit_code=3) from error
+    except (BusyError, MappedMeanwhileError) as error:
+        raise CommandError(str(error)) from error
+    except BehindError as error:
+        raise CommandError("the ledger learns faster than this replay; try again later") from error
+    except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+        raise CommandError(
+            f"the database did not do it ({type(error).__name__}: {error})"
+        ) from error
+    except KafkaError as error:
+        raise CommandError(
+            f"Kafka at {settings.kafka_bootstrap} does not answer ({error!r})"
+        ) from error
+    if as_json:
+        emit_json(_document(replayed, found if diff else None, changed))
+    else:
+        _print(replayed, found if diff else None, changed)
+    return bool(found)
+
+
+class _Shown:
+    """A bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        self._bar = Progress(*columns, console=errors, disable=not errors.is_terminal)
+        self._tasks: dict[str, TaskID] = {}
+        self._told = 0
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def advance(self, what: str, done: int, total: int) -> None:
+        """`done` of `total` events or observations are in."""
+        if what not in self._tasks:
+            self._tasks[what] = self._bar.add_task(what, total=total)
+            self._told = 0
+        self._bar.update(self._tasks[what], completed=done, total=total)
+        if not errors.is_terminal and (done >= total or done - self._told >= _LINE_EVERY):
+            self._told = done
+            errors.print(f"{what}: {done} of {total}")
+
+
+def _print(replayed: "Replayed", found: "list[Difference] | None", changed: int | None) -> None:
+    console.print(
+        f"replayed {replayed.events} events ({replayed.skipped} dead letters skipped) "
+        f"and {replayed.observations} observations"
+    )
+    if changed is not None:
+        console.print(f"the rebuilt ledger is in place; the bytes of {changed} workspaces changed")
+    if found is None:
+        return
+    console.print(f"{len(found)} differences between the live and the rebuilt ledger")
+    for item in found[:_SHOWN]:
+        console.print(
+            f"{item.kind} {plain(_name(item))} of {plain(item.workspace)}: {plain(_what(item))}"
+        )
+    if len(found) > _SHOWN:
+        console.print(f"and {len(found) - _SHOWN} more (--json)")
+
+
+def _name(item: "Difference") -> str:
+    from registry.names import format_digest
+
+    if isinstance(item.name, bytes):
+        return f"{item.repository}@{format_digest(item.name)}"
+    return f"{item.repository}:{item.name}" if item.repository else item.name
+
+
+def _what(item: "Difference") -> str:
+    if item.live is None:
+        return "only in the rebuilt one"
+    if item.rebuilt is None:
+        return "only in the live one"
+    if item.kind == "bytes":
+        live, rebuilt = item.live["usage_bytes"], item.rebuilt["usage_bytes"]
+        return f"live {live} ({size(live)}), rebuilt {rebuilt} ({size(rebuilt)})"
+    return ", ".join(name for name in item.live if item.live[name] != item.rebuilt[name])
+
+
+def _plain_values(row: dict[str, Any] | None) -> dict[str, Any] | None:
+    if row is None:
+        return None
+    return {name: value.hex() if isinstance(value, bytes) else value for name, value in row.items()}
+
+
+def _document(
+    replayed: "Replayed", found: "list[Difference] | None", changed: int | None
+) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "events": replayed.events,
+        "skipped": replayed.skipped,
+        "observations": replayed.observations,
+    }
+    if changed is not None:
+        document["workspaces_changed"] = changed
+    if found is not None:
+        document["differences"] = [
+            {
+                "kind": item.kind,
+                "workspace": item.workspace,
+                "name": _name(item),
+                "live": _plain_values(item.live),
+                "rebuilt": _plain_values(item.rebuilt),
+            }
+            for item in found
+        ]
+    return document

@@ -1,0 +1,130 @@
+"""`registry-quota verify`: count again from the manifests alone; 0, or what differs."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.client import settings_here
+from cli.console import CommandError, console, emit_json, plain, table
+
+if TYPE_CHECKING:
+    from ledger.verify import Verified
+
+_SHOWN = 20
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("verify", help="Recount from the manifests alone and say 0 or what differs.")(
+        verify
+    )
+
+
+def verify(
+    workspace: Annotated[
+        str | None, typer.Option("--workspace", "-w", help="Only this workspace.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Ask the database (RQ_DATABASE_URL), not the counters. Exit 1 when something differs."""
+    outcomes = asyncio.run(_verify(workspace))
+    if workspace is not None and not outcomes:
+        raise CommandError(f"there is no workspace {workspace!r}")
+    if as_json:
+        emit_json([_document(item) for item in outcomes])
+    else:
+        _print(outcomes)
+    if not all(item.exact for item in outcomes):
+        raise typer.Exit(1)
+
+
+@asynccontextmanager
+async def database() -> AsyncIterator[Any]:
+    """One connection to RQ_DATABASE_URL; a failure to connect is one sentence."""
+    import asyncpg
+
+    from runtime.postgres import CONNECT_TIMEOUT, UNAVAILABLE
+
+    url = settings_here().required_database_url()
+    try:
+        connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT)
+    except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+        raise CommandError(
+            f"the database does not answer ({error}); check RQ_DATABASE_URL and that it runs"
+        ) from error
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def _verify(workspace: str | None) -> "list[Verified]":
+    from ledger.verify import verify as recount
+
+    async with database() as connection:
+        return [item async for item in recount(connection, workspace)]
+
+
+def _print(outcomes: "list[Verified]") -> None:
+    from registry.names import format_digest
+
+    wrong = [item for item in outcomes if not item.exact]
+    digests = sum(item.digests for item in outcomes)
+    console.print(
+        f"drift {sum(abs(item.drift_bytes) for item in outcomes)} bytes: "
+        f"{len(outcomes)} workspaces with {digests} digests recounted, {len(wrong)} differ"
+    )
+    if not wrong:
+        return
+    table(
+        "",
+        ["workspace", ">counter", ">recount", ">drift", ">digests that differ"],
+        [
+            (
+                item.workspace,
+                item.usage_bytes,
+                item.recounted_bytes,
+                item.drift_bytes,
+                len(item.wrong),
+            )
+            for item in wrong
+        ],
+    )
+    for item in wrong:
+        for drift in item.wrong[:_SHOWN]:
+            console.print(
+                f"{plain(item.workspace)} {format_digest(drift.digest)}: "
+                f"{drift.refs} references of {_size(drift.size)}, "
+                f"should be {drift.expected_refs} of {_size(drift.expected_size)}"
+            )
+        if len(item.wrong) > _SHOWN:
+            console.print(f"{plain(item.workspace)}: and {len(item.wrong) - _SHOWN} more (--json)")
+
+
+def _size(count: int | None) -> str:
+    return "nothing" if count is None else f"{count} bytes"
+
+
+def _document(item: "Verified") -> dict[str, Any]:
+    from registry.names import format_digest
+
+    return {
+        "workspace": item.workspace,
+        "usage_bytes": item.usage_bytes,
+        "recounted_bytes": item.recounted_bytes,
+        "drift_bytes": item.drift_bytes,
+        "digests": item.digests,
+        "wrong": [
+            {
+                "digest": format_digest(drift.digest),
+                "refs": drift.refs,
+                "expected_refs": drift.expected_refs,
+                "size": drift.size,
+                "expected_size": drift.expected_size,
+            }
+            for drift in item.wrong
+        ],
+    }

@@ -1,0 +1,154 @@
+"""The replay command's composition root: its connections, what it refuses, and its three outcomes."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime
+from uuid import uuid4
+
+import asyncpg
+from aiokafka import AIOKafkaConsumer
+
+from consumer.replay import LogIncompleteError, Progress, Replay, Replayed
+from ledger import rebuilt
+from ledger.rebuilt import BehindError, Difference
+from ledger.record import Recorder
+from quota.levels import level
+from registry.workspaces import WorkspaceRule
+from runtime.kafka import NOTIFICATIONS_TOPIC, cluster_id, connection_options
+from runtime.postgres import CONNECT_TIMEOUT, Connection, open_pool, retry_conflicts
+from runtime.settings import MESSAGE_MAX_BYTES, Settings
+
+_ATTEMPTS = 5
+
+
+class BusyError(Exception):
+    """Another replay is running; wait for its end."""
+
+    def __init__(self) -> None:
+        super().__init__(type(self).__doc__)
+
+
+class Rebuild:
+    """A second ledger, and the live one beside it."""
+
+    def __init__(
+        self,
+        *,
+        live: Connection,
+        other: Connection,
+        replay: Replay,
+        cluster: str,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._live = live
+        self._other = other
+        self._replay = replay
+        self._cluster = cluster
+        self._clock = clock
+
+    @property
+    def replayed(self) -> Replayed:
+        """What was taken in so far."""
+        return self._replay.replayed
+
+    async def build(self) -> None:
+        """Everything up to where the topic ends now."""
+        await rebuilt.prepare(self._live)
+        await self._replay.take_topic()
+        await self._replay.take_observations(self._live)
+
+    async def differences(self) -> AsyncIterator[Difference]:
+        """Rebuild up to where the live ledger stands and compare; exact while consumers go on."""
+        await rebuilt.prepare(self._live)
+        async with self._live.transaction(isolation="repeatable_read", readonly=True):
+            stands = await rebuilt.positions(self._live, self._cluster, NOTIFICATIONS_TOPIC)
+            await self._replay.take_topic(stands)
+            await self._replay.take_observations(self._live)
+            async with self._other.transaction(isolation="repeatable_read", readonly=True):
+                async for difference in rebuilt.differences(self._live, self._other):
+                    yield difference
+
+    async def swap(self) -> int:
+        """Put a newly rebuilt ledger in the live one's place; how many workspaces' bytes changed.
+
+        Raises LogIncompleteError when the topic does not reach back to the beginning.
+        """
+        await self.build()
+        if any(self.replayed.starts.values()) or await rebuilt.fed_from_elsewhere(
+            self._live, self._cluster, NOTIFICATIONS_TOPIC
+        ):
+            raise LogIncompleteError(
+                "the topic does not reach back to the ledger's beginning, so a rebuilt ledger would "
+                "lack images; look with --diff, and let `registry-quota reconcile` mend what differs"
+            )
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return await retry_conflicts(self._put_in_place)
+            except BehindError:
+                self._replay.forget_observations()
+                await self._replay.take_observations(self._live)
+        return await retry_conflicts(self._put_in_place)
+
+    async def _put_in_place(self) -> int:
+        async with self._live.transaction():
+            return await rebuilt.put_in_place(
+                self._live,
+                cluster_id=self._cluster,
+                topic=NOTIFICATIONS_TOPIC,
+                ends=self.replayed.ends,
+                observations_taken=self.replayed.observations,
+                level_of=level,
+                now=self._clock(),
+                new_id=uuid4,
+            )
+
+
+@asynccontextmanager
+async def rebuilding(
+    settings: Settings, *, clock: Callable[[], datetime], progress: Progress
+) -> AsyncIterator[Rebuild]:
+    """Connections for one replay; the second schema is gone afterwards. Raises BusyError."""
+    url = settings.required_database_url()
+    options = {"application_name": "registry-quota replay", "lock_timeout": "30s"}
+    live = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT, server_settings=options)
+    try:
+        if not await rebuilt.try_lead(live):
+            raise BusyError
+        other = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT, server_settings=options)
+        pool = await open_pool(rebuilt.schema_url(url), size=2, name="registry-quota replay")
+        kafka = AIOKafkaConsumer(
+            NOTIFICATIONS_TOPIC,
+            **connection_options(settings),
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            max_partition_fetch_bytes=MESSAGE_MAX_BYTES,
+        )
+        try:
+            await kafka.start()
+            replay = Replay(
+                kafka=kafka,
+                recorder=Recorder(
+                    pool,
+                    rule=WorkspaceRule(settings.workspace_pattern),
+                    default_quota_bytes=settings.default_quota_bytes,
+                    level_of=level,
+                ),
+                batch_max_events=settings.batch_max_events,
+                clock=clock,
+                progress=progress,
+            )
+            rebuild = Rebuild(
+                live=live,
+                other=other,
+                replay=replay,
+                cluster=await cluster_id(settings),
+                clock=clock,
+            )
+            yield rebuild
+        finally:
+            await kafka.stop()
+            await pool.close()
+            await other.close()
+            await rebuilt.drop(live)
+    finally:
+        await live.close()

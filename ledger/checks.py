@@ -1,0 +1,167 @@
+"""What the registry is to be asked, now that it is due: tags that raced, sizes nobody confirmed.
+
+Work is taken with a lease: whoever takes a row moves its `due_at`, so that another process leaves it
+alone, and a crash only delays it. Never commits.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+
+from ledger import store
+from ledger.packing import unpack_blobs
+from runtime.postgres import Connection
+
+# -- tags ----------------------------------------------------------------------------------------
+
+
+class TagCheck(msgspec.Struct, frozen=True):
+    """A tag that was set twice within seconds."""
+
+    repository_id: int
+    repository: str
+    tag: str
+    digest: bytes
+    """What it points at for the ledger."""
+    set_ns: int
+    """Its newest set, nanoseconds, UTC."""
+    attempts: int
+    lease: datetime
+    """The row's `due_at` while we hold it: another race in between moves it."""
+
+
+TAKE_TAG_CHECKS = """
+UPDATE tag_checks c SET due_at = $3
+FROM (
+  SELECT t.repository_id, t.tag FROM tag_checks t
+  JOIN repositories r ON r.id = t.repository_id
+  WHERE t.due_at <= $2 AND r.registry = $1
+  ORDER BY t.due_at LIMIT $4 FOR UPDATE OF t SKIP LOCKED
+) AS due, repositories r, tags g
+WHERE c.repository_id = due.repository_id AND c.tag = due.tag
+  AND r.id = c.repository_id AND g.repository_id = c.repository_id AND g.name = c.tag
+RETURNING c.repository_id, r.name, c.tag, g.digest, g.set_ns, c.attempts, c.due_at
+"""
+
+FINISH_TAG_CHECK = "DELETE FROM tag_checks WHERE repository_id = $1 AND tag = $2 AND due_at = $3"
+
+POSTPONE_TAG_CHECK = """
+UPDATE tag_checks SET due_at = $4, attempts = $5
+WHERE repository_id = $1 AND tag = $2 AND due_at = $3
+"""
+
+
+async def take_tag_checks(
+    connection: Connection, registry: str, *, now: datetime, lease: timedelta, limit: int
+) -> list[TagCheck]:
+    """Checks that are due, ours until `now` + `lease`."""
+    rows = await connection.fetch(TAKE_TAG_CHECKS, registry, now, now + lease, limit)
+    return [TagCheck(*row.values()) for row in rows]
+
+
+async def finish_tag_check(connection: Connection, check: TagCheck) -> None:
+    """Done, unless the tag raced again meanwhile."""
+    await connection.execute(FINISH_TAG_CHECK, check.repository_id, check.tag, check.lease)
+
+
+async def postpone_tag_check(connection: Connection, check: TagCheck, due_at: datetime) -> None:
+    """Ask again later."""
+    await connection.execute(
+        POSTPONE_TAG_CHECK,
+        check.repository_id,
+        check.tag,
+        check.lease,
+        due_at,
+        min(check.attempts + 1, 1000),
+    )
+
+
+# -- sizes ---------------------------------------------------------------------------------------
+
+
+class SizeCheck(msgspec.Struct, frozen=True):
+    """Manifests of one batch with blobs of which storage had not spoken."""
+
+    id: int
+    manifests: tuple[tuple[bytes, int], ...]
+    """(digest, repository id)"""
+    attempts: int
+
+
+class UnconfirmedBlob(msgspec.Struct, frozen=True):
+    """A blob whose size only manifests declare, and where to ask for it."""
+
+    repository_id: int
+    repository: str
+    manifest: bytes
+    digest: bytes
+
+
+TAKE_SIZE_CHECK = """
+UPDATE size_checks SET due_at = $2
+WHERE id = (SELECT id FROM size_checks WHERE due_at <= $1
+            ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
+RETURNING id, manifests, attempts
+"""
+
+FINISH_SIZE_CHECK = "DELETE FROM size_checks WHERE id = $1"
+
+BLOBS_OF = """
+SELECT m.repository_id, r.name, r.workspace_id, m.digest, m.blobs
+FROM unnest($2::bytea[], $3::int[]) AS wanted(digest, repository_id)
+JOIN manifests m USING (repository_id, digest)
+JOIN repositories r ON r.id = m.repository_id
+WHERE m.present AND m.blobs IS NOT NULL AND r.registry = $1
+"""
+
+UNCONFIRMED = """
+SELECT DISTINCT digest FROM workspace_digests
+WHERE digest = ANY($1::bytea[]) AND refs > 0 AND NOT stored
+"""
+
+
+async def take_size_check(
+    connection: Connection, *, now: datetime, lease: timedelta
+) -> SizeCheck | None:
+    """The check that is due for longest, ours until `now` + `lease`."""
+    row = await connection.fetchrow(TAKE_SIZE_CHECK, now, now + lease)
+    if row is None:
+        return None
+    return SizeCheck(row["id"], unpack_blobs(row["manifests"]), row["attempts"])
+
+
+async def unconfirmed(
+    connection: Connection, registry: str, manifests: Sequence[tuple[bytes, int]]
+) -> tuple[list[UnconfirmedBlob], dict[bytes, int]]:
+    """Blobs of these manifests to ask for, each once, and those whose size another holder knows."""
+    rows = await connection.fetch(
+        BLOBS_OF,
+        registry,
+        [digest for digest, _repository_id in manifests],
+        [repository_id for _digest, repository_id in manifests],
+    )
+    blobs: dict[bytes, UnconfirmedBlob] = {}
+    for row in rows:
+        for digest, _size in unpack_blobs(row["blobs"]):
+            blobs.setdefault(
+                digest,
+                UnconfirmedBlob(row["repository_id"], row["name"], row["digest"], digest),
+            )
+    open_ = {row["digest"] for row in await connection.fetch(UNCONFIRMED, sorted(blobs))}
+    known = await store.load_stored(connection, open_)
+    return [blobs[digest] for digest in sorted(open_ - known.keys())], known
+
+
+async def finish_size_check(
+    connection: Connection,
+    check: SizeCheck,
+    again: Iterable[tuple[int, bytes]],
+    *,
+    due_at: datetime,
+) -> None:
+    """Done; the manifests in `again` (repository id, digest) are asked about once more at `due_at`."""
+    await connection.execute(FINISH_SIZE_CHECK, check.id)
+    await store.add_size_check(
+        connection, sorted(set(again)), due_at, min(check.attempts + 1, 1000)
+    )

@@ -1,0 +1,125 @@
+"""Looks at the registry: what it shows becomes an observation, stamped by its own clock."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import datetime
+from typing import TypeVar
+from uuid import UUID
+
+import msgspec
+
+from ledger.contents import content_of_manifest
+from ledger.facts import Content, ManifestSeen, Stamp
+from registry.answers import FetchedManifest
+from registry.client import RegistryClient
+from registry.errors import RegistryError, RegistryUnavailable
+from registry.manifests import parse_config_created, parse_manifest
+from registry.media_types import IMAGE_CONFIG_TYPES
+from registry.models import Descriptor
+from registry.timestamps import to_ns
+from runtime.settings import DEFAULT_REGISTRY
+
+_MOST_CONFIG_BYTES = 4 * 1024 * 1024
+
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
+
+
+class Look(msgspec.Struct, frozen=True):
+    """A manifest as the registry showed it."""
+
+    digest: bytes
+    media_type: str
+    size: int
+    content: Content | None
+    """None for a format that we do not read."""
+    date: datetime
+    """The registry's clock in its answer, to the second."""
+    config: Descriptor | None
+    """An image's config, if it may say when it was built."""
+
+
+def require_date(date: datetime | None) -> datetime:
+    """The registry's clock. Raises RegistryError where an answer told none."""
+    if date is None:
+        raise RegistryError("the registry's answers carry no Date: what it says cannot be ordered")
+    return date
+
+
+def look_at(fetched: FetchedManifest) -> Look:
+    """Read a fetched manifest. Raises ManifestError, RegistryError."""
+    parsed = parse_manifest(fetched.body, fetched.media_type)
+    config = parsed.config
+    return Look(
+        fetched.digest,
+        fetched.media_type,
+        len(fetched.body),
+        content_of_manifest(parsed),
+        require_date(fetched.date),
+        config if config is not None and config.media_type in IMAGE_CONFIG_TYPES else None,
+    )
+
+
+async def created_ns(
+    client: RegistryClient, repository: str, config: Descriptor, *, now: datetime
+) -> int | None:
+    """When an image says it was built, in nanoseconds; None unless that can be believed."""
+    try:
+        body = await client.get_blob(repository, config.digest, _MOST_CONFIG_BYTES)
+    except RegistryUnavailable as error:
+        if error.retry_after is not None:
+            raise
+        await client.ping()
+        return None
+    except RegistryError:
+        return None  # its age stays unknown: it is never a candidate for deletion
+    created = parse_config_created(body, now)
+    return None if created is None else to_ns(created)
+
+
+def stamp_of(date: datetime, new_id: Callable[[], UUID]) -> Stamp:
+    """An observation's stamp: the registry's clock, never ours."""
+    return (to_ns(date), new_id().bytes)
+
+
+def seen(
+    repository: str,
+    look: Look,
+    stamp: Stamp,
+    *,
+    tag: str | None = None,
+    created: int | None = None,
+    registry: str = DEFAULT_REGISTRY,
+) -> ManifestSeen:
+    """The fact that a look brings."""
+    return ManifestSeen(
+        registry,
+        repository,
+        look.digest,
+        stamp,
+        look.media_type,
+        look.size,
+        tag,
+        look.content,
+        created,
+    )
+
+
+async def each(
+    items: Iterable[Item], work: Callable[[Item], Awaitable[Outcome]]
+) -> list[tuple[Item, Outcome]]:
+    """Do something with every item at once; the registry's client bounds what is open.
+
+    The first error ends the rest and is raised as it is.
+    """
+    given = list(items)
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(_awaited(work(item))) for item in given]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [(item, task.result()) for item, task in zip(given, tasks, strict=True)]
+
+
+async def _awaited(work: Awaitable[Outcome]) -> Outcome:
+    return await work

@@ -1,0 +1,348 @@
+"""Reconciliation: the ledger against what the registry really has.
+
+One pass at a time, whoever asks. Repositories are done in order of name, some at once; the pass's
+row remembers up to which, so that one that ended early goes on where it stopped.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from uuid import UUID, uuid4
+
+import msgspec
+
+from ledger import reconcile as rows
+from ledger.facts import Fact, ManifestDeleted, ManifestSeen, TagRemoved
+from ledger.reconcile import Drift, KnownRepository, Pass
+from ledger.record import RECONCILE, Recorded, Recorder
+from quota.looking import each
+from quota.walk import Findings, RepositoryWalk, outdated
+from registry.client import RegistryClient
+from registry.errors import RegistryDenied, RegistryError, RegistryRefused, RegistryUnavailable
+from registry.workspaces import WorkspaceRule
+from runtime.postgres import Connection, Pool
+from runtime.settings import DEFAULT_REGISTRY
+
+UNTAGGED = (
+    "Untagged manifests from before the installation cannot be listed by any registry API: "
+    "they use space, and nobody can count them."
+)
+_RESUME_WITHIN = timedelta(hours=24)
+"""A pass that stopped longer ago is begun anew."""
+_REPOSITORIES_AT_ONCE = 8
+_MOST_PROBLEMS = 1000
+_IN_FLIGHT_SECONDS = 2.0
+"""What a push's notification may need to arrive: what is on its way is no drift."""
+_MOST_IN_FLIGHT = 50
+"""More than this is drift, and not waited for."""
+
+
+class AlreadyReconcilingError(Exception):
+    """Another process reconciles just now. Wait until it is done, or look at `GET /v1/status`."""
+
+
+class Progress(msgspec.Struct):
+    """How far a pass is."""
+
+    total: int = 0
+    """Repositories; 0 until they are listed."""
+    done: int = 0
+    manifests: int = 0
+    """Tags and manifests looked at in this run."""
+    found: int = 0
+    corrected: int = 0
+    forgotten: int = 0
+    suspected: int = 0
+
+
+class Report(msgspec.Struct):
+    """What a pass came to."""
+
+    pass_id: int
+    workspace: str | None
+    resumed: bool
+    """Whether it went on where an earlier run had stopped; its drift counts too."""
+    repositories: int
+    manifests: int
+    """Tags and manifests that this run looked at."""
+    drift: list[Drift]
+    suspected: int
+    """Absences that wait for a second pass, in all."""
+    problems: list[str]
+    """What could not be read or recorded."""
+    notes: list[str]
+
+
+class Reconciler:
+    """Runs passes; one per process."""
+
+    def __init__(
+        self,
+        *,
+        pool: Pool,
+        recorder: Recorder,
+        client: RegistryClient,
+        rule: WorkspaceRule,
+        clock: Callable[[], datetime],
+        new_id: Callable[[], UUID] = uuid4,
+        in_flight: float = _IN_FLIGHT_SECONDS,
+    ) -> None:
+        """`in_flight`: seconds that a difference has to last before it counts as drift."""
+        self._pool = pool
+        self._recorder = recorder
+        self._client = client
+        self._rule = rule
+        self._clock = clock
+        self._new_id = new_id
+        self._in_flight = in_flight
+        self.progress = Progress()
+
+    async def run(
+        self,
+        *,
+        workspace: str | None = None,
+        confirm_now: bool = False,
+        unless_since: datetime | None = None,
+    ) -> Report | None:
+        """Walk through the registry, or through the repositories of one workspace.
+
+        None when a pass was finished after `unless_since` (somebody else was faster). Raises
+        AlreadyReconcilingError, and RegistryError when the registry does not answer: the pass goes
+        on from there next time.
+        """
+        async with self._pool.acquire() as leading:
+            if not await rows.try_lead(leading):
+                raise AlreadyReconcilingError(AlreadyReconcilingError.__doc__)
+            try:
+                if unless_since is not None and await self._finished_since(leading, unless_since):
+                    return None
+                now = self._clock()
+                current = await rows.begin_pass(
+                    leading,
+                    DEFAULT_REGISTRY,
+                    workspace,
+                    confirm_now=confirm_now,
+                    now=now,
+                    resume_since=now - _RESUME_WITHIN,
+                )
+                return await self._run(current)
+            finally:
+                if not leading.is_closed():
+                    await rows.stop_leading(leading)
+
+    async def _finished_since(self, connection: Connection, moment: datetime) -> bool:
+        last = await rows.last_pass(connection, DEFAULT_REGISTRY, state="finished")
+        return last is not None and (last.finished_at or last.started_at) >= moment
+
+    async def _run(self, current: Pass) -> Report:
+        run = _Run(current, resumed=bool(current.cursor), progress=Progress())
+        self.progress = run.progress
+        try:
+            names = await self._repositories(run)
+            run.progress.total = len(names)
+            run.waiting = deque(name for name in names if name > current.cursor)
+            run.progress.done = len(names) - len(run.waiting)
+            await each(range(_REPOSITORIES_AT_ONCE), lambda _number: self._work(run))
+        except RegistryError as error:
+            await rows.end_pass(
+                self._pool, current.id, state="stopped", message=str(error), now=self._clock()
+            )
+            raise
+        return await self._finish(run)
+
+    async def _repositories(self, run: "_Run") -> list[str]:
+        """Names in order: those that the registry lists and those that the ledger has."""
+        wanted = run.current.workspace
+        async with self._pool.acquire() as connection:
+            known = await rows.repositories(connection, DEFAULT_REGISTRY)
+        names = {
+            name
+            for name, (workspace, holds) in known.items()
+            if holds and wanted in (None, workspace)
+        }
+        try:
+            async for name in self._client.catalog():
+                workspace = known[name][0] if name in known else self._rule.split(name).workspace
+                if wanted in (None, workspace):
+                    names.add(name)
+        except (RegistryDenied, RegistryRefused) as error:
+            run.notes.append(
+                "The registry does not let its repositories be listed, so only those were looked "
+                f"at that the ledger knows: {error}"
+            )
+        return sorted(names)
+
+    # One repository
+
+    async def _work(self, run: "_Run") -> None:
+        """Take repositories until none is left."""
+        while run.waiting:
+            repository = run.waiting.popleft()
+            run.open.add(repository)
+            try:
+                await self._reconcile(run, repository)
+            except RegistryUnavailable:
+                raise
+            except RegistryError as error:
+                run.tell_problem(f"{repository}: {error}")
+            run.open.discard(repository)
+            run.progress.done += 1
+            run.advance(repository)
+            await rows.advance_pass(self._pool, run.current, self._clock())
+
+    async def _reconcile(self, run: "_Run", repository: str) -> None:
+        known = await self._known(repository)
+        missed: set[bytes] = set()
+        walk = RepositoryWalk(
+            self._client,
+            repository,
+            known,
+            confirm_now=run.current.confirm_now,
+            clock=self._clock,
+            new_id=self._new_id,
+        )
+        async for findings in walk.findings():
+            run.progress.manifests += findings.asked
+            run.current.manifests += findings.asked
+            for problem in findings.problems:
+                run.tell_problem(problem)
+            if findings.facts and known.manifests and run.drifted < _MOST_IN_FLIGHT:
+                known = await self._without_what_arrived(repository, findings)
+            if not findings.empty:
+                await self._record(run, repository, findings, known, missed)
+
+    async def _known(self, repository: str) -> KnownRepository:
+        async with self._pool.acquire() as connection:
+            return await rows.known(connection, DEFAULT_REGISTRY, repository)
+
+    async def _without_what_arrived(self, repository: str, findings: Findings) -> KnownRepository:
+        """Leave out what its own notification told the ledger meanwhile."""
+        await asyncio.sleep(self._in_flight)
+        now_known = await self._known(repository)
+        findings.facts = [fact for fact in findings.facts if not outdated(fact, now_known)]
+        return now_known
+
+    async def _record(
+        self,
+        run: "_Run",
+        repository: str,
+        findings: Findings,
+        known: KnownRepository,
+        missed: set[bytes],
+    ) -> None:
+        """Facts, suspicions and what they come to, in one transaction.
+
+        `missed` has the manifests found in the repository so far.
+        """
+        found, corrected, forgotten = _counts(findings.facts, known, missed)
+
+        async def keep(connection: Connection, recorded: Recorded) -> None:
+            await rows.save_suspicions(
+                connection,
+                DEFAULT_REGISTRY,
+                repository,
+                begun=findings.suspected,
+                cleared=findings.cleared,
+            )
+            if found or corrected or forgotten:
+                await rows.add_drift(
+                    connection,
+                    run.current.id,
+                    DEFAULT_REGISTRY,
+                    repository,
+                    recorded,
+                    found=found,
+                    corrected=corrected,
+                    forgotten=forgotten,
+                )
+
+        await self._recorder.record(
+            findings.facts, now=self._clock(), source=RECONCILE, within=keep
+        )
+        run.progress.found += found
+        run.progress.corrected += corrected
+        run.progress.forgotten += forgotten
+        run.progress.suspected += len(findings.suspected)
+
+    # The end
+
+    async def _finish(self, run: "_Run") -> Report:
+        now = self._clock()
+        async with self._pool.acquire() as connection, connection.transaction():
+            drift = await rows.drift(connection, run.current.id)
+            await rows.announce_drift(connection, run.current, drift, now=now, new_id=self._new_id)
+            await rows.end_pass(
+                connection, run.current.id, state="finished", message=run.obstacle, now=now
+            )
+            suspected = await rows.count_suspected(connection)
+        if any(item.found for item in drift):
+            run.notes.append(UNTAGGED)
+        return Report(
+            run.current.id,
+            run.current.workspace,
+            run.resumed,
+            run.progress.total,
+            run.progress.manifests,
+            drift,
+            suspected,
+            run.problems,
+            run.notes,
+        )
+
+
+class _Run(msgspec.Struct):
+    """A pass, as long as this process works at it."""
+
+    current: Pass
+    resumed: bool
+    progress: Progress
+    waiting: deque[str] = msgspec.field(default_factory=deque)
+    open: set[str] = msgspec.field(default_factory=set)
+    problems: list[str] = msgspec.field(default_factory=list)
+    notes: list[str] = msgspec.field(default_factory=list)
+    finished: list[str] = msgspec.field(default_factory=list)
+    """Done, but not yet behind the cursor: something before them is still open."""
+
+    @property
+    def drifted(self) -> int:
+        """What was found wrong so far in this run."""
+        return self.progress.found + self.progress.corrected + self.progress.forgotten
+
+    def advance(self, repository: str) -> None:
+        """Move the cursor behind everything that is done without a gap."""
+        self.current.repositories += 1
+        self.finished.append(repository)
+        first_open = min(self.open, default=None)
+        passed = [name for name in self.finished if first_open is None or name < first_open]
+        if passed:
+            self.current.cursor = max(self.current.cursor, *passed)
+            self.finished = [name for name in self.finished if name not in set(passed)]
+
+    def tell_problem(self, problem: str) -> None:
+        """Remember what could not be read."""
+        if len(self.problems) < _MOST_PROBLEMS:
+            self.problems.append(problem)
+
+    @property
+    def obstacle(self) -> str | None:
+        """The problems in a sentence."""
+        if not self.problems:
+            return None
+        return f"{len(self.problems)} things could not be read, first: {self.problems[0]}"
+
+
+def _counts(
+    facts: Sequence[Fact], known: KnownRepository, missed: set[bytes]
+) -> tuple[int, int, int]:
+    """How many manifests were missed (they are added to `missed`), tags wrong, manifests gone."""
+    seen = [fact for fact in facts if isinstance(fact, ManifestSeen)]
+    before = len(missed)
+    missed.update(fact.digest for fact in seen if fact.digest not in known.manifests)
+    corrected = sum(isinstance(fact, TagRemoved) for fact in facts) + sum(
+        # A new tag of a manifest that was missed belongs to it; one that moved was wrong besides.
+        fact.tag is not None and (fact.tag in known.tags or fact.digest not in missed)
+        for fact in seen
+    )
+    forgotten = sum(isinstance(fact, ManifestDeleted) for fact in facts)
+    return len(missed) - before, corrected, forgotten

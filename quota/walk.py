@@ -1,0 +1,352 @@
+"""One repository, registry against ledger: what was missed, what moved, what is gone.
+
+Tags are asked with a quiet conditional HEAD (304: nothing to do); what the ledger does not know is
+fetched, an index's children with it; what it has and no tag names is asked for by digest.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from datetime import datetime
+from itertools import islice
+from typing import TypeVar
+from uuid import UUID
+
+import msgspec
+
+from ledger.facts import Fact, ManifestDeleted, ManifestSeen, TagRemoved
+from ledger.reconcile import KnownManifest, KnownRepository
+from quota.absence import Verdict, missing_children, not_named, tags_to_ask, verdict
+from quota.looking import Look, created_ns, each, look_at, require_date, seen, stamp_of
+from registry.answers import ManifestHead, TagState
+from registry.client import RegistryClient
+from registry.errors import NotFound, RegistryDenied, RegistryError, RegistryUnavailable
+from registry.manifests import ManifestError
+from registry.names import format_digest
+from runtime.settings import DEFAULT_REGISTRY
+
+AT_ONCE = 500
+"""Tags or manifests asked for before what they told is recorded."""
+
+Item = TypeVar("Item")
+
+
+class Findings(msgspec.Struct):
+    """What a part of a repository brought."""
+
+    facts: list[Fact] = msgspec.field(default_factory=list)
+    suspected: dict[str, datetime] = msgspec.field(default_factory=dict)
+    """References that a look did not find for the first time, and when (the registry's clock)."""
+    cleared: list[str] = msgspec.field(default_factory=list)
+    """References that are suspected no longer."""
+    problems: list[str] = msgspec.field(default_factory=list)
+    asked: int = 0
+    """Tags and manifests that were looked at."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to record."""
+        return not (self.facts or self.suspected or self.cleared)
+
+
+class _Fetched(msgspec.Struct, frozen=True):
+    look: Look
+    created: int | None
+    """Nanoseconds; None: not known, or not to be believed."""
+
+
+class RepositoryWalk:
+    """Compares one repository; use once."""
+
+    def __init__(
+        self,
+        client: RegistryClient,
+        repository: str,
+        known: KnownRepository,
+        *,
+        confirm_now: bool,
+        clock: Callable[[], datetime],
+        new_id: Callable[[], UUID],
+    ) -> None:
+        self._client = client
+        self._repository = repository
+        self._known = known
+        self._confirm_now = confirm_now
+        self._clock = clock
+        self._new_id = new_id
+        self._named: set[bytes] = set()
+        """Manifests that tags of the registry name."""
+        self._fetched: dict[bytes, int | None] = {}
+        """What was fetched, and when it says it was built."""
+        self._asked: set[bytes] = set()
+        """What was asked for by digest: an index may name what is not there, in every part anew."""
+        self._gone: list[tuple[str, datetime]] = []
+        """Tags of the ledger that the registry does not answer."""
+        self._settled: set[str] = set()
+        """References that were found, or forgotten."""
+        self._suspected: set[str] = set()
+
+    async def findings(self) -> AsyncIterator[Findings]:
+        """What differs, a part at a time. Raises RegistryError when the registry is away."""
+        listed = {tag async for tag in self._client.list_tags(self._repository)}
+        for tags in _parts(tags_to_ask(self._known, listed)):
+            yield await self._tags(tags)
+        absent: dict[bytes, datetime] = {}
+        for digests in _parts(not_named(self._known, self._named)):
+            yield await self._manifests(digests, absent)
+        yield self._tags_gone(absent)
+
+    # Tags
+
+    async def _tags(self, tags: Sequence[str]) -> Findings:
+        found = Findings(asked=len(tags))
+        answers = await each(tags, lambda tag: self._ask_tag(tag, found))
+        fetched: dict[bytes, _Fetched] = {}
+        named: list[tuple[str, bytes, datetime]] = []
+        for tag, answer in answers:
+            if answer is None:
+                continue
+            state, what = answer
+            if state.digest is None:
+                if tag in self._known.tags:
+                    self._gone.append((tag, require_date(state.date)))
+                continue
+            self._named.add(state.digest)
+            self._settled.add(tag)
+            if what is not None:
+                fetched[state.digest] = what
+            before = self._known.tags.get(tag)
+            if before is None or before.digest != state.digest:
+                named.append((tag, state.digest, require_date(state.date)))
+        # A moved tag was only asked with HEAD: what it names now may be unknown.
+        wanted = {
+            digest
+            for _tag, digest, _date in named
+            if digest not in self._known.manifests and digest not in self._fetched
+        } - fetched.keys()
+        wanted |= missing_children(self._known, {digest for _tag, digest, _date in named})
+        wanted |= missing_children(
+            self._known, self._named & {tag.digest for tag in self._known.tags.values()}
+        )
+        await self._fetch_all(wanted - self._fetched.keys(), fetched, found)
+        self._tell(fetched, named, found)
+        return found
+
+    async def _ask_tag(self, tag: str, found: Findings) -> tuple[TagState, _Fetched | None] | None:
+        known = self._known.tags.get(tag)
+        try:
+            if known is not None:
+                return await self._client.tag_digest(self._repository, tag, known.digest), None
+            # Nothing to compare with: one request tells the digest and the manifest.
+            look = look_at(await self._client.get_manifest(self._repository, tag))
+            fetched = None if look.digest in self._known.manifests else await self._dated(look)
+            return TagState(look.digest, look.date), fetched
+        except NotFound:
+            return None  # listed, but not there (any more, or yet)
+        except (RegistryError, ManifestError) as error:
+            await self._excuse(error, f"{self._repository}:{tag}", found)
+            return None
+
+    # Manifests
+
+    async def _fetch_all(
+        self, digests: set[bytes], fetched: dict[bytes, _Fetched], found: Findings
+    ) -> None:
+        """Fetch manifests and whatever they name, down to the last child."""
+        wanted = digests | self._children_of(fetched.values()) - fetched.keys()
+        while wanted := wanted - self._asked:
+            self._asked |= wanted
+            found.asked += len(wanted)
+            answers = await each(sorted(wanted), lambda digest: self._fetch(digest, found))
+            fresh = {digest: what for digest, what in answers if what is not None}
+            fetched |= fresh
+            wanted = self._children_of(fresh.values()) - fetched.keys()
+
+    def _children_of(self, fetched: Iterable[_Fetched]) -> set[bytes]:
+        return {
+            child
+            for what in fetched
+            if what.look.content is not None
+            for child in what.look.content.children
+            if child not in self._known.manifests and child not in self._fetched
+        }
+
+    async def _fetch(self, digest: bytes, found: Findings) -> _Fetched | None:
+        try:
+            look = look_at(await self._client.get_manifest(self._repository, digest))
+            return await self._dated(look)
+        except NotFound:
+            return None  # an index may name what was never pushed
+        except (RegistryError, ManifestError) as error:
+            await self._excuse(error, f"{self._repository}@{format_digest(digest)}", found)
+            return None
+
+    async def _dated(self, look: Look) -> _Fetched:
+        if look.config is None:
+            return _Fetched(look, None)
+        created = await created_ns(self._client, self._repository, look.config, now=self._clock())
+        return _Fetched(look, created)
+
+    async def _manifests(self, digests: Sequence[bytes], absent: dict[bytes, datetime]) -> Findings:
+        """Ask for manifests that no tag names: untagged ones, an index's children."""
+        found = Findings(asked=len(digests))
+        present: set[bytes] = set()
+        for digest, head in await each(digests, lambda digest: self._head(digest, found)):
+            if head is None or head.exists:
+                present.add(digest)
+                self._settled.add(format_digest(digest))
+                continue
+            date = require_date(head.date)
+            absent[digest] = date
+            judged = self._judge(
+                format_digest(digest), date, self._known.manifests[digest].known_ns, found
+            )
+            if judged is Verdict.FORGET:
+                stamp = stamp_of(date, self._new_id)
+                found.facts.append(
+                    ManifestDeleted(DEFAULT_REGISTRY, self._repository, digest, stamp)
+                )
+        fetched: dict[bytes, _Fetched] = {}
+        missing = missing_children(self._known, present) - self._fetched.keys()
+        await self._fetch_all(missing, fetched, found)
+        self._tell(fetched, [], found)
+        return found
+
+    async def _head(self, digest: bytes, found: Findings) -> ManifestHead | None:
+        try:
+            return await self._client.head_manifest(self._repository, digest)
+        except RegistryError as error:
+            await self._excuse(error, f"{self._repository}@{format_digest(digest)}", found)
+            return None
+
+    async def _excuse(
+        self, error: RegistryError | ManifestError, what: str, found: Findings
+    ) -> None:
+        """Go on without one thing that cannot be read, unless the registry itself is the trouble.
+
+        A blob that storage lost is answered 500 for ever: it must not end every pass at its place.
+        """
+        if isinstance(error, RegistryDenied):
+            raise error
+        if isinstance(error, RegistryUnavailable):
+            if error.retry_after is not None:
+                raise error
+            await self._client.ping()
+        found.problems.append(f"{what}: {error}")
+
+    # What it comes to
+
+    def _tell(
+        self,
+        fetched: dict[bytes, _Fetched],
+        named: Sequence[tuple[str, bytes, datetime]],
+        found: Findings,
+    ) -> None:
+        """Facts of manifests that were missed and of tags that name something else."""
+        ages = self._ages(fetched)
+        self._fetched |= ages
+        tagged: set[bytes] = set()
+        for tag, digest, date in named:
+            stamp = stamp_of(date, self._new_id)
+            if (what := fetched.get(digest)) is not None:
+                fact = seen(self._repository, what.look, stamp, tag=tag, created=ages[digest])
+            else:
+                known = self._known.manifests.get(digest)
+                if known is None and digest not in self._fetched:
+                    continue  # what the tag names could not be read
+                fact = _known_again(self._repository, digest, known, stamp, tag)
+            tagged.add(digest)
+            found.facts.append(fact)
+        for digest, what in fetched.items():
+            if digest not in tagged:
+                stamp = stamp_of(what.look.date, self._new_id)
+                found.facts.append(seen(self._repository, what.look, stamp, created=ages[digest]))
+
+    def _ages(self, fetched: dict[bytes, _Fetched]) -> dict[bytes, int | None]:
+        """Digest → when it was built, nanoseconds: an index is as new as its newest child."""
+        ages: dict[bytes, int | None] = {}
+        for top in fetched:
+            newest: int | None = None
+            waiting, visited = [top], {top}
+            while waiting:
+                digest = waiting.pop()
+                what = fetched.get(digest)
+                age = what.created if what is not None else self._age_before(digest)
+                newest = age if newest is None else max(newest, age or newest)
+                children = (
+                    what.look.content.children
+                    if what is not None and what.look.content is not None
+                    else ()
+                )
+                waiting += [child for child in children if child not in visited]
+                visited.update(children)
+            ages[top] = newest
+        return ages
+
+    def _age_before(self, digest: bytes) -> int | None:
+        known = self._known.manifests.get(digest)
+        if known is not None:
+            return known.pushed_ns if known.pushed_ns >= 0 else None
+        return self._fetched.get(digest)
+
+    def _tags_gone(self, absent: dict[bytes, datetime]) -> Findings:
+        """Tags that are not there; those whose manifest is gone too go with it."""
+        found = Findings()
+        for tag, date in self._gone:
+            known = self._known.tags[tag]
+            if known.digest in absent:
+                continue
+            if self._judge(tag, date, known.set_ns, found) is Verdict.FORGET:
+                stamp = stamp_of(date, self._new_id)
+                found.facts.append(TagRemoved(DEFAULT_REGISTRY, self._repository, tag, stamp))
+        kept = self._suspected - self._settled
+        found.cleared = sorted(self._known.suspected.keys() - kept)
+        return found
+
+    def _judge(self, reference: str, date: datetime, known_ns: int, found: Findings) -> Verdict:
+        since = self._known.suspected.get(reference)
+        judged = verdict(date, known_ns, since, confirm_now=self._confirm_now)
+        if judged is Verdict.SUSPECT:
+            found.suspected[reference] = date
+        if judged in (Verdict.SUSPECT, Verdict.WAIT):
+            self._suspected.add(reference)
+        return judged
+
+
+def _known_again(
+    repository: str,
+    digest: bytes,
+    known: KnownManifest | None,
+    stamp: tuple[int, bytes],
+    tag: str,
+) -> ManifestSeen:
+    """A tag on a manifest that the ledger has: what it contains is known."""
+    return ManifestSeen(
+        DEFAULT_REGISTRY,
+        repository,
+        digest,
+        stamp,
+        known.media_type if known is not None else "",
+        known.size if known is not None else 0,
+        tag,
+    )
+
+
+def outdated(fact: Fact, known: KnownRepository) -> bool:
+    """Whether the ledger learned by itself meanwhile what a fact says, or something newer."""
+    if isinstance(fact, ManifestSeen):
+        tag = known.tags.get(fact.tag) if fact.tag is not None else None
+        if fact.tag is None:
+            return fact.digest in known.manifests
+        return tag is not None and (tag.digest == fact.digest or tag.set_ns >= fact.stamp[0])
+    if isinstance(fact, ManifestDeleted):
+        manifest = known.manifests.get(fact.digest)
+        return manifest is None or manifest.known_ns >= fact.stamp[0]
+    if isinstance(fact, TagRemoved):
+        tag = known.tags.get(fact.tag)
+        return tag is None or tag.set_ns >= fact.stamp[0]
+    return False
+
+
+def _parts(items: Sequence[Item]) -> Iterable[list[Item]]:
+    iterator = iter(items)
+    while part := list(islice(iterator, AT_ONCE)):
+        yield part

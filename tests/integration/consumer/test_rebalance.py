@@ -1,0 +1,134 @@
+"""Several consumers that come and go under load end where one alone ends, with a drift of 0."""
+
+import asyncio
+import json
+import random
+import sys
+import uuid
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+from ledger.verify import verify
+from runtime.kafka import NOTIFICATIONS_TOPIC, create_topics
+from runtime.postgres import open_pool
+from runtime.producers import open_producer
+from tests.support import ledgers
+from tests.support.consumers import caught_up, consuming, settings_for
+from tests.support.database import cloned_database
+from tests.support.waiting import wait_until
+
+EVENTS = 3000
+BEGAN = datetime(2026, 11, 23, tzinfo=UTC)
+OCI = "application/vnd.oci.image.manifest.v1+json"
+
+
+def digest(*parts):
+    return f"sha256:{uuid.uuid5(uuid.NAMESPACE_OID, repr(parts)).hex * 2}"
+
+
+def history(workspaces, seed):
+    """Pushes that share layers, moved tags, deletes, blobs whose true size differs: (key, event)."""
+    chance = random.Random(seed)
+    found = []
+    for number in range(EVENTS):
+        workspace = chance.choice(workspaces)
+        image = chance.randrange(40)
+        target: dict[str, Any] = {"repository": f"{workspace}/app{chance.randrange(3)}"}
+        kind = chance.choice(("push", "push", "push", "delete", "blob"))
+        if kind == "blob":
+            blob = chance.randrange(12)
+            target |= {
+                "mediaType": "application/octet-stream",
+                "digest": digest("layer", blob),
+                "size": 1000 + blob * (1 + blob % 2),
+            }
+        else:
+            target["digest"] = digest("image", image)
+        if kind == "push":
+            target |= {"mediaType": OCI, "size": 400 + image, "tag": str(chance.randrange(5))}
+            target["references"] = [
+                {"mediaType": OCI, "digest": digest("layer", layer % 12), "size": 1000 + layer % 12}
+                for layer in (image, image + 1, image + 5)
+            ]
+        event = {
+            "id": str(uuid.UUID(int=chance.getrandbits(128), version=4)),
+            "timestamp": (BEGAN + timedelta(milliseconds=number)).isoformat(),
+            "action": "delete" if kind == "delete" else "push",
+            "target": target,
+        }
+        found.append((workspace, event))
+    chance.shuffle(found)
+    return found
+
+
+async def publish_slowly(settings, events, sent):
+    producer = await open_producer(settings)
+    try:
+        for start in range(0, len(events), 100):
+            await asyncio.gather(
+                *(
+                    producer.send_and_wait(
+                        NOTIFICATIONS_TOPIC, value=json.dumps(event).encode(), key=key.encode()
+                    )
+                    for key, event in events[start : start + 100]
+                )
+            )
+            sent.append(start + 100)
+    finally:
+        await producer.stop()
+
+
+async def drift(pool):
+    async with pool.acquire() as connection:
+        return [item async for item in verify(connection) if not item.exact]
+
+
+async def test_consumers_that_come_and_go_end_where_one_alone_ends(
+    pool, postgres_url, kafka_bootstrap
+):
+    settings = settings_for(kafka_bootstrap)
+    await create_topics(settings)
+    workspaces = [f"r{uuid.uuid4().hex[:8]}" for _ in range(8)]
+    events = history(workspaces, seed=1)
+    sent: list[int] = []
+
+    def sent_all_of(part):
+        return lambda: bool(sent) and sent[-1] >= part * EVENTS
+
+    async with AsyncExitStack() as stack:
+        # Small batches, so that many of them are under way when partitions move.
+        joining = partial(consuming, settings, pool, batch_max_events=40)
+        first = await stack.enter_async_context(AsyncExitStack())
+        await first.enter_async_context(joining("first"))
+        publishing = asyncio.create_task(publish_slowly(settings, events, sent))
+        await wait_until(sent_all_of(0.1), 30)
+        second = await stack.enter_async_context(joining("second"))
+        third = await stack.enter_async_context(joining("third"))
+        await wait_until(lambda: second.ready and third.ready, 60)
+        # Frozen past its session: somebody else has all of its partitions when it wakes up.
+        await pool.execute("UPDATE consumer_offsets SET epoch = epoch + 1, owner = 'other'")
+        await first.aclose()
+        await publishing
+        await publish_slowly(settings, events[:500], sent)  # duplicates, as after a lost answer
+        await caught_up(settings, pool)
+    several = await ledgers.rows(pool)
+    assert await drift(pool) == []
+    owners = await pool.fetchval("SELECT sum(epoch) FROM consumer_offsets")
+
+    async with cloned_database(postgres_url) as url:
+        alone = await open_pool(url, size=4, name="alone")
+        try:
+            async with consuming(settings_for(kafka_bootstrap), alone, "alone"):
+                await caught_up(settings, alone)
+            assert await drift(alone) == []
+            assert await ledgers.rows(alone) == several
+        finally:
+            await alone.close()
+    taken = [row for row in several["usage"] if row[0] in workspaces]
+    assert len(taken) == len(workspaces)
+    sys.stdout.write(
+        f"\nrebalance: {len(events) + 500} events, 3 consumers, partitions taken over {owners} times, "
+        "drift 0\n"
+    )

@@ -1,0 +1,134 @@
+"""Replay on real Kafka and Postgres: the rebuilt ledger is the live one, or says where it is not."""
+
+import uuid
+from datetime import UTC, datetime
+
+import pytest
+import pytest_asyncio
+from pydantic import SecretStr
+
+from consumer.rebuild import BusyError, rebuilding
+from consumer.replay import LogIncompleteError
+from ledger.facts import BlobStored, ManifestDeleted
+from ledger.mapping import Mapper
+from quota.levels import level
+from registry.workspaces import Placement, WorkspaceRule
+from runtime.kafka import cluster_id, create_topics
+from tests.support import ledgers
+from tests.support.consumers import caught_up, consuming, event, publish, settings_for, usage
+
+
+def now():
+    return datetime.now(UTC)
+
+
+@pytest_asyncio.fixture
+async def here(pool, database_url, kafka_bootstrap):
+    """Settings of a database and a Kafka."""
+    settings = settings_for(kafka_bootstrap).model_copy(
+        update={"database_url": SecretStr(database_url)}
+    )
+    await create_topics(settings)
+    return settings
+
+
+def replaying(settings):
+    return rebuilding(settings, clock=now, progress=lambda *_: None)
+
+
+async def filled(settings, pool):
+    """A ledger with events, a mapping, a size of storage, an own delete, a quota. Its workspace."""
+    workspace = f"w{uuid.uuid4().hex[:8]}"
+    events = [event(f"{workspace}/app{number % 3}", tag=str(number)) for number in range(20)]
+    await publish(settings, workspace, b"not json", *events, events[3])
+    async with consuming(settings, pool, cluster=await cluster_id(settings)):
+        await caught_up(settings, pool, cluster=await cluster_id(settings))
+    digests = [bytes.fromhex(item["target"]["digest"].removeprefix("sha256:")) for item in events]
+    layer = events[5]["target"]["references"][0]["digest"]
+    newest = await pool.fetchval("SELECT max(push_ns) FROM manifests")
+    await ledgers.recorder(pool).record(
+        [
+            ManifestDeleted("default", f"{workspace}/app0", digests[0], (newest + 1, b"")),
+            BlobStored(bytes.fromhex(layer.removeprefix("sha256:")), 7777),
+        ],
+        now=now(),
+        source="cleanup",
+    )
+    mapper = Mapper(
+        pool, rule=WorkspaceRule(ledgers.PATTERN), default_quota_bytes=10**9, level_of=level
+    )
+    await mapper.map("default", f"{workspace}/app1", Placement(f"{workspace}-b", "x"), now=now())
+    await pool.execute("UPDATE workspaces SET quota_bytes = 150000, configured = true")
+    return workspace
+
+
+async def differences(settings):
+    async with replaying(settings) as rebuild:
+        found = [item async for item in rebuild.differences()]
+        return found, rebuild.replayed
+
+
+async def test_a_good_ledger_is_rebuilt_without_a_difference(here, pool):
+    await filled(here, pool)
+    outbox = await pool.fetchval("SELECT count(*) FROM outbox")
+    found, replayed = await differences(here)
+    assert found == []
+    assert replayed.events >= 22
+    assert replayed.skipped >= 1
+    assert replayed.observations == 2
+    assert await pool.fetchval("SELECT count(*) FROM outbox") == outbox, "nothing is announced"
+    assert not await pool.fetchval("SELECT to_regnamespace('replayed') IS NOT NULL")
+
+
+async def test_what_was_tampered_with_is_told_and_swapped_while_a_consumer_runs(here, pool):
+    workspace = await filled(here, pool)
+    good = await ledgers.rows(pool)
+    await pool.execute("UPDATE workspaces SET usage_bytes = usage_bytes + 9 WHERE usage_bytes > 0")
+    await pool.execute("UPDATE workspace_digests SET refs = 2 WHERE refs = 1")
+    await pool.execute("UPDATE tags SET untag_ns = set_ns + 1 WHERE name = '4'")
+    lost = await pool.fetchval(
+        """DELETE FROM manifests WHERE (repository_id, digest) IN (
+             SELECT repository_id, digest FROM manifests WHERE present LIMIT 1) RETURNING digest"""
+    )
+    found, _replayed = await differences(here)
+    kinds = {item.kind for item in found}
+    assert kinds == {"manifest", "tag", "bytes"}
+    assert lost in {item.name for item in found if item.live is None}
+
+    async with consuming(here, pool, cluster=await cluster_id(here)) as consumer:
+        await caught_up(here, pool, cluster=await cluster_id(here))
+        async with replaying(here) as rebuild:
+            assert await rebuild.swap() > 0
+        assert await ledgers.rows(pool) == good
+        # The consumer is refused its next batch, comes back and goes on.
+        await publish(here, workspace, event(f"{workspace}/app0", tag="new"))
+        await caught_up(here, pool, cluster=await cluster_id(here))
+        assert consumer.ready
+    assert await ledgers.usage(pool) == await ledgers.recount(pool)
+    assert await ledgers.references_agree(pool)
+    kept = await pool.fetchrow(
+        "SELECT quota_bytes, configured FROM workspaces WHERE name = $1", workspace
+    )
+    assert tuple(kept) == (150000, True)
+    assert await usage(pool, f"{workspace}-b")
+    assert (await differences(here))[0] == []
+
+
+async def test_a_log_that_does_not_reach_back_is_not_put_in_place(here, pool):
+    await filled(here, pool)
+    await pool.execute(
+        """INSERT INTO consumer_offsets (cluster_id, topic, partition, epoch, next_offset, owner)
+           VALUES ('an older cluster', 'registry.notifications', 0, 1, 100, 'x')"""
+    )
+    before = await ledgers.rows(pool)
+    async with replaying(here) as rebuild:
+        with pytest.raises(LogIncompleteError):
+            await rebuild.swap()
+    assert await ledgers.rows(pool) == before
+
+
+async def test_one_replay_at_a_time(here):
+    async with replaying(here):
+        with pytest.raises(BusyError):
+            async with replaying(here):
+                pass
