@@ -52,8 +52,8 @@ class WorkspaceView(msgspec.Struct, frozen=True):
 _WORKSPACE = """
 SELECT w.id, w.name, w.quota_bytes, w.usage_bytes, w.level, w.enforcement, w.policy, w.configured,
        w.found_by_reconciliation, w.changed_at,
-       coalesce((SELECT sum(v.bytes) FROM reservations v
-                 WHERE v.workspace_id = w.id AND v.expires_at > $1), 0)::int8 AS reserved_bytes,
+       (SELECT least(coalesce(sum(v.bytes), 0), 4611686018427387904) FROM reservations v
+                 WHERE v.workspace_id = w.id AND v.expires_at > $1)::int8 AS reserved_bytes,
        w.first_image_at IS NOT NULL OR w.configured AS visible
 FROM workspaces w
 """
@@ -311,3 +311,24 @@ async def leases_of(connection: Connection, workspace_id: int) -> list[Lease]:
         )
         for row in await connection.fetch(LEASES, workspace_id)
     ]
+
+
+# The indexes of its repository that exist are searched for the digest's bytes.
+NEEDED_BY_AN_INDEX = """
+SELECT EXISTS (
+  SELECT FROM manifests
+  WHERE repository_id = $1 AND present AND children IS NOT NULL AND position($2::bytea IN children) > 0)
+"""
+
+
+async def needed_by_an_index(connection: Connection, repository_id: int, digest: bytes) -> bool:
+    """Whether an index that exists has this manifest as its child."""
+    return bool(await connection.fetchval(NEEDED_BY_AN_INDEX, repository_id, digest))
+
+
+STRICT_WORKSPACES = "SELECT name FROM workspaces WHERE enforcement = 'strict'"
+
+
+async def strict_workspaces(connection: Connection) -> set[str]:
+    """Names of the workspaces whose builds may be denied."""
+    return {row["name"] for row in await connection.fetch(STRICT_WORKSPACES)}

@@ -105,7 +105,7 @@ RETURNING id, build_id, app, bytes, created_at, expires_at
 """
 
 RESERVED = """
-SELECT coalesce(sum(bytes), 0)::int8 FROM reservations
+SELECT least(coalesce(sum(bytes), 0), 4611686018427387904)::int8 FROM reservations
 WHERE workspace_id = $1 AND expires_at > $2 AND build_id IS DISTINCT FROM $3
 """
 
@@ -115,6 +115,8 @@ WHERE workspace_id = $1 AND expires_at > $2 ORDER BY created_at, id
 """
 
 RELEASE = "DELETE FROM reservations WHERE workspace_id = $1 AND id = $2 RETURNING id"
+
+RELEASE_BUILD = "DELETE FROM reservations WHERE workspace_id = $1 AND build_id = $2"
 
 FORGET_EXPIRED = "DELETE FROM reservations WHERE workspace_id = $1 AND expires_at <= $2"
 
@@ -152,6 +154,11 @@ async def reservations(
         Reservation(*row.values())
         for row in await connection.fetch(RESERVATIONS, workspace_id, now)
     ]
+
+
+async def release_build(connection: Connection, workspace_id: int, build_id: str) -> None:
+    """Give back what a build has reserved: it was denied."""
+    await connection.execute(RELEASE_BUILD, workspace_id, build_id)
 
 
 async def release(connection: Connection, workspace_id: int, reservation_id: UUID) -> bool:

@@ -35,6 +35,7 @@ log = get_logger(__name__)
 STALE_AFTER = timedelta(seconds=60)
 """A run without a heartbeat for this long is given up, and another may begin."""
 _MOST_ROUNDS = 6
+_DATE_SECONDS = 1.0
 _MOST_READINGS = 3
 """How often what is unknown is fetched before planning again: an index may be of indexes."""
 
@@ -216,7 +217,7 @@ class _Job:
         """What would go now. Raises LookupError for a workspace that is not known."""
         snapshot, plan = await self._plan_once()
         for _round in range(_MOST_READINGS):
-            if plan.target_reached or not await self._read_unresolved(snapshot, plan):
+            if not await self._read_unresolved(snapshot, plan):
                 break
             snapshot, plan = await self._plan_once()
         return snapshot, plan
@@ -263,10 +264,15 @@ class _Job:
                 raise _Stop(
                     "registry_unavailable", f"{repository} could not be checked: {error}"
                 ) from error
-            self._checked.add(repository)
             if facts:
                 await self._recorder.record(facts, now=self._clock(), source="cleanup")
                 corrected = True
+            else:
+                self._checked.add(repository)
+        if corrected:
+            # The registry's Date has whole seconds: what it says in the second of an event cannot
+            # overrule that event. It is asked again, until ledger and registry agree.
+            await asyncio.sleep(_DATE_SECONDS)
         return corrected
 
     async def _carry_out(self, snapshot: Snapshot, plan: Plan) -> None:
@@ -371,10 +377,13 @@ class _Job:
             if not await runs.heartbeat(connection, run_id, self._clock()):
                 raise _Stop("run_taken_over", "the run was given up by another process")
             newest = await reading.newest_sign(connection, item.repository_id, item.digest)
+            needed = await reading.needed_by_an_index(connection, item.repository_id, item.digest)
         if newest is None:
             return "it is gone already"
         if newest != item.push_ns:
             return "it was pushed again after the plan was made"
+        if needed:
+            return "an index needs it that was pushed after the plan was made"
         return None
 
     async def _keep_document(self, run_id: UUID, item: Item) -> None:

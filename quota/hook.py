@@ -104,6 +104,7 @@ class PreBuildHook:
         self._new_id = new_id
         # The enforcement last seen, for the moment when it cannot be looked up.
         self._strict: set[str] = set()
+        self._checks: set[asyncio.Task[Answer]] = set()
 
     async def check(self, build: PreBuild) -> Answer:
         """Decide within the caller's time-out. Our own failure proceeds, unless strict."""
@@ -112,18 +113,33 @@ class PreBuildHook:
         self._metrics.decisions.labels(answer.verdict.decision, answer.verdict.reason).inc()
         return answer
 
+    async def remember_strict(self) -> None:
+        """Learn which workspaces are strict, for the moment when it cannot be looked up."""
+        async with self._pool.acquire() as connection:
+            self._strict = await reading.strict_workspaces(connection)
+
     async def _check_in_time(self, build: PreBuild) -> Answer:
         loop = asyncio.get_running_loop()
         margin = min(_MOST_MARGIN, build.timeout_s * _MARGIN)
         clean_until = loop.time() + build.timeout_s - margin
-        try:
-            async with asyncio.timeout_at(clean_until + margin * 0.8):
-                return await self._check(build, clean_until)
-        except TimeoutError:
+        # Not awaited past its time: what is cancelled may itself wait for a database that is frozen.
+        task = asyncio.create_task(self._check(build, clean_until))
+        self._checks.add(task)
+        task.add_done_callback(self._forget_check)
+        await asyncio.wait([task], timeout=build.timeout_s - margin * 0.2)
+        if not task.done():
+            task.cancel()
             return self._unchecked(build, f"it took longer than {build.timeout_s:g} s")
-        except Exception as error:  # whatever failed here must not stop a build
-            log.exception("pre_build_check_failed", workspace=build.workspace)
+        error = task.exception()
+        if error is not None:  # whatever failed here must not stop a build
+            log.error("pre_build_check_failed", workspace=build.workspace, exc_info=error)
             return self._unchecked(build, f"{type(error).__name__} on our side, see the log")
+        return task.result()
+
+    def _forget_check(self, task: "asyncio.Task[Answer]") -> None:
+        self._checks.discard(task)
+        if not task.cancelled():
+            task.exception()  # told where it is waited for; nobody waits past the time-out
 
     def _unchecked(self, build: PreBuild, cause: str) -> Answer:
         enforcement: Enforcement = "strict" if build.workspace in self._strict else "advisory"
@@ -144,22 +160,34 @@ class PreBuildHook:
         )
 
     async def _check(self, build: PreBuild, clean_until: float) -> Answer:
-        first = await self._look(build)
-        usage_before = first.figures.usage_bytes
+        look = await self._look(build)
+        usage_before = look.figures.usage_bytes
         outcome = Outcome(done=True)
         warnings: list[str] = []
-        tried = needs_cleanup(first.figures, first.policy)
-        if tried and first.view is not None and first.figures.can_ever_fit:
-            if build.dry_run:
-                outcome = await self._dry_run(build, first.incoming)
-            else:
-                outcome = await self._clean(build, first, clean_until)
-                if not outcome.done:
-                    warnings.append("cleanup_continues")
-            warnings += outcome.warnings
-        elif tried:
-            outcome.target_reached = False
-        return await self._answer(build, outcome, usage_before, warnings, tried=tried)
+        tried = False
+        while True:
+            if not tried and needs_cleanup(look.figures, look.policy):
+                tried = True
+                outcome = await self._make_room(build, look, clean_until, warnings)
+            answer = await self._answer(build, outcome, usage_before, warnings, tried=tried)
+            if answer is not None:
+                return answer
+            # Somebody else's build or push filled the room between the look and the lock.
+            look = await self._look(build)
+
+    async def _make_room(
+        self, build: PreBuild, look: _Reading, clean_until: float, warnings: list[str]
+    ) -> Outcome:
+        if look.view is None or not look.figures.can_ever_fit:
+            return Outcome(target_reached=False, done=True)
+        if build.dry_run:
+            outcome = await self._dry_run(build, look.incoming)
+        else:
+            outcome = await self._clean(build, look, clean_until)
+            if not outcome.done:
+                warnings.append("cleanup_continues")
+        warnings += outcome.warnings
+        return outcome
 
     async def _look(self, build: PreBuild) -> _Reading:
         async with self._pool.acquire() as connection:
@@ -242,8 +270,11 @@ class PreBuildHook:
         warnings: list[str],
         *,
         tried: bool,
-    ) -> Answer:
-        """Decide on fresh figures; under the workspace's lock where bytes are set aside."""
+    ) -> Answer | None:
+        """Decide on fresh figures; under the workspace's lock where bytes are set aside.
+
+        None when cleanup was not tried and turns out to be needed.
+        """
         async with self._pool.acquire() as connection, connection.transaction():
             reserves = build.build_id is not None and not build.dry_run
             if reserves:
@@ -252,6 +283,8 @@ class PreBuildHook:
                 )
                 await workspaces.lock_workspace(connection, build.workspace)
             now = await self._read(connection, build)
+            if not tried and needs_cleanup(now.figures, now.policy):
+                return None
             verdict = decide(
                 build.workspace,
                 now.figures,
@@ -263,7 +296,7 @@ class PreBuildHook:
             reservation = None
             if verdict.decision == "deny":
                 await self._announce_denial(connection, now, build, verdict)
-            elif reserves and now.view is not None:
+            elif reserves and now.view is not None and now.figures.can_ever_fit:
                 reservation = await self._reserve(connection, now.view, build, now.figures)
         if now.source == "none":
             warnings.append("incoming_unknown")
@@ -301,6 +334,8 @@ class PreBuildHook:
         if now.view is None or build.dry_run:
             return
         await workspaces.lock_workspace(connection, build.workspace)
+        if build.build_id is not None:
+            await workspaces.release_build(connection, now.view.id, build.build_id)
         event = QuotaEvent(
             now.view.id,
             now.view.name,

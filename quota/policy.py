@@ -129,7 +129,7 @@ def _default_ratio(ppm: int) -> JsonDict:
     return {"default": ppm / PPM}
 
 
-_Glob = Annotated[str, Field(min_length=1, max_length=256)]
+_Glob = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[\x20-\x7e]+$")]
 
 
 class PolicyDocument(BaseModel):

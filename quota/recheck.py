@@ -1,10 +1,11 @@
 """Before anything is deleted: ask the registry about what the plan rests on.
 
-A missed event must not cost an image. Tags that the ledger does not know, and tags that protect
-(`latest`, `keep_tags`), are asked for with a quiet conditional HEAD; what differs becomes an
-observation, stamped by the registry's own clock, and the plan is made again.
+A missed event must not cost an image, nor two clients that moved one tag at once. Every tag of a
+repository in which something is to go is asked for with a quiet conditional HEAD; what differs
+becomes an observation, stamped by the registry's own clock, and the plan is made again.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from uuid import UUID
@@ -12,7 +13,6 @@ from uuid import UUID
 from ledger.contents import content_of_manifest
 from ledger.facts import Content, ContentLearned, Fact, ManifestSeen
 from ledger.reading import ManifestView
-from quota.policy import tag_matcher
 from quota.snapshot import Snapshot
 from registry.client import RegistryClient
 from registry.errors import NotFound, RegistryError
@@ -24,6 +24,7 @@ from runtime.settings import DEFAULT_REGISTRY
 log = get_logger(__name__)
 
 _MOST_READ = 500
+_TAGS_AT_ONCE = 200
 
 
 async def read_manifests(client: RegistryClient, views: Iterable[ManifestView]) -> list[Fact]:
@@ -55,19 +56,22 @@ async def differences(
         if view.repository == repository and view.registry == DEFAULT_REGISTRY
         for tag in view.tags
     }
-    listed = [tag async for tag in client.list_tags(repository)]
-    asked = {tag for tag in listed if tag not in known}
-    keeps = tag_matcher(snapshot.policy.keep_tags)
-    asked |= {tag for tag in known if tag == "latest" or keeps(tag)}
+    listed = {tag async for tag in client.list_tags(repository)}
+    tags = sorted(listed | known.keys())
     facts: list[Fact] = []
-    for tag in sorted(asked):
-        state = await client.tag_digest(repository, tag, known.get(tag))
-        if state.digest is None or state.digest == known.get(tag):
-            continue  # a 404 changes nothing: the tag may be in the middle of being written
-        fact = await _tag_seen(client, repository, tag, state.digest, new_id)
-        if fact is not None:
-            log.warning("ledger_corrected", repository=repository, tag=tag)
-            facts.append(fact)
+    for start in range(0, len(tags), _TAGS_AT_ONCE):
+        some = tags[start : start + _TAGS_AT_ONCE]
+        # The client itself bounds how many requests are open.
+        states = await asyncio.gather(
+            *(client.tag_digest(repository, tag, known.get(tag)) for tag in some)
+        )
+        for tag, state in zip(some, states, strict=True):
+            if state.digest is None or state.digest == known.get(tag):
+                continue  # a 404 changes nothing: the tag may be in the middle of being written
+            fact = await _tag_seen(client, repository, tag, state.digest, new_id)
+            if fact is not None:
+                log.warning("ledger_corrected", repository=repository, tag=tag)
+                facts.append(fact)
     return facts
 
 

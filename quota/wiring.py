@@ -106,6 +106,7 @@ async def run(settings: Settings) -> int:
             clock=utc_now,
             metrics=metrics,
         )
+        await hook.remember_strict()
         api = Api(
             accounts=accounts,
             hook=hook,

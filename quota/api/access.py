@@ -34,7 +34,7 @@ def operator_token(token: str) -> Authenticate:
     expected = token.encode()
 
     async def authenticate(given: str) -> Principal | None:
-        if hmac.compare_digest(given.encode(), expected):
+        if hmac.compare_digest(given.encode(errors="surrogateescape"), expected):
             return Principal("operator", frozenset(SCOPES))
         return None
 

@@ -104,7 +104,9 @@ class Api:
                 timeout_s=body.timeout_s,
             )
         )
-        result.warnings += [f"unknown_field:{name}" for name in sorted(body.model_extra or {})]
+        result.warnings += [
+            f"unknown_field:{ascii(name)[1:-1]}" for name in sorted(body.model_extra or {})
+        ]
         return answer(answer_document(result))
 
     # -- workspaces ------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import json
 from typing import Annotated, Any, Literal, TypeVar
 
 from aiohttp import web
+from aiohttp.http_exceptions import ContentEncodingError
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from quota.api.problems import ProblemError, of_validation
@@ -95,7 +96,10 @@ Model = TypeVar("Model", bound=BaseModel)
 
 async def body_of(request: web.Request, model: type[Model]) -> Model:
     """The request's JSON as a model. Raises ProblemError 400, naming each wrong field."""
-    raw = await request.read()
+    try:
+        raw = await request.read()
+    except (web.RequestPayloadError, ContentEncodingError) as error:
+        raise ProblemError(400, f"the body cannot be read: {error}") from error
     try:
         document = json.loads(raw or b"{}")
     except (ValueError, RecursionError) as error:

@@ -1,0 +1,115 @@
+"""The hook's promises that a stranger's eyes found broken once."""
+
+import asyncio
+import time
+
+from ledger.workspaces import Settings
+from registry.push import build_image, build_index, build_layer
+from tests.support import ledgers
+
+
+async def fill(service, count, size=100_000, repository="acme/api"):
+    return [await service.push(repository, f"v{number}", size) for number in range(count)]
+
+
+async def test_a_live_tag_on_an_image_that_the_ledger_calls_untagged_saves_it(service):
+    """Two clients moved a tag at once: the last event named the other digest."""
+    await service.configure("acme", 1_000_000, untagged_grace=0)
+    await fill(service, 7)
+    first = await service.push("acme/api", "raced", 100_000)
+    second = build_image([build_layer("second", 100_000)])
+    await service.push_built("acme/api", "raced", second)
+    # In the registry the first one won.
+    await service.registry.put_manifest(
+        "acme/api", "raced", first.manifest.content, first.manifest.media_type
+    )
+    answer = await service.ask("acme")
+    assert answer.outcome.images
+    state = await service.registry.tag_digest("acme/api", "raced")
+    assert state.digest == first.digest
+    assert (await ledgers.tags(service.pool))["acme/api"]["raced"] == first.digest
+
+
+async def test_untagged_garbage_goes_before_any_tagged_image(service):
+    await service.configure("acme", 1_000_000, untagged_grace=0)
+    await fill(service, 5)
+    for number in range(4):
+        image = build_image([build_layer(f"dev {number}", 100_000)])
+        # What an event tells: no subject is known of an untagged OCI manifest.
+        await service.push_built("acme/api", "dev", image)
+    await service.pool.execute("UPDATE manifests SET subject_known = false, subject = NULL")
+    answer = await service.ask("acme")
+    assert answer.verdict.reason == "cleaned_to_target"
+    assert {image.tags for image in answer.outcome.images} == {()}
+
+
+async def test_a_build_larger_than_the_quota_costs_nobody_anything(service):
+    await service.configure("acme", 1_000_000)
+    await fill(service, 5, size=20_000)
+    answer = await service.ask("acme", build_id="huge", incoming_bytes=10_000_000)
+    assert answer.verdict.reason == "over_quota"
+    assert answer.reservation is None
+    after = await service.ask("acme", build_id="small", incoming_bytes=1)
+    assert after.verdict.reason == "below_threshold"
+    assert not after.outcome.images
+
+
+async def test_enormous_reservations_break_nothing(service):
+    await service.configure("acme", 2**62)
+    for number in range(3):
+        await service.ask("acme", build_id=str(number), incoming_bytes=2**62)
+    view = await service.accounts.workspace("acme")
+    assert view is not None
+    assert view.reserved_bytes <= 2**62
+    assert await service.accounts.workspaces(after="", limit=10)
+
+
+async def test_a_build_that_was_denied_holds_nothing(service):
+    await service.configure("acme", 1_000_000)
+    await service.accounts.configure("acme", Settings(enforcement="strict"))
+    await fill(service, 1)
+    assert (await service.ask("acme", build_id="b", incoming_bytes=1000)).reservation is not None
+    denied = await service.ask("acme", build_id="b", incoming_bytes=950_000)
+    assert denied.verdict.decision == "deny"
+    view = await service.accounts.workspace("acme")
+    assert view is not None
+    assert view.reserved_bytes == 0
+
+
+async def test_what_fills_up_between_the_look_and_the_lock_is_cleaned_before_a_denial(service):
+    await service.configure("acme", 1_000_000)
+    await service.accounts.configure("acme", Settings(enforcement="strict"))
+    await fill(service, 6)
+    answers = await asyncio.gather(
+        *(service.ask("acme", build_id=str(number), incoming_bytes=150_000) for number in range(2))
+    )
+    assert {answer.verdict.decision for answer in answers} == {"proceed"}
+
+
+async def test_the_answer_comes_in_time_while_the_workspace_is_locked(service):
+    await service.configure("acme", 1_000_000)
+    await fill(service, 1)
+    async with service.pool.acquire() as connection, connection.transaction():
+        await connection.execute("SELECT FROM workspaces FOR UPDATE")
+        began = time.monotonic()
+        answer = await service.ask("acme", build_id="b", timeout_s=1.0)
+        assert time.monotonic() - began < 1.0
+    assert answer.verdict.reason == "check_failed"
+    assert answer.verdict.decision == "proceed"
+
+
+async def test_an_image_that_a_new_index_needs_is_not_deleted(service, monkeypatch):
+    await service.configure("acme", 1_000_000)
+    images = await fill(service, 8)
+    index = build_index({"amd64": images[0]})
+    listing = service.registry.list_tags
+
+    async def push_an_index_in_between(repository):
+        await service.push_index("acme/api", "new", index)
+        async for tag in listing(repository):
+            yield tag
+
+    monkeypatch.setattr(service.registry, "list_tags", push_an_index_in_between)
+    answer = await service.ask("acme")
+    assert answer.outcome.images
+    assert await service.registry.get_manifest("acme/api", images[0].digest)
