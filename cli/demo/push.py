@@ -48,7 +48,8 @@ class Skopeo:
 
     async def push(self, repository: str, release: Release) -> None:
         """Raises CommandError with what skopeo said."""
-        await asyncio.to_thread(write_layout, self._folder, release.content)
+        # Not in a thread: it could not be stopped and would write into a folder that is being removed.
+        write_layout(self._folder, release.content)
         for tag in release.tags:
             await self._copy(f"docker://{self._registry.authority}/{repository}:{tag}")
 

@@ -100,6 +100,6 @@ async def test_ctrl_c_ends_its_own_stack(tmp_path):
             if "api:1.0" in line.decode():
                 break
         process.send_signal(signal.SIGINT)
-        await asyncio.wait_for(process.communicate(), 15)
-    assert process.returncode == 130
+        said, _ = await asyncio.wait_for(process.communicate(), 15)
+    assert process.returncode == 130, said.decode()
     assert_nothing_is_left(tmp_path / "run")
