@@ -96,10 +96,13 @@ async def test_beside_a_running_stack_it_uses_that_one(system, path):
 async def test_ctrl_c_ends_its_own_stack(tmp_path):
     async with demo(tmp_path / "run", **free_ports()) as process:
         assert process.stdout is not None
+        said = ""
         async for line in process.stdout:
-            if "api:1.0" in line.decode():
+            said += line.decode()
+            if "api:1.0" in said:
                 break
+        assert process.returncode is None, said
         process.send_signal(signal.SIGINT)
-        said, _ = await asyncio.wait_for(process.communicate(), 15)
-    assert process.returncode == 130, said.decode()
+        rest, _ = await asyncio.wait_for(process.communicate(), 15)
+    assert process.returncode == 130, said + rest.decode()
     assert_nothing_is_left(tmp_path / "run")
