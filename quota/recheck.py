@@ -7,17 +7,16 @@ becomes an observation, stamped by the registry's own clock, and the plan is mad
 
 import asyncio
 from collections.abc import Callable, Iterable
-from datetime import datetime
 from uuid import UUID
 
 from ledger.contents import content_of_manifest
-from ledger.facts import Content, ContentLearned, Fact, ManifestSeen
+from ledger.facts import ContentLearned, Fact
 from ledger.reading import ManifestView
+from quota.looking import look_at, seen, stamp_of
 from quota.snapshot import Snapshot
 from registry.client import RegistryClient
 from registry.errors import NotFound, RegistryError
 from registry.manifests import ManifestError, parse_manifest
-from registry.timestamps import to_ns
 from runtime.logs import get_logger
 from runtime.settings import DEFAULT_REGISTRY
 
@@ -32,15 +31,20 @@ async def read_manifests(client: RegistryClient, views: Iterable[ManifestView]) 
     facts: list[Fact] = []
     for view in list(views)[:_MOST_READ]:
         try:
-            described = await _describe(client, view.repository, view.digest)
+            fetched = await client.get_manifest(view.repository, view.digest)
+            content = content_of_manifest(parse_manifest(fetched.body, fetched.media_type))
         except (RegistryError, ManifestError) as error:
             log.info("subject_still_unknown", repository=view.repository, reason=str(error))
             continue
-        if described is not None:
-            media_type, size, content, _date = described
+        if content is not None:
             facts.append(
                 ContentLearned(
-                    DEFAULT_REGISTRY, view.repository, view.digest, media_type, size, content
+                    DEFAULT_REGISTRY,
+                    view.repository,
+                    view.digest,
+                    fetched.media_type,
+                    len(fetched.body),
+                    content,
                 )
             )
     return facts
@@ -83,33 +87,11 @@ async def _tag_seen(
     new_id: Callable[[], UUID],
 ) -> Fact | None:
     try:
-        described = await _describe(client, repository, digest)
+        look = look_at(await client.get_manifest(repository, digest))
     except NotFound:
         return None
     except ManifestError as error:
         raise RegistryError(f"{repository}:{tag} cannot be read: {error}") from error
-    if described is None:
+    if look.content is None:
         raise RegistryError(f"{repository}:{tag} is of a media type that is not understood")
-    media_type, size, content, date = described
-    if date is None:
-        raise RegistryError("the registry's answers carry no Date: what it says cannot be ordered")
-    return ManifestSeen(
-        DEFAULT_REGISTRY,
-        repository,
-        digest,
-        (to_ns(date), new_id().bytes),
-        media_type,
-        size,
-        tag,
-        content,
-    )
-
-
-async def _describe(
-    client: RegistryClient, repository: str, digest: bytes
-) -> tuple[str, int, Content, datetime | None] | None:
-    fetched = await client.get_manifest(repository, digest)
-    content = content_of_manifest(parse_manifest(fetched.body, fetched.media_type))
-    if content is None:
-        return None
-    return fetched.media_type, len(fetched.body), content, fetched.date
+    return seen(repository, look, stamp_of(look.date, new_id), tag=tag)
