@@ -27,7 +27,10 @@ policies = st.builds(
     ratios=st.sets(st.integers(1, 10**6), min_size=2, max_size=2),
     keeps=st.lists(st.integers(1, 10**6), min_size=2, max_size=2),
     min_age_s=st.integers(0, 10**9),
-    keep_tags=st.lists(st.text(min_size=1, max_size=256), max_size=9).map(tuple),
+    keep_tags=st.lists(
+        st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=256),
+        max_size=9,
+    ).map(tuple),
     keep_pulled_days=st.none() | st.integers(1, 36_600),
     untagged_grace_s=st.integers(0, 10**9),
     max_images_per_run=st.integers(1, 10**6),
