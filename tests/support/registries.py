@@ -1,14 +1,20 @@
-"""Real registries of a test's own: Debian's `docker-registry` as a child process."""
+"""Real registries of a test's own, as child processes with settings that a stack's has not."""
 
-import shutil
-import socket
+import asyncio
+import os
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from devstack.config import default_cache_dir
+from devstack.errors import AbsentError
+from devstack.ports import free_port
+from devstack.registry import find_registry
 from registry.client import RegistryClient
 from registry.errors import RegistryDenied, RegistryUnavailable
 from registry.transport import Retries
@@ -18,12 +24,23 @@ from tests.support.waiting import wait_until
 HTPASSWD = "tester:$2b$04$lTSQQ4tfLl0HLdkJrr3tPe8WHN2wjmGdVi.4ge6noxGZN/FVzccWW\n"
 
 
-def program_or_skip() -> str:
-    """Path of the registry program; skips the calling test when there is none."""
-    found = shutil.which("docker-registry") or shutil.which("registry")
-    if found is None:
-        pytest.skip("no `docker-registry` or `registry` on the PATH")
-    return found
+@cache
+def _program() -> Path:
+    """The registry that `make run` would take; fetched or built once if the machine has none.
+
+    Raises AbsentError when none can be had. In a thread: callers have a running event loop.
+    """
+    search = find_registry("any", cache_dir=default_cache_dir(os.environ), say=print)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, search).result().path
+
+
+def program_or_skip() -> Path:
+    """Path of a registry's program; skips the calling test where none can be had."""
+    try:
+        return _program()
+    except AbsentError as error:
+        pytest.skip(str(error))
 
 
 @contextmanager
@@ -32,7 +49,7 @@ def running_registry(
 ) -> Iterator[str]:
     """A registry with its storage in `folder`; yields its base URL. Await `answering(url)` before use."""
     program = program_or_skip()
-    port = _free_port()
+    port = free_port()
     config = [
         "version: 0.1",
         "log: {level: error}",
@@ -48,7 +65,10 @@ def running_registry(
     (folder / "config.yml").write_text("\n".join(config) + "\n")
     with (folder / "registry.log").open("wb") as log:
         process = subprocess.Popen(
-            [program, "serve", str(folder / "config.yml")], stdout=log, stderr=log
+            [program, "serve", str(folder / "config.yml")],
+            env={**os.environ, "OTEL_TRACES_EXPORTER": "none"},
+            stdout=log,
+            stderr=log,
         )
     try:
         yield f"http://127.0.0.1:{port}"
@@ -75,9 +95,3 @@ async def answering(url: str) -> None:
 
     async with RegistryClient(url, retries=Retries(attempts=1)) as client:
         await wait_until(answers, 15, what=f"an answer of the registry at {url}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
