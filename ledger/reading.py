@@ -61,7 +61,8 @@ FROM workspaces w
 FIND_WORKSPACE = _WORKSPACE + " WHERE w.name = $2"
 LIST_WORKSPACES = (
     _WORKSPACE
-    + " WHERE (w.first_image_at IS NOT NULL OR w.configured) AND w.name > $2 ORDER BY w.name LIMIT $3"
+    + """ WHERE (w.first_image_at IS NOT NULL OR w.configured) AND w.name > $2
+AND ($4::text[] IS NULL OR w.name = ANY($4)) ORDER BY w.name LIMIT $3"""
 )
 
 
@@ -80,10 +81,16 @@ async def find_workspace(
 
 
 async def list_workspaces(
-    connection: Connection, *, now: datetime, after: str = "", limit: int = 1000
+    connection: Connection,
+    *,
+    now: datetime,
+    after: str = "",
+    limit: int = 1000,
+    among: Sequence[str] | None = None,
 ) -> list[WorkspaceView]:
-    """Visible workspaces by name, those behind `after`."""
-    return [_workspace(row) for row in await connection.fetch(LIST_WORKSPACES, now, after, limit)]
+    """Visible workspaces by name, those behind `after`; with `among` these alone."""
+    rows = await connection.fetch(LIST_WORKSPACES, now, after, limit, among)
+    return [_workspace(row) for row in rows]
 
 
 class ManifestView(msgspec.Struct, frozen=True, gc=False):

@@ -25,7 +25,7 @@ from sqlalchemy import (
     Uuid,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 metadata = MetaData(
     naming_convention={
@@ -367,5 +367,24 @@ cleanup_items = Table(
     PrimaryKeyConstraint("run_id", "position"),
     CheckConstraint(
         "state in ('planned', 'deleted', 'failed', 'skipped', 'restored')", name="state_known"
+    ),
+)
+
+api_tokens = Table(
+    "api_tokens",
+    metadata,
+    Column("id", Text, primary_key=True, comment="the public part of the token"),
+    Column("secret_hash", LargeBinary, nullable=False, comment="SHA-256"),
+    Column("name", Text, nullable=False),
+    Column("scopes", ARRAY(Text), nullable=False),
+    Column("workspaces", ARRAY(Text), comment="null: all of them"),
+    Column("created_by", Text, nullable=False),
+    _timestamp("created_at", nullable=False),
+    _timestamp("expires_at"),
+    _timestamp("revoked_at"),
+    _timestamp("last_used_at"),
+    CheckConstraint(
+        "cardinality(scopes) > 0 and scopes <@ array['read', 'hook', 'write', 'admin']",
+        name="scopes_known",
     ),
 )

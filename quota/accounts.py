@@ -62,11 +62,17 @@ class Accounts:
             view = await reading.find_workspace(connection, name, now=self._clock())
         return view if view is not None and view.visible else None
 
-    async def workspaces(self, *, after: str, limit: int) -> list[WorkspaceView]:
-        """Workspaces by name."""
+    async def workspaces(
+        self, *, after: str, limit: int, among: frozenset[str] | None = None
+    ) -> list[WorkspaceView]:
+        """Workspaces by name; with `among` these alone."""
         async with self._pool.acquire() as connection:
             return await reading.list_workspaces(
-                connection, now=self._clock(), after=after, limit=limit
+                connection,
+                now=self._clock(),
+                after=after,
+                limit=limit,
+                among=None if among is None else sorted(among),
             )
 
     async def policy(self, name: str) -> Policy:

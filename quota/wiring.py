@@ -2,17 +2,20 @@
 
 import os
 import socket
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import NamedTuple
 
 import asyncpg
 
 from ledger.mapping import Mapper
 from ledger.record import Recorder
+from quota.access import Authenticate, any_of, internal_keys, operator_tokens
 from quota.accounts import Accounts
-from quota.api.access import operator_token
-from quota.api.app import Api, create_app
+from quota.api.app import Api, RouteGroup, create_app
+from quota.api.tokens import TokenRoutes
 from quota.cleanup import Cleaner
 from quota.hook import PreBuildHook
 from quota.levels import level
@@ -21,6 +24,7 @@ from quota.reconcile import Reconciler
 from quota.reconcile_schedule import ReconcileMetrics, ReconcileSchedule
 from quota.relay import Relay
 from quota.runs import Runs
+from quota.tokens import Tokens
 from registry.connect import registry_client
 from registry.workspaces import WorkspaceRule
 from runtime.http import serving
@@ -54,11 +58,56 @@ async def open_reconciler(stack: AsyncExitStack, settings: Settings, pool: Pool)
     return Reconciler(pool=pool, recorder=recorder, client=client, rule=rule, clock=utc_now)
 
 
+class Doors(NamedTuple):
+    """Who is let in where."""
+
+    api: Authenticate
+    """The API: the operator's token, and tokens that were created."""
+    platform: Authenticate
+    """The internal API and gRPC: the internal key as well."""
+
+
+def open_doors(settings: Settings, tokens: Tokens) -> Doors:
+    """Authentication of every door. Raises SettingsError when a secret is unset."""
+    api = any_of(operator_tokens(settings.required_api_tokens()), tokens.authenticate)
+    return Doors(api, any_of(internal_keys(settings.required_internal_api_keys()), api))
+
+
+def route_groups(
+    settings: Settings,
+    pool: Pool,
+    *,
+    tokens: Tokens,
+    doors: Doors,
+    accounts: Accounts,
+    hook: PreBuildHook,
+    cleaner: Cleaner,
+    clock: Callable[[], datetime] = utc_now,
+) -> list[RouteGroup]:
+    """The handlers of every address of the API."""
+    api = Api(
+        accounts=accounts,
+        hook=hook,
+        runs=Runs(pool, cleaner),
+        mapper=Mapper(
+            pool,
+            rule=WorkspaceRule(settings.workspace_pattern),
+            default_quota_bytes=settings.default_quota_bytes,
+            level_of=level,
+        ),
+        authenticate=doors.api,
+        clock=clock,
+    )
+    return [api, TokenRoutes(tokens, authenticate=doors.api, clock=clock)]
+
+
 async def run(settings: Settings) -> int:
     """Run until a signal comes or a part fails; returns the exit code."""
-    token = settings.required_api_token()
-    settings.required_internal_api_key()
     url = settings.required_database_url()
+
+    # A secret that is missing is told now, not when the database has answered.
+    settings.required_api_tokens()
+    settings.required_internal_api_keys()
 
     async def connect() -> Connection:
         return await asyncpg.connect(
@@ -107,18 +156,15 @@ async def run(settings: Settings) -> int:
             metrics=metrics,
         )
         await hook.remember_strict()
-        api = Api(
+        tokens = Tokens(pool, clock=utc_now)
+        groups = route_groups(
+            settings,
+            pool,
+            tokens=tokens,
+            doors=open_doors(settings, tokens),
             accounts=accounts,
             hook=hook,
-            runs=Runs(pool, cleaner),
-            mapper=Mapper(
-                pool,
-                rule=WorkspaceRule(settings.workspace_pattern),
-                default_quota_bytes=settings.default_quota_bytes,
-                level_of=level,
-            ),
-            authenticate=operator_token(token),
-            clock=utc_now,
+            cleaner=cleaner,
         )
 
         async def ready() -> str | None:
@@ -144,7 +190,7 @@ async def run(settings: Settings) -> int:
             clock=utc_now,
         )
         await stack.enter_async_context(background("reconcile", schedule.run(), stopping))
-        app = create_app(api, ready=ready, metrics=metrics.registry, stopping=stopping)
+        app = create_app(*groups, ready=ready, metrics=metrics.registry, stopping=stopping)
         port = await stack.enter_async_context(
             serving(app, host=settings.host, port=settings.api_port)
         )

@@ -168,15 +168,22 @@ class Settings(BaseSettings):
                 )
         return tokens
 
-    def required_api_token(self) -> str:
-        """The operator's API token (all scopes). Raises SettingsError when unset or empty."""
-        return _secret(
+    def required_api_tokens(self) -> tuple[str, ...]:
+        """The operator's API tokens (all scopes), several while they are exchanged, by commas or spaces.
+
+        Raises SettingsError when none is set or one is empty.
+        """
+        return _secrets(
             self.api_token, "RQ_API_TOKEN", "a long random text, e.g. `openssl rand -hex 24`"
         )
 
-    def required_internal_api_key(self) -> str:
-        """The key of the internal API. Raises SettingsError when unset or empty."""
-        return _secret(self.internal_api_key, "RQ_INTERNAL_API_KEY", "a long random text")
+    def required_api_token(self) -> str:
+        """The token that our own calls carry: the first. Raises SettingsError when unset or empty."""
+        return self.required_api_tokens()[0]
+
+    def required_internal_api_keys(self) -> tuple[str, ...]:
+        """The keys of the internal API, several while they are exchanged. Raises SettingsError."""
+        return _secrets(self.internal_api_key, "RQ_INTERNAL_API_KEY", "a long random text")
 
     def required_registry_url(self) -> str:
         """The registry's base URL or host. Raises SettingsError when unset."""
@@ -192,6 +199,14 @@ def _secret(value: SecretStr | None, name: str, example: str) -> str:
     if not text.strip():
         raise SettingsError(f"{name} is not set (or empty); set it to {example}")
     return text.strip()
+
+
+def _secrets(value: SecretStr | None, name: str, example: str) -> tuple[str, ...]:
+    """One or several, by commas or spaces."""
+    parts = tuple(re.split(r"[,\s]+", _secret(value, name, example)))
+    if "" in parts:
+        raise SettingsError(f"{name}: an empty one would open the door; remove the extra comma")
+    return parts
 
 
 def _variable(location: tuple[int | str, ...]) -> str:

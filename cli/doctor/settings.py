@@ -1,7 +1,7 @@
 """The settings as they are in force, secrets masked, and what is wrong with them. PURE."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -105,13 +105,13 @@ def check(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
 
 
 def _secrets(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
-    required = {
-        "RQ_WEBHOOK_TOKENS": lambda: webhook_token(settings, environ),
-        "RQ_API_TOKEN": settings.required_api_token,
-        "RQ_INTERNAL_API_KEY": settings.required_internal_api_key,
-        "RQ_DATABASE_URL": settings.required_database_url,
+    required: dict[str, Callable[[], tuple[str, ...]]] = {
+        "RQ_WEBHOOK_TOKENS": lambda: (webhook_token(settings, environ),),
+        "RQ_API_TOKEN": settings.required_api_tokens,
+        "RQ_INTERNAL_API_KEY": settings.required_internal_api_keys,
+        "RQ_DATABASE_URL": lambda: (settings.required_database_url(),),
     }
-    values: dict[str, str] = {}
+    values: dict[str, tuple[str, ...]] = {}
     findings: list[Finding] = []
     for name, read in required.items():
         try:
@@ -123,10 +123,13 @@ def _secrets(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
     make = "make one with `openssl rand -hex 24`"
     findings += [
         warning("secrets", f"{name} has only {len(value)} characters", make)
-        for name, value in values.items()
+        for name, secrets in values.items()
+        for value in secrets
         if len(value) < _SHORT_SECRET
     ]
-    if len(set(values.values())) < len(values):
+    if len({value for secrets in values.values() for value in set(secrets)}) < sum(
+        len(set(secrets)) for secrets in values.values()
+    ):
         # The webhook's token stands in the registry's configuration, and v2.8 prints it into its log.
         found = "one text serves as two secrets: whoever may notify may also read and delete"
         findings.append(warning("secrets", found, make))

@@ -1,44 +1,9 @@
-"""Who may do what: bearer tokens, compared in constant time. An unset token opens no door."""
+"""The HTTP doors' way of asking who calls: 401, 403, and 404 for what belongs to others."""
 
-import hmac
-from collections.abc import Awaitable, Callable
-
-import msgspec
 from aiohttp import web
 
+from quota.access import Authenticate, Principal
 from quota.api.problems import ProblemError
-
-SCOPES = ("read", "hook", "write", "admin")
-
-
-class Principal(msgspec.Struct, frozen=True):
-    """Whoever holds a token. `workspaces` None: all of them."""
-
-    name: str
-    scopes: frozenset[str]
-    workspaces: frozenset[str] | None = None
-
-    def may(self, scope: str, workspace: str | None) -> bool:
-        """Whether this scope is granted, for this workspace (None: for all)."""
-        if not self.scopes & {scope, "admin"}:
-            return False
-        return self.workspaces is None or (workspace is not None and workspace in self.workspaces)
-
-
-Authenticate = Callable[[str], Awaitable[Principal | None]]
-"""Token → principal, or None."""
-
-
-def operator_token(token: str) -> Authenticate:
-    """Authentication by the one token of the settings, which has all scopes."""
-    expected = token.encode()
-
-    async def authenticate(given: str) -> Principal | None:
-        if hmac.compare_digest(given.encode(errors="surrogateescape"), expected):
-            return Principal("operator", frozenset(SCOPES))
-        return None
-
-    return authenticate
 
 
 def bearer(request: web.Request) -> str:
@@ -59,8 +24,8 @@ async def identify(request: web.Request, authenticate: Authenticate, scope: str)
     """The caller, when its token has the scope. Raises ProblemError 401 or 403."""
     principal = await authenticate(bearer(request))
     if principal is None:
-        raise unauthorized("this token is not known (or it was revoked)")
-    if not principal.scopes & {scope, "admin"}:
+        raise unauthorized("this token is not known (or it was revoked, or has expired)")
+    if not principal.has(scope):
         raise ProblemError(403, f"this token lacks the scope `{scope}`")
     return principal
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Protocol
 from uuid import UUID, uuid4
 
 import msgspec
@@ -11,8 +12,9 @@ from prometheus_client import CollectorRegistry
 from ledger.mapping import CleanupRunningError, Mapper, MovedMeanwhileError
 from ledger.reading import WorkspaceView
 from ledger.workspaces import Reservation, Settings
+from quota.access import Authenticate
 from quota.accounts import Accounts
-from quota.api.access import Authenticate, enter, identify
+from quota.api.access import enter, identify
 from quota.api.answers import answer, reservation_document, workspace_document
 from quota.api.hook import answer_document, cleanup_document
 from quota.api.problems import ProblemError, problem_middleware
@@ -133,13 +135,13 @@ class Api:
         caller = await identify(request, self._authenticate, "read")
         limit = number(request, "limit", default=100, low=1, high=1000)
         after = text(request, "cursor") or ""
-        views = await self._accounts.workspaces(after=after, limit=limit + 1)
+        views = await self._accounts.workspaces(
+            after=after, limit=limit + 1, among=caller.workspaces
+        )
         more, views = len(views) > limit, views[:limit]
         return answer(
             {
-                "items": [
-                    workspace_document(view) for view in views if caller.may("read", view.name)
-                ],
+                "items": [workspace_document(view) for view in views],
                 "next_cursor": views[-1].name if more else None,
             }
         )
@@ -337,11 +339,19 @@ def _identifier(request: web.Request) -> UUID:
         raise ProblemError(404, "there is nothing with this id") from error
 
 
+class RouteGroup(Protocol):
+    """Handlers that belong together."""
+
+    def routes(self) -> list[web.RouteDef]:
+        """Their addresses."""
+
+
 def create_app(
-    api: Api, *, ready: Ready, metrics: CollectorRegistry, stopping: Stopping
+    *groups: RouteGroup, ready: Ready, metrics: CollectorRegistry, stopping: Stopping
 ) -> web.Application:
     """The API as an application."""
     app = web.Application(middlewares=[problem_middleware], client_max_size=1024 * 1024)
-    app.router.add_routes(api.routes())
+    for group in groups:
+        app.router.add_routes(group.routes())
     add_operations_routes(app, ready=ready, metrics=metrics, stopping=stopping)
     return app

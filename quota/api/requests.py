@@ -83,6 +83,17 @@ class MappingRequest(BaseModel):
     app: Name | None = None
 
 
+class TokenRequest(BaseModel):
+    """`POST /v1/tokens`. `workspaces` null: all of them, said on purpose. Seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scopes: list[Literal["read", "hook", "write", "admin"]] = Field(min_length=1, max_length=4)
+    workspaces: Annotated[list[Name], Field(min_length=1, max_length=1000)] | None
+    name: Annotated[str, StringConstraints(max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
+    ttl_s: Annotated[int, Field(strict=True, ge=1, le=10 * 365 * 86_400)] | None = None
+
+
 class CleanupRequest(BaseModel):
     """`POST /v1/workspaces/{workspace}/cleanups`. Seconds."""
 

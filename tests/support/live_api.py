@@ -1,0 +1,126 @@
+"""The API's own handlers on a real database, served over a real socket of this process."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import aiohttp
+
+from ledger.record import Recorder
+from quota.accounts import Accounts
+from quota.api.app import create_app
+from quota.cleanup import Cleaner
+from quota.hook import PreBuildHook
+from quota.levels import level
+from quota.metrics import QuotaMetrics
+from quota.tokens import Tokens
+from quota.wiring import open_doors, route_groups
+from registry.client import RegistryClient
+from registry.transport import Retries
+from runtime.http import serving
+from runtime.lifecycle import Stopping
+from runtime.postgres import Pool
+from runtime.settings import Settings
+from tests.support import ledgers
+
+OPERATOR = "operator-token-of-a-test"
+OPERATOR_NEXT = "operator-token-that-replaces-it"
+INTERNAL = "internal-key-of-a-test"
+
+
+class Clock:
+    """The time, which a test may move on."""
+
+    def __init__(self) -> None:
+        self.ahead = timedelta()
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.ahead
+
+
+@dataclass
+class LiveApi:
+    """What a caller and a test need."""
+
+    base: str
+    session: aiohttp.ClientSession
+    pool: Pool
+    recorder: Recorder
+    tokens: Tokens
+    clock: Clock
+    app: Any
+
+    async def raw(
+        self, method: str, path: str, *, token: str | None = OPERATOR, **options: Any
+    ) -> tuple[int, aiohttp.ClientResponse, bytes]:
+        """Status, answer and its body, whatever it is."""
+        headers = dict(options.pop("headers", {}))
+        if token is not None:
+            headers.setdefault("Authorization", f"Bearer {token}")
+        async with self.session.request(
+            method, f"{self.base}{path}", headers=headers, **options
+        ) as response:
+            return response.status, response, await response.read()
+
+    async def call(
+        self, method: str, path: str, body: Any = None, *, token: str | None = OPERATOR
+    ) -> tuple[int, Any]:
+        """Status and JSON."""
+        options = {} if body is None else {"json": body}
+        status, _response, raw = await self.raw(method, path, token=token, **options)
+        return status, json.loads(raw) if raw else None
+
+    async def token(self, *scopes: str, workspaces: list[str] | None, **more: Any) -> str:
+        """A new token's text."""
+        status, answer = await self.call(
+            "POST", "/v1/tokens", {"scopes": list(scopes), "workspaces": workspaces, **more}
+        )
+        assert status == 201, answer
+        return str(answer["token"])
+
+
+@asynccontextmanager
+async def live_api(
+    pool: Pool, registry_url: str = "http://127.0.0.1:9", **settings: Any
+) -> AsyncIterator[LiveApi]:
+    """Serve it on a free port. Without a registry every request to one is refused."""
+    known = Settings(api_token=f"{OPERATOR},{OPERATOR_NEXT}", internal_api_key=INTERNAL, **settings)
+    async with AsyncExitStack() as stack:
+        clock, metrics, stopping = Clock(), QuotaMetrics(), Stopping()
+        client = await stack.enter_async_context(
+            RegistryClient(registry_url, retries=Retries(attempts=1))
+        )
+        recorder = ledgers.recorder(pool)
+        cleaner = Cleaner(
+            pool=pool,
+            recorder=recorder,
+            client=client,
+            clock=clock,
+            owner="test",
+            metrics=metrics,
+        )
+        quota = known.default_quota_bytes
+        tokens = Tokens(pool, clock=clock)
+        groups = route_groups(
+            known,
+            pool,
+            tokens=tokens,
+            doors=open_doors(known, tokens),
+            accounts=Accounts(pool, default_quota_bytes=quota, level_of=level, clock=clock),
+            hook=PreBuildHook(
+                pool, cleaner, default_quota_bytes=quota, clock=clock, metrics=metrics
+            ),
+            cleaner=cleaner,
+            clock=clock,
+        )
+
+        async def ready() -> str | None:
+            return None
+
+        app = create_app(*groups, ready=ready, metrics=metrics.registry, stopping=stopping)
+        port = await stack.enter_async_context(serving(app, host="127.0.0.1", port=0))
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        yield LiveApi(f"http://127.0.0.1:{port}", session, pool, recorder, tokens, clock, app)
