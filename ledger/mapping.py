@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from ledger import account, outbox, runs, statements
+from ledger import account, history, outbox, runs, statements
 from ledger.account import RetakeError
 from ledger.counting import Change, contribution
 from ledger.facts import Content
@@ -207,5 +207,6 @@ class Mapper:
                 events.append(level_event(workspace, level))
                 workspace.level = level
         await save_workspaces(connection, both, now)
+        await history.sample(connection, both.values(), now)
         await outbox.add_events(connection, events, now=now, new_id=self._new_id)
         return moved

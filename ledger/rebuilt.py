@@ -12,7 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
-from ledger import outbox, tables
+from ledger import history, outbox, tables
 from ledger.facts import Fact
 from ledger.outbox import NewId
 from ledger.record import LevelRule, Workspace, level_event
@@ -367,5 +367,6 @@ async def put_in_place(
         await connection.execute(
             PUT_USAGE, workspace.id, workspace.usage_bytes, level, now, workspace.has_images
         )
+    await history.sample(connection, changed, now)
     await outbox.add_events(connection, events, now=now, new_id=new_id)
     return len(changed)

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from ledger import account, outbox, statements, store
+from ledger import account, history, outbox, statements, store
 from ledger.account import RetakeError
 from ledger.announce import image_events
 from ledger.counting import Change, contribution
@@ -230,6 +230,8 @@ class Recorder:
                 workspaces[repository.workspace_id].has_images = True
         events += self._levels(workspaces)
         await save_workspaces(connection, workspaces, now)
+        moved = [item for item in workspaces.values() if item.usage_bytes != usage_before[item.id]]
+        await history.sample(connection, moved, now)
         await outbox.add_events(connection, events, now=now, new_id=self._new_id)
         return Recorded(
             {item.id: (usage_before[item.id], item.usage_bytes) for item in workspaces.values()},

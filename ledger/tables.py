@@ -82,6 +82,18 @@ workspaces = Table(
     CheckConstraint("level in ('ok', 'warning', 'critical', 'exceeded')", name="level_known"),
 )
 
+usage_history = Table(
+    "usage_history",
+    metadata,
+    Column("workspace_id", Integer, ForeignKey("workspaces.id"), nullable=False),
+    _timestamp("at", nullable=False),
+    Column("usage_bytes", BigInteger, nullable=False),
+    Column("quota_bytes", BigInteger, nullable=False),
+    PrimaryKeyConstraint("workspace_id", "at"),
+    # The row of the running minute is overwritten in its place.
+    postgresql_with={"fillfactor": "80"},
+)
+
 repositories = Table(
     "repositories",
     metadata,

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import msgspec
 
-from ledger import outbox
+from ledger import history, outbox
 from ledger.outbox import NewId
 from ledger.record import LevelRule, Workspace, level_event
 from runtime.postgres import Connection
@@ -78,6 +78,7 @@ async def configure(
         level,
         now,
     )
+    await history.sample(connection, [workspace], now)
     await outbox.add_events(connection, events, now=now, new_id=new_id)
 
 

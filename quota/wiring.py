@@ -15,8 +15,10 @@ from ledger.record import Recorder
 from quota.access import Authenticate, any_of, internal_keys, operator_tokens
 from quota.accounts import Accounts
 from quota.api.app import Api, RouteGroup, create_app
+from quota.api.history import HistoryRoutes
 from quota.api.tokens import TokenRoutes
 from quota.cleanup import Cleaner
+from quota.history import History
 from quota.hook import PreBuildHook
 from quota.levels import level
 from quota.metrics import QuotaMetrics
@@ -73,6 +75,13 @@ def open_doors(settings: Settings, tokens: Tokens) -> Doors:
     return Doors(api, any_of(internal_keys(settings.required_internal_api_keys()), api))
 
 
+def open_history(
+    settings: Settings, pool: Pool, *, clock: Callable[[], datetime] = utc_now
+) -> History:
+    """How usage went."""
+    return History(pool, keep=timedelta(days=settings.history_days), clock=clock)
+
+
 def route_groups(
     settings: Settings,
     pool: Pool,
@@ -98,7 +107,12 @@ def route_groups(
         authenticate=doors.api,
         clock=clock,
     )
-    return [api, TokenRoutes(tokens, authenticate=doors.api, clock=clock)]
+    history = open_history(settings, pool, clock=clock)
+    return [
+        api,
+        TokenRoutes(tokens, authenticate=doors.api, clock=clock),
+        HistoryRoutes(history, accounts, authenticate=doors.api, clock=clock),
+    ]
 
 
 async def run(settings: Settings) -> int:
@@ -181,6 +195,8 @@ async def run(settings: Settings) -> int:
             metrics=metrics,
         )
         await stack.enter_async_context(background("relay", relay.run(), stopping))
+        history = open_history(settings, pool)
+        await stack.enter_async_context(background("history", history.run(stopping), stopping))
         schedule = ReconcileSchedule(
             await open_reconciler(stack, settings, pool),
             pool=pool,

@@ -83,6 +83,9 @@ class Settings(BaseSettings):
     default_quota_bytes: int = Field(10 * 1024**3, ge=1)
     workspace_pattern: str = r"^(?P<workspace>[^/]+)/(?P<app>.+)$"
 
+    history_days: int = Field(400, ge=1, le=36_500)
+    """How long it is remembered how usage went."""
+
     # Reconciliation
     reconcile_interval: float = Field(6 * 3600, ge=0)
     """Seconds between two passes in the background; 0: none."""
