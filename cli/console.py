@@ -58,5 +58,6 @@ def emit_json(document: Any) -> None:
 
 
 def print_error(message: str) -> None:
-    """Say what went wrong."""
-    errors.print(f"[bold red]registry-quota:[/] {plain(message)}", soft_wrap=True)
+    """Say what went wrong; what takes several lines (the end of a log, a configuration) keeps them."""
+    lines = "\n".join(plain(line) for line in message.split("\n"))
+    errors.print(f"[bold red]registry-quota:[/] {lines}", soft_wrap=True)

@@ -21,14 +21,23 @@ _handed_out: set[int] = set()
 
 def is_free(port: int, host: str = LOOPBACK) -> bool:
     """Whether a server could listen on `host:port` now."""
+    return _obstacle(port, host) is None
+
+
+def is_forbidden(port: int, host: str = LOOPBACK) -> bool:
+    """Whether this user may not listen on `host:port`, taken or not (below 1024 for most)."""
+    return isinstance(_obstacle(port, host), PermissionError)
+
+
+def _obstacle(port: int, host: str) -> OSError | None:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         # As servers do: ports in TIME_WAIT count as free, a listener on any address does not.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
-            return False
-        return True
+        except OSError as error:
+            return error
+        return None
 
 
 def free_port() -> int:
@@ -63,11 +72,14 @@ def holder(port: int) -> str | None:
 def require_free(wanted: Mapping[str, int]) -> None:
     """Check the ports by the name of the variable that moves each.
 
-    Raises StackError naming every taken port, its variable and who holds it where that is known.
+    Raises StackError naming every port that cannot be had, its variable and who holds it where that
+    is known.
     """
     taken = []
     for variable, port in wanted.items():
-        if not is_free(port):
+        if is_forbidden(port):
+            taken.append(f"port {port} is only for root ({variable} moves it)")
+        elif not is_free(port):
             by = holder(port)
             taken.append(f"port {port} is taken{f' by {by}' if by else ''} ({variable} moves it)")
     if taken:

@@ -182,14 +182,23 @@ class Reconciler:
             run.open.add(repository)
             try:
                 await self._reconcile(run, repository)
-            except RegistryUnavailable:
-                raise
             except RegistryError as error:
+                await self._excuse(error)
                 run.tell_problem(f"{repository}: {error}")
             run.open.discard(repository)
             run.progress.done += 1
             run.advance(repository)
             await rows.advance_pass(self._pool, run.current, self._clock())
+
+    async def _excuse(self, error: RegistryError) -> None:
+        """Go on without one repository that cannot be read, unless the registry itself is the trouble.
+
+        v2.8 answers 500 for ever for a name that v3 takes (`Acme/app`): it must not end every pass.
+        """
+        if isinstance(error, RegistryUnavailable):
+            if error.retry_after is not None:
+                raise error
+            await self._client.ping()
 
     async def _reconcile(self, run: "_Run", repository: str) -> None:
         known = await self._known(repository)

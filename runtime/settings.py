@@ -80,7 +80,7 @@ class Settings(BaseSettings):
     )
 
     # Accounting
-    default_quota_bytes: int = Field(10 * 1024**3, ge=1)
+    default_quota_bytes: int = Field(10 * 1024**3, ge=1, le=2**62)
     workspace_pattern: str = r"^(?P<workspace>[^/]+)/(?P<app>.+)$"
 
     history_days: int = Field(400, ge=1, le=36_500)

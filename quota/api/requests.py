@@ -20,6 +20,7 @@ Digest = Annotated[
     StringConstraints(pattern=r"^(sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128})$"),
 ]
 ByteCount = Annotated[int, Field(ge=0, le=MAX_BYTES, strict=True)]
+Seconds = Annotated[float, Field(gt=0, le=600, strict=True)]
 
 
 class Layer(BaseModel):
@@ -42,7 +43,7 @@ class PreBuildRequest(BaseModel):
     incoming_bytes: ByteCount | None = None
     layers: list[Layer] | None = Field(None, max_length=10_000)
     dry_run: bool = Field(default=False, strict=True)
-    timeout_s: float = Field(60.0, gt=0, le=600)
+    timeout_s: Seconds = 60.0
 
 
 class WorkspacePatch(BaseModel):
@@ -99,7 +100,7 @@ class CleanupRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    timeout_s: float = Field(60.0, gt=0, le=600)
+    timeout_s: Seconds = 60.0
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -110,17 +111,21 @@ async def body_of(request: web.Request, model: type[Model]) -> Model:
     try:
         raw = await request.read()
     except (web.RequestPayloadError, ContentEncodingError) as error:
-        raise ProblemError(400, f"the body cannot be read: {error}") from error
+        raise _bad_body(f"cannot be read: {error}") from error
     try:
         document = json.loads(raw or b"{}")
     except (ValueError, RecursionError) as error:
-        raise ProblemError(400, f"the body is not JSON: {error}") from error
+        raise _bad_body(f"is not JSON: {error}") from error
     if not isinstance(document, dict):
-        raise ProblemError(400, "the body must be a JSON object")
+        raise _bad_body("must be a JSON object")
     try:
         return model.model_validate(document)
     except ValidationError as error:
         raise of_validation(error) from error
+
+
+def _bad_body(message: str) -> ProblemError:
+    return ProblemError(400, f"the body {message}", errors=[{"field": "body", "message": message}])
 
 
 def workspace_of(request: web.Request) -> str:

@@ -205,6 +205,17 @@ async def test_what_storage_lost_does_not_end_the_pass(pool):
         }
 
 
+async def test_a_repository_that_is_always_answered_500_does_not_end_the_pass(pool):
+    async with serving_fake() as fake, fake.client(retries=Retries(attempts=2)) as client:
+        shelf = with_shelf(fake)
+        shelf.hold("Acme/app", "1", an_image())
+        fine = shelf.hold("acme/web", "1", an_image())
+        shelf.lists["Acme/app"] = web.Response(status=500, headers=REGISTRY)
+        report = await reconcile(pool, client)
+        assert [problem.partition(":")[0] for problem in report.problems] == ["Acme/app"]
+        assert await ledgers.manifests(pool) == {("acme/web", fine.digest)}
+
+
 async def test_a_registry_that_is_away_ends_the_pass_with_its_reason(pool):
     async with serving_fake() as fake, fake.client(retries=Retries(attempts=2)) as client:
         shelf = with_shelf(fake)
