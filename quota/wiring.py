@@ -14,8 +14,9 @@ from ledger.mapping import Mapper
 from ledger.record import Recorder
 from quota.access import Authenticate, any_of, internal_keys, operator_tokens
 from quota.accounts import Accounts
-from quota.api.app import Api, RouteGroup, create_app
+from quota.api.app import Api
 from quota.api.history import HistoryRoutes
+from quota.api.server import RouteGroup, create_app
 from quota.api.tokens import TokenRoutes
 from quota.cleanup import Cleaner
 from quota.history import History

@@ -1,13 +1,11 @@
-"""Routes of the API: parse, one call, answer. Which scope an endpoint needs stands beside it."""
+"""Routes of workspaces: parse, one call, answer. What each needs and answers stands above it."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Protocol
 from uuid import UUID, uuid4
 
 import msgspec
 from aiohttp import web
-from prometheus_client import CollectorRegistry
 
 from ledger.mapping import CleanupRunningError, Mapper, MovedMeanwhileError
 from ledger.reading import WorkspaceView
@@ -16,8 +14,25 @@ from quota.access import Authenticate
 from quota.accounts import Accounts
 from quota.api.access import enter, identify
 from quota.api.answers import answer, reservation_document, workspace_document
+from quota.api.describe import CURSOR, Query, describe, limit
 from quota.api.hook import answer_document, cleanup_document
-from quota.api.problems import ProblemError, problem_middleware
+from quota.api.models import (
+    EventAnswer,
+    HookAnswer,
+    ImageAnswer,
+    Items,
+    MappedAnswer,
+    Page,
+    PlanAnswer,
+    ReservationAnswer,
+    RunAnswer,
+    RunWithItems,
+    StartedCleanup,
+    StatusAnswer,
+    UsageAnswer,
+    WorkspaceAnswer,
+)
+from quota.api.problems import ProblemError
 from quota.api.requests import (
     CleanupRequest,
     MappingRequest,
@@ -36,10 +51,15 @@ from quota.policy import DEFAULT_POLICY, InvalidPolicy, Policy, parse_policy, po
 from quota.runs import Runs
 from registry.names import InvalidName, check_repository, parse_digest
 from registry.workspaces import Placement
-from runtime.http import Ready, add_operations_routes
-from runtime.lifecycle import Stopping
 
 _LARGEST_ID = 2**63 - 1
+_APP = Query("app", "Of this app alone.")
+_TAG = Query("tag", "With this tag alone.")
+_EVENT_CURSOR = Query(
+    "cursor",
+    "`next_cursor` of the page before, or of the last look: 0 begins at the start.",
+    {"type": "integer", "minimum": 0, "maximum": _LARGEST_ID, "default": 0},
+)
 
 
 class Api:
@@ -87,6 +107,14 @@ class Api:
 
     # -- hook ------------------------------------------------------------------------------------
 
+    @describe(
+        "hook",
+        "Ask before a build: is there room, or can room be made?",
+        scope="hook",
+        body=PreBuildRequest,
+        answers={200: HookAnswer},
+        details="Answers within `timeout_s`. An advisory workspace is never denied.",
+    )
     async def pre_build(self, request: web.Request) -> web.Response:
         """Scope `hook`."""
         caller = await identify(request, self._authenticate, "hook")
@@ -130,6 +158,13 @@ class Api:
             )
         return view
 
+    @describe(
+        "workspaces",
+        "Workspaces by name; a tenant's own alone.",
+        scope="read",
+        query=(limit(100), CURSOR),
+        answers={200: Page[WorkspaceAnswer]},
+    )
     async def list_workspaces(self, request: web.Request) -> web.Response:
         """Scope `read`; tenants see only theirs."""
         caller = await identify(request, self._authenticate, "read")
@@ -146,16 +181,38 @@ class Api:
             }
         )
 
+    @describe(
+        "workspaces",
+        "A workspace's settings and account.",
+        scope="read",
+        answers={200: WorkspaceAnswer},
+    )
     async def get_workspace(self, request: web.Request) -> web.Response:
         """Scope `read`."""
         return answer(workspace_document(await self._workspace(request, "read")))
 
+    @describe(
+        "workspaces",
+        "Set a workspace; what is left out goes back to its default.",
+        scope="admin",
+        body=WorkspacePut,
+        answers={200: WorkspaceAnswer},
+        problems=(422,),
+    )
     async def put_workspace(self, request: web.Request) -> web.Response:
         """Scope `admin`."""
         name = await self._enter(request, "admin")
         body = await body_of(request, WorkspacePut)
         return await self._configure(name, body, DEFAULT_POLICY)
 
+    @describe(
+        "workspaces",
+        "Change a workspace; what is left out stays.",
+        scope="admin",
+        body=WorkspacePatch,
+        answers={200: WorkspaceAnswer},
+        problems=(422,),
+    )
     async def patch_workspace(self, request: web.Request) -> web.Response:
         """Scope `admin`."""
         name = await self._enter(request, "admin")
@@ -197,10 +254,23 @@ class Api:
         )
         return answer(workspace_document(view))
 
+    @describe(
+        "workspaces",
+        "How much is stored, and of what kind.",
+        scope="read",
+        answers={200: UsageAnswer},
+    )
     async def usage(self, request: web.Request) -> web.Response:
         """Scope `read`."""
         return answer(await self._accounts.usage(await self._workspace(request, "read")))
 
+    @describe(
+        "workspaces",
+        "Images, newest push first, untagged ones and children of indexes too.",
+        scope="read",
+        query=(limit(100), CURSOR, _APP, _TAG),
+        answers={200: Page[ImageAnswer]},
+    )
     async def images(self, request: web.Request) -> web.Response:
         """Scope `read`."""
         view = await self._workspace(request, "read")
@@ -221,6 +291,13 @@ class Api:
             )
         )
 
+    @describe(
+        "workspaces",
+        "Quota events of a workspace, oldest first.",
+        scope="read",
+        query=(limit(100), _EVENT_CURSOR),
+        answers={200: Page[EventAnswer]},
+    )
     async def events(self, request: web.Request) -> web.Response:
         """Scope `read`."""
         view = await self._workspace(request, "read")
@@ -234,12 +311,25 @@ class Api:
 
     # -- reservations ----------------------------------------------------------------------------
 
+    @describe(
+        "reservations",
+        "What is reserved now.",
+        scope="read",
+        answers={200: Items[ReservationAnswer]},
+    )
     async def list_reservations(self, request: web.Request) -> web.Response:
         """Scope `read`."""
         view = await self._workspace(request, "read")
         items = await self._accounts.reservations(view)
         return answer({"items": [reservation_document(item) for item in items]})
 
+    @describe(
+        "reservations",
+        "Set bytes aside for a build; it replaces its own reservation.",
+        scope="hook",
+        body=ReservationRequest,
+        answers={201: ReservationAnswer},
+    )
     async def add_reservation(self, request: web.Request) -> web.Response:
         """Scope `hook`."""
         view = await self._workspace(request, "hook")
@@ -258,6 +348,12 @@ class Api:
         )
         return answer(reservation_document(reservation), status=201)
 
+    @describe(
+        "reservations",
+        "Give reserved bytes back.",
+        scope="hook",
+        answers={204: None},
+    )
     async def delete_reservation(self, request: web.Request) -> web.Response:
         """Scope `hook`."""
         view = await self._workspace(request, "hook")
@@ -267,6 +363,15 @@ class Api:
 
     # -- repositories ----------------------------------------------------------------------------
 
+    @describe(
+        "repositories",
+        "Give a repository, with what it stores, to a workspace and app.",
+        scope="admin",
+        body=MappingRequest,
+        answers={200: MappedAnswer},
+        problems=(409,),
+        details="Needs rights on the workspace that has it and on the one that gets it.",
+    )
     async def map_repository(self, request: web.Request) -> web.Response:
         """Scope `admin`, on the workspace that has the repository and on the one that gets it."""
         caller = await identify(request, self._authenticate, "admin")
@@ -295,11 +400,25 @@ class Api:
 
     # -- cleanups --------------------------------------------------------------------------------
 
+    @describe(
+        "cleanups",
+        "A dry run: every image with keep or delete, and why.",
+        scope="read",
+        answers={200: PlanAnswer},
+    )
     async def plan(self, request: web.Request) -> web.Response:
         """Scope `read`: a dry run, every image with its reason."""
         view = await self._workspace(request, "read")
         return answer(await self._runs.plan(view))
 
+    @describe(
+        "cleanups",
+        "Clean towards the target now; 202 when it goes on behind the answer.",
+        scope="write",
+        body=CleanupRequest,
+        body_required=False,
+        answers={200: StartedCleanup, 202: StartedCleanup},
+    )
     async def start_run(self, request: web.Request) -> web.Response:
         """Scope `write`."""
         view = await self._workspace(request, "write")
@@ -310,12 +429,25 @@ class Api:
             status=200 if outcome.done else 202,
         )
 
+    @describe(
+        "cleanups",
+        "Cleanups, newest first.",
+        scope="read",
+        query=(limit(50),),
+        answers={200: Items[RunAnswer]},
+    )
     async def list_runs(self, request: web.Request) -> web.Response:
         """Scope `read`."""
         view = await self._workspace(request, "read")
         limit = number(request, "limit", default=50, low=1, high=1000)
         return answer({"items": await self._runs.list(view, limit)})
 
+    @describe(
+        "cleanups",
+        "A cleanup with what became of each image.",
+        scope="read",
+        answers={200: RunWithItems},
+    )
     async def get_run(self, request: web.Request) -> web.Response:
         """Scope `read`."""
         view = await self._workspace(request, "read")
@@ -324,6 +456,13 @@ class Api:
             raise ProblemError(404, "there is no such cleanup in this workspace")
         return answer(run)
 
+    @describe(
+        "operations",
+        "Whether the pipeline is healthy.",
+        scope="read",
+        answers={200: StatusAnswer},
+        details="For tokens that are good for all workspaces.",
+    )
     async def status(self, request: web.Request) -> web.Response:
         """Scope `read`, for all workspaces."""
         caller = await identify(request, self._authenticate, "read")
@@ -337,21 +476,3 @@ def _identifier(request: web.Request) -> UUID:
         return UUID(request.match_info["id"])
     except ValueError as error:
         raise ProblemError(404, "there is nothing with this id") from error
-
-
-class RouteGroup(Protocol):
-    """Handlers that belong together."""
-
-    def routes(self) -> list[web.RouteDef]:
-        """Their addresses."""
-
-
-def create_app(
-    *groups: RouteGroup, ready: Ready, metrics: CollectorRegistry, stopping: Stopping
-) -> web.Application:
-    """The API as an application."""
-    app = web.Application(middlewares=[problem_middleware], client_max_size=1024 * 1024)
-    for group in groups:
-        app.router.add_routes(group.routes())
-    add_operations_routes(app, ready=ready, metrics=metrics, stopping=stopping)
-    return app

@@ -11,12 +11,15 @@ from quota.access import Authenticate
 from quota.accounts import Accounts
 from quota.api.access import enter, identify
 from quota.api.answers import answer
+from quota.api.describe import Query, describe
+from quota.api.models import HistoryAnswer
 from quota.api.problems import ProblemError
 from quota.api.requests import text, workspace_of
 from quota.history import MOST_POINTS, History, usual_step
 
 _USUAL_SPAN: Final = timedelta(days=7)
 _LONGEST_SPAN: Final = timedelta(days=3660)
+_MOMENT: Final = {"type": "string", "format": "date-time"}
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -40,6 +43,21 @@ class HistoryRoutes:
         """One address."""
         return [web.get("/v1/workspaces/{workspace}/history", self.history)]
 
+    @describe(
+        "workspaces",
+        "How usage and quota went over time.",
+        scope="read",
+        query=(
+            Query("from", "A time with its zone; a week before `to` when left out.", _MOMENT),
+            Query("to", "A time with its zone; now when left out.", _MOMENT),
+            Query(
+                "step",
+                "Seconds between two points, or such as 15m, 6h, 1d.",
+                {"type": "string", "pattern": "^[0-9]{1,9}[smhd]?$"},
+            ),
+        ),
+        answers={200: HistoryAnswer},
+    )
     async def history(self, request: web.Request) -> web.Response:
         """Scope `read`: what was stored at `from`, `from + step`, … and at `to`, in bytes."""
         caller = await identify(request, self._authenticate, "read")

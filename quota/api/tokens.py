@@ -10,6 +10,8 @@ from ledger.tokens import Token
 from quota.access import Authenticate
 from quota.api.access import identify
 from quota.api.answers import answer
+from quota.api.describe import CURSOR, describe, limit
+from quota.api.models import NewTokenAnswer, Page, TokenAnswer
 from quota.api.problems import ProblemError
 from quota.api.requests import TokenRequest, body_of, number, text
 from quota.tokens import Tokens, token_state
@@ -33,6 +35,14 @@ class TokenRoutes:
             web.delete("/v1/tokens/{id}", self.revoke),
         ]
 
+    @describe(
+        "tokens",
+        "Make a token; its text is in this answer and never again.",
+        scope="admin",
+        body=TokenRequest,
+        answers={201: NewTokenAnswer},
+        details="Needs `admin` on every workspace that the new token is good for.",
+    )
     async def create(self, request: web.Request) -> web.Response:
         """Scope `admin`, on every workspace that the new token is good for."""
         caller = await identify(request, self._authenticate, "admin")
@@ -53,6 +63,13 @@ class TokenRoutes:
         )
         return answer({"token": secret, **self._document(token)}, status=201)
 
+    @describe(
+        "tokens",
+        "Tokens by id, also those that are revoked or expired.",
+        scope="admin",
+        query=(limit(100), CURSOR),
+        answers={200: Page[TokenAnswer]},
+    )
     async def list(self, request: web.Request) -> web.Response:
         """Scope `admin`; by id, also those that are revoked or expired."""
         caller = await identify(request, self._authenticate, "admin")
@@ -67,6 +84,12 @@ class TokenRoutes:
             }
         )
 
+    @describe(
+        "tokens",
+        "End a token: it counts from the next call on, and may be repeated.",
+        scope="admin",
+        answers={204: None},
+    )
     async def revoke(self, request: web.Request) -> web.Response:
         """Scope `admin`; counts from the next call on, and may be repeated."""
         caller = await identify(request, self._authenticate, "admin")

@@ -1,6 +1,7 @@
 """The API's own handlers on a real database, served over a real socket of this process."""
 
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -8,10 +9,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import aiohttp
+from pydantic import TypeAdapter
 
 from ledger.record import Recorder
 from quota.accounts import Accounts
-from quota.api.app import create_app
+from quota.api.models import Problem
+from quota.api.openapi import endpoints, problem_statuses
+from quota.api.server import create_app
 from quota.cleanup import Cleaner
 from quota.hook import PreBuildHook
 from quota.levels import level
@@ -63,7 +67,32 @@ class LiveApi:
         async with self.session.request(
             method, f"{self.base}{path}", headers=headers, **options
         ) as response:
-            return response.status, response, await response.read()
+            raw = await response.read()
+            self._as_described(method, response, raw)
+            return response.status, response, raw
+
+    def _as_described(self, method: str, response: aiohttp.ClientResponse, raw: bytes) -> None:
+        """Every answer that a test gets fits, field by field, what its handler says of itself."""
+        path = response.url.raw_path
+        for endpoint in endpoints(self.app):
+            pattern = re.sub(r"{(\w+)}", r"(?P<\1>.+)", endpoint.path)
+            if "{repository}" not in endpoint.path:
+                pattern = pattern.replace(".+", "[^/]+")
+            if endpoint.method != method or not re.fullmatch(pattern, path):
+                continue
+            described = endpoint.description
+            assert described is not None
+            if response.status in described.answers:
+                model = described.answers[response.status]
+                if model is None:
+                    assert raw == b""
+                elif model not in {str, dict}:
+                    TypeAdapter(model).validate_json(raw)
+                return
+            assert response.status in problem_statuses(endpoint.path, described), (path, raw)
+            assert response.content_type == "application/problem+json"
+            Problem.model_validate_json(raw)
+            return
 
     async def call(
         self, method: str, path: str, body: Any = None, *, token: str | None = OPERATOR

@@ -1,0 +1,375 @@
+"""The answers' shapes, for the OpenAPI document. Bytes, seconds, and times as fixed-width UTC text.
+
+Strict: an answer with a field that is not here fails a test. The document that callers get does not
+say so, because fields may be added.
+"""
+
+from datetime import datetime
+from typing import Annotated, Any, Generic, Literal, TypeVar
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from quota.policy import PolicyDocument
+
+Count = Annotated[int, Field(ge=0)]
+Level = Literal["ok", "warning", "critical", "exceeded"]
+
+
+def _open(schema: dict[str, Any]) -> None:
+    schema.pop("additionalProperties", None)
+
+
+class Answer(BaseModel):
+    """An object that the API answers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_open)
+
+
+Item = TypeVar("Item")
+
+
+class Page(Answer, Generic[Item]):
+    """A part of a list. `next_cursor` null: the last one."""
+
+    items: list[Item]
+    next_cursor: str | None
+
+
+class Items(Answer, Generic[Item]):
+    """A whole list."""
+
+    items: list[Item]
+
+
+class ProblemField(Answer):
+    """What is wrong with one field."""
+
+    field: str
+    message: str
+
+
+class Problem(Answer):
+    """An error: RFC 9457, with an entry for each wrong field."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    errors: list[ProblemField] = []
+
+
+class WorkspaceAnswer(Answer):
+    """A workspace's settings and account."""
+
+    workspace: str
+    quota_bytes: Annotated[int, Field(gt=0)]
+    usage_bytes: Count
+    reserved_bytes: Count
+    ratio: float
+    level: Level
+    enforcement: Literal["advisory", "strict"]
+    policy: PolicyDocument
+    configured: bool
+
+
+class UsageAnswer(Answer):
+    """What a workspace stores. The graph's figures (images to awaiting_gc_bytes) are as of `as_of`."""
+
+    workspace: str
+    usage_bytes: Count
+    quota_bytes: Annotated[int, Field(gt=0)]
+    ratio: float
+    level: Level
+    reserved_bytes: Count
+    images: Count
+    tags: Count
+    untagged_images: Count
+    untagged_bytes: Count
+    awaiting_gc_bytes: Count
+    as_of: datetime
+
+
+class HistoryPoint(Answer):
+    """What was stored, and might be, at a moment."""
+
+    at: datetime
+    usage_bytes: Count
+    quota_bytes: Count
+
+
+class HistoryAnswer(Answer):
+    """Usage over time."""
+
+    workspace: str
+    start: Annotated[datetime, Field(alias="from")]
+    to: datetime
+    step_s: float
+    items: list[HistoryPoint]
+
+
+class ImageAnswer(Answer):
+    """A manifest with its live tags."""
+
+    id: str
+    repository: str
+    app: str
+    digest: str
+    media_type: str
+    tags: list[str]
+    size_bytes: Annotated[
+        Count, Field(description="Config and layers; of an index: all children's.")
+    ]
+    size_pending: Annotated[bool, Field(description="Its manifest has not been read yet.")]
+    unique_bytes: Annotated[Count, Field(description="What deleting just this one would free.")]
+    pushed_at: datetime | None
+    pushed_at_estimated: Annotated[bool, Field(description="No push of it is known.")]
+    last_pulled_at: datetime | None
+    protected_by: list[str]
+
+
+class EventAnswer(Answer):
+    """A quota event; `data` as the AsyncAPI document says for its type."""
+
+    id: UUID
+    type: str
+    subject: str
+    time: datetime
+    data: dict[str, Any]
+
+
+class ReservationAnswer(Answer):
+    """Bytes set aside for a build."""
+
+    id: UUID
+    build_id: str
+    app: str | None
+    bytes: Count
+    created_at: datetime
+    expires_at: datetime
+
+
+class HookReservation(Answer):
+    """What the hook reserved for a build."""
+
+    id: UUID
+    bytes: Count
+    expires_at: datetime
+
+
+class CleanedImage(Answer):
+    """An image that a cleanup deleted, and why."""
+
+    repository: str
+    app: str
+    digest: str
+    tags: list[str]
+    freed_bytes: Count
+    why: str
+
+
+class FailedImage(Answer):
+    """An image that could not be deleted."""
+
+    repository: str
+    digest: str
+    reason: str
+
+
+class CleanupAnswer(Answer):
+    """What a cleanup did, so far or in the end."""
+
+    performed: bool
+    run_id: UUID | None
+    freed_bytes: Count
+    images: list[CleanedImage]
+    failed: list[FailedImage]
+    target_reached: bool
+
+
+class StartedCleanup(CleanupAnswer):
+    """A cleanup that was asked for."""
+
+    done: bool
+    warnings: list[str]
+
+
+class HookAnswer(Answer):
+    """May the build go on, and what was done for it."""
+
+    decision: Literal["proceed", "deny"]
+    reason: Literal[
+        "below_threshold", "cleaned_to_target", "still_above_target", "over_quota", "check_failed"
+    ]
+    message: str
+    workspace: str
+    quota_bytes: Count
+    usage_bytes_before: Count
+    usage_bytes: Count
+    reserved_bytes: Count
+    incoming_bytes: Count
+    incoming_source: str
+    cleanup: CleanupAnswer
+    reservation: HookReservation | None
+    warnings: list[str]
+
+
+class PlannedImage(Answer):
+    """An image in a plan, with the reason for its fate."""
+
+    repository: str
+    app: str
+    digest: str
+    tags: list[str]
+    action: Literal["keep", "delete"]
+    code: str
+    why: str
+    freed_bytes: Count
+
+
+class PlanBlock(Answer):
+    """Why nothing may be deleted now."""
+
+    code: str
+    why: str
+
+
+class PlanAnswer(Answer):
+    """A dry run: every image with keep or delete."""
+
+    workspace: str
+    usage_bytes: Count
+    usage_after_bytes: Count
+    target_bytes: Count
+    freed_bytes: Count
+    target_reached: bool
+    why_not: str | None
+    blocks: list[PlanBlock]
+    images: list[PlannedImage]
+
+
+class RunAnswer(Answer):
+    """A cleanup on record."""
+
+    id: UUID
+    state: Literal["running", "finished", "stopped", "abandoned"]
+    cause: str
+    quota_bytes: Count
+    usage_before: Count
+    usage_after: Count | None
+    promised_bytes: Count
+    freed_bytes: Count
+    message: str | None
+    started_at: datetime
+    finished_at: datetime | None
+
+
+class RunItem(Answer):
+    """What became of one image."""
+
+    position: int
+    repository: str
+    app: str
+    digest: str
+    tags: list[str]
+    code: str
+    why: str
+    promised_bytes: Count
+    freed_bytes: Count
+    state: Literal["planned", "deleted", "failed", "skipped", "restored"]
+    failure: str | None
+    done_at: datetime | None
+
+
+class RunWithItems(RunAnswer):
+    """A cleanup on record, with its images."""
+
+    items: list[RunItem]
+
+
+class MappedAnswer(Answer):
+    """A repository's new place, and what moved with it."""
+
+    registry: str
+    repository: str
+    workspace: str
+    app: str
+    previous_workspace: str
+    previous_app: str
+    moved_manifests: Count
+    usage_bytes: Count
+    previous_usage_bytes: Count
+
+
+class TokenAnswer(Answer):
+    """A token without its secret. `workspaces` null: all of them."""
+
+    id: str
+    name: str
+    scopes: list[Literal["read", "hook", "write", "admin"]]
+    workspaces: list[str] | None
+    state: Literal["active", "expired", "revoked"]
+    created_by: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: Annotated[datetime | None, Field(description="Exact to a minute.")]
+
+
+class NewTokenAnswer(TokenAnswer):
+    """A token with its text, which is shown this once."""
+
+    token: str
+
+
+class ConsumerPosition(Answer):
+    """Where consumers stand in a partition."""
+
+    cluster_id: str
+    topic: str
+    partition: int
+    next_offset: int
+    owner: str
+    changed_at: datetime
+
+
+class WorkspaceDrift(Answer):
+    """What reconciliation had to mend."""
+
+    workspace: str
+    found: Count
+    corrected: Count
+    forgotten: Count
+    drift_bytes: int
+
+
+class ReconciliationStatus(Answer):
+    """The newest pass over the registry, and what the newest finished one found."""
+
+    running: bool
+    last_started_at: datetime | None
+    last_finished_at: datetime | None
+    last_error: str | None
+    repositories: int | None
+    manifests: int | None
+    suspected_absences: Count
+    drift: list[WorkspaceDrift]
+
+
+class StatusAnswer(Answer):
+    """Whether the pipeline is healthy."""
+
+    outbox_waiting: Count
+    outbox_age_seconds: float | None
+    sizes_pending: Count
+    workspaces: Count
+    partitions: list[ConsumerPosition]
+    reconciliation: ReconciliationStatus
+
+
+class HealthAnswer(Answer):
+    """Whether the process lives, or is ready; else why not."""
+
+    status: str
+    reason: str = ""

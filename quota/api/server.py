@@ -1,0 +1,32 @@
+"""The API as an application: groups of routes, the documents about them, problems for every failure."""
+
+from typing import Protocol
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from quota.api.documents import DocumentRoutes
+from quota.api.problems import problem_middleware
+from runtime.http import Ready, add_operations_routes
+from runtime.lifecycle import Stopping
+
+
+class RouteGroup(Protocol):
+    """Handlers that belong together; each carries a `@describe(...)`."""
+
+    def routes(self) -> list[web.RouteDef]:
+        """Their addresses."""
+
+
+def create_app(
+    *groups: RouteGroup, ready: Ready, metrics: CollectorRegistry, stopping: Stopping
+) -> web.Application:
+    """Every address of the API. Raises LookupError for a handler that does not describe itself."""
+    app = web.Application(middlewares=[problem_middleware], client_max_size=1024 * 1024)
+    for group in groups:
+        app.router.add_routes(group.routes())
+    add_operations_routes(app, ready=ready, metrics=metrics, stopping=stopping)
+    documents = DocumentRoutes()
+    app.router.add_routes(documents.routes())
+    documents.write(app)
+    return app
