@@ -52,6 +52,8 @@ class Change(msgspec.Struct):
 
     unconfirmed: set[bytes] = msgspec.field(default_factory=set)
     """Of these blobs storage has not spoken; known once the change was applied."""
+    gained: dict[bytes, int] = msgspec.field(default_factory=dict)
+    """Digest → bytes that the workspace did not hold before; known once the change was applied."""
 
     def add(self, digest: bytes, contribution: Mapping[bytes, int]) -> None:
         """A manifest begins to exist (or its content becomes known)."""
@@ -126,6 +128,8 @@ def count(holdings: dict[bytes, Holding], change: Change, stored: Mapping[bytes,
             # or a manifest's own word on its size (clients may name a manifest as a layer).
             recount.append(digest)
         holding.released = had > 0 and holding.refs == 0
+        if had <= 0 < holding.refs:
+            change.gained[digest] = holding.size
         delta += holding.counted - before
     return Counted(delta, mismatches, recount)
 

@@ -9,7 +9,6 @@ import msgspec
 
 from ledger.facts import Content
 from ledger.packing import unpack_blobs, unpack_digests
-from registry.names import parse_digest
 from runtime.postgres import Connection
 
 # A tag answers: its manifest exists, and it was set after that manifest's delete and its own removal.
@@ -58,7 +57,10 @@ SELECT w.id, w.name, w.quota_bytes, w.usage_bytes, w.level, w.enforcement, w.pol
 FROM workspaces w
 """
 
-FIND_WORKSPACE = _WORKSPACE + " WHERE w.name = $2"
+FIND_WORKSPACE = (
+    _WORKSPACE.replace("v.expires_at > $1", "v.expires_at > $1 AND v.build_id IS DISTINCT FROM $3")
+    + " WHERE w.name = $2"
+)
 LIST_WORKSPACES = (
     _WORKSPACE
     + """ WHERE (w.first_image_at IS NOT NULL OR w.configured) AND w.name > $2
@@ -73,10 +75,10 @@ def _workspace(row: asyncpg.Record) -> WorkspaceView:
 
 
 async def find_workspace(
-    connection: Connection, name: str, *, now: datetime
+    connection: Connection, name: str, *, now: datetime, except_build: str | None = None
 ) -> WorkspaceView | None:
-    """A workspace by name, also one that is not visible yet."""
-    row = await connection.fetchrow(FIND_WORKSPACE, now, name)
+    """A workspace by name, also one that is not visible yet; one build's reservation may be left out."""
+    row = await connection.fetchrow(FIND_WORKSPACE, now, name, except_build)
     return None if row is None else _workspace(row)
 
 
@@ -291,33 +293,6 @@ async def newest_sign(connection: Connection, repository_id: int, digest: bytes)
     """Newest push of or look at a manifest, in nanoseconds; None when it does not exist (any more)."""
     found: int | None = await connection.fetchval(NEWEST_SIGN, repository_id, digest)
     return found
-
-
-class Lease(msgspec.Struct, frozen=True):
-    """Digests that a source says are in use. Past `expires_at` the source is stale."""
-
-    source: str
-    digests: tuple[bytes, ...]
-    reported_at: datetime
-    expires_at: datetime
-
-
-LEASES = """
-SELECT source, digests, reported_at, expires_at FROM leases WHERE workspace_id = $1 ORDER BY source
-"""
-
-
-async def leases_of(connection: Connection, workspace_id: int) -> list[Lease]:
-    """What is in use, by source, stale sources included."""
-    return [
-        Lease(
-            row["source"],
-            tuple(parse_digest(text) for text in msgspec.json.decode(row["digests"])),
-            row["reported_at"],
-            row["expires_at"],
-        )
-        for row in await connection.fetch(LEASES, workspace_id)
-    ]
 
 
 # The indexes of its repository that exist are searched for the digest's bytes.

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from ledger import account, history, outbox, statements, store
+from ledger import account, apps, history, outbox, statements, store
 from ledger.account import RetakeError
 from ledger.announce import image_events
 from ledger.counting import Change, contribution
@@ -21,6 +21,7 @@ from ledger.facts import (
 )
 from ledger.fold import Manifest, ManifestKey, State, TagKey, fold, manifest_key, tag_key
 from ledger.outbox import QuotaEvent
+from ledger.settlement import TaggedPush, tagged_push
 from registry.workspaces import WorkspaceRule
 from runtime.postgres import Connection, Pool, retry_conflicts
 
@@ -194,7 +195,10 @@ class Recorder:
         usage_before = {item.id: item.usage_bytes for item in workspaces.values()}
         infos = await _repository_infos(connection, located)
         before, state = await _load(connection, located)
+        pushes: list[tuple[int, TaggedPush]] = []
         for repository, fact in located:
+            if (push := tagged_push(state, repository.id, fact)) is not None:
+                pushes.append((repository.id, push))
             fold(state, repository.id, fact)
 
         changed_manifests = {
@@ -208,6 +212,7 @@ class Recorder:
         await store.add_tag_checks(connection, state.raced, now + _CHECK_TAGS_AFTER)
 
         changes: dict[int, Change] = {}
+        arrived: dict[ManifestKey, Manifest] = {}
         for key, manifest in sorted(changed_manifests.items(), key=lambda item: item[0]):
             old = before.manifests.get(key, Manifest())
             if (old.present, old.content, old.size) == (
@@ -221,8 +226,10 @@ class Recorder:
                 change.remove(key[1], contribution(key[1], old))
             if manifest.present:
                 change.add(key[1], contribution(key[1], manifest))
+                arrived[key] = manifest
         events = image_events(before, state, changed_manifests, changed_tags, infos, workspaces)
         events += await account.move(connection, workspaces, changes, stored, now)
+        await apps.take_pushes(connection, before.manifests, arrived, pushes, infos, changes, now)
         unconfirmed = _unconfirmed(changed_manifests, infos, changes)
         await store.add_size_check(connection, unconfirmed, now + _CHECK_SIZES_AFTER)
         for repository, fact in located:

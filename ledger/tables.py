@@ -314,8 +314,26 @@ reservations = Table(
     Column("bytes", BigInteger, nullable=False),
     _timestamp("created_at", now=True),
     _timestamp("expires_at", nullable=False),
+    Column("settled_by", LargeBinary, comment="digest of the push that closed it"),
+    Column("settled_tag", Text),
+    Column("settled_ns", BigInteger, comment="event time of that push"),
     UniqueConstraint("workspace_id", "build_id"),
     CheckConstraint("bytes >= 0", name="bytes_not_negative"),
+)
+
+app_pushes = Table(
+    "app_pushes",
+    metadata,
+    Column("workspace_id", Integer, ForeignKey("workspaces.id"), nullable=False),
+    Column("app", Text, nullable=False),
+    Column(
+        "recent",
+        LargeBinary,
+        nullable=False,
+        comment="packed (digest prefix, new unique bytes, tagged) of its last pushes, oldest first",
+    ),
+    PrimaryKeyConstraint("workspace_id", "app"),
+    postgresql_with={"fillfactor": "50"},
 )
 
 leases = Table(

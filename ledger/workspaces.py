@@ -2,7 +2,6 @@
 
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 import msgspec
 
@@ -80,88 +79,3 @@ async def configure(
     )
     await history.sample(connection, [workspace], now)
     await outbox.add_events(connection, events, now=now, new_id=new_id)
-
-
-# -- reservations ------------------------------------------------------------------------------
-
-
-class Reservation(msgspec.Struct, frozen=True):
-    """Bytes set aside for a build until `expires_at` (UTC)."""
-
-    id: UUID
-    build_id: str
-    app: str | None
-    bytes: int
-    created_at: datetime
-    expires_at: datetime
-
-
-# The same build replaces its own reservation.
-RESERVE = """
-INSERT INTO reservations (id, workspace_id, build_id, app, bytes, created_at, expires_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7)
-ON CONFLICT (workspace_id, build_id) DO UPDATE
-SET app = excluded.app, bytes = excluded.bytes, expires_at = excluded.expires_at
-RETURNING id, build_id, app, bytes, created_at, expires_at
-"""
-
-RESERVED = """
-SELECT least(coalesce(sum(bytes), 0), 4611686018427387904)::int8 FROM reservations
-WHERE workspace_id = $1 AND expires_at > $2 AND build_id IS DISTINCT FROM $3
-"""
-
-RESERVATIONS = """
-SELECT id, build_id, app, bytes, created_at, expires_at FROM reservations
-WHERE workspace_id = $1 AND expires_at > $2 ORDER BY created_at, id
-"""
-
-RELEASE = "DELETE FROM reservations WHERE workspace_id = $1 AND id = $2 RETURNING id"
-
-RELEASE_BUILD = "DELETE FROM reservations WHERE workspace_id = $1 AND build_id = $2"
-
-FORGET_EXPIRED = "DELETE FROM reservations WHERE workspace_id = $1 AND expires_at <= $2"
-
-
-async def reserved_bytes(
-    connection: Connection, workspace_id: int, *, now: datetime, except_build: str | None
-) -> int:
-    """What other builds have reserved, in bytes."""
-    return int(await connection.fetchval(RESERVED, workspace_id, now, except_build))
-
-
-async def reserve(
-    connection: Connection, workspace_id: int, reservation: Reservation
-) -> Reservation:
-    """Set bytes aside, under the workspace's lock; the build keeps the id it had."""
-    await connection.execute(FORGET_EXPIRED, workspace_id, reservation.created_at)
-    row = await connection.fetchrow(
-        RESERVE,
-        reservation.id,
-        workspace_id,
-        reservation.build_id,
-        reservation.app,
-        reservation.bytes,
-        reservation.created_at,
-        reservation.expires_at,
-    )
-    return Reservation(*row.values())
-
-
-async def reservations(
-    connection: Connection, workspace_id: int, *, now: datetime
-) -> list[Reservation]:
-    """What is reserved now, oldest first."""
-    return [
-        Reservation(*row.values())
-        for row in await connection.fetch(RESERVATIONS, workspace_id, now)
-    ]
-
-
-async def release_build(connection: Connection, workspace_id: int, build_id: str) -> None:
-    """Give back what a build has reserved: it was denied."""
-    await connection.execute(RELEASE_BUILD, workspace_id, build_id)
-
-
-async def release(connection: Connection, workspace_id: int, reservation_id: UUID) -> bool:
-    """Give reserved bytes back; False when there was no such reservation."""
-    return await connection.fetchval(RELEASE, workspace_id, reservation_id) is not None

@@ -9,11 +9,12 @@ from uuid import UUID, uuid4
 import msgspec
 
 from ledger import images as image_rows
-from ledger import reading, reconcile, workspaces
+from ledger import reading, reconcile, reservations, workspaces
 from ledger.images import Cursor
 from ledger.reading import WorkspaceView
 from ledger.record import LevelRule
-from ledger.workspaces import Reservation, Settings
+from ledger.reservations import Reservation
+from ledger.workspaces import Settings
 from quota import images
 from quota.policy import DEFAULT_POLICY, Policy, parse_policy
 from quota.usage import untagged
@@ -194,21 +195,29 @@ class Accounts:
             "next_cursor": str(rows[-1]["id"]) if len(rows) == limit else None,
         }
 
-    async def reserve(self, view: WorkspaceView, reservation: Reservation) -> Reservation:
-        """Set bytes aside by hand, under the workspace's lock."""
+    async def reserve(self, name: str, reservation: Reservation) -> Reservation:
+        """Set bytes aside by hand, under the workspace's lock; it may have no image yet."""
         async with self._pool.acquire() as connection, connection.transaction():
-            await workspaces.lock_workspace(connection, view.name)
-            return await workspaces.reserve(connection, view.id, reservation)
+            await workspaces.add_workspace(connection, name, self._default_quota_bytes)
+            workspace = await workspaces.lock_workspace(connection, name)
+            if workspace is None:  # pragma: no cover - it was added a line ago
+                raise LookupError(name)
+            return await reservations.reserve(connection, workspace.id, reservation)
 
-    async def reservations(self, view: WorkspaceView) -> list[Reservation]:
-        """What is reserved now."""
+    async def reservations(self, name: str) -> list[Reservation]:
+        """What is reserved now; nothing in a workspace that is not known."""
+        now = self._clock()
         async with self._pool.acquire() as connection:
-            return await workspaces.reservations(connection, view.id, now=self._clock())
+            view = await reading.find_workspace(connection, name, now=now)
+            if view is None:
+                return []
+            return await reservations.reservations(connection, view.id, now=now)
 
-    async def release(self, view: WorkspaceView, reservation_id: UUID) -> bool:
-        """Give reserved bytes back."""
+    async def release(self, name: str, reservation: str) -> bool:
+        """Give reserved bytes back, by the reservation's id or its build's."""
         async with self._pool.acquire() as connection:
-            return await workspaces.release(connection, view.id, reservation_id)
+            view = await reading.find_workspace(connection, name, now=self._clock())
+            return view is not None and await reservations.release(connection, view.id, reservation)
 
     async def status(self) -> dict[str, Any]:
         """`GET /v1/status`: whether the pipeline is healthy."""

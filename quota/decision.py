@@ -150,7 +150,8 @@ def _message(
         sentences.append(f"Most is held by {named}.")
     if total > quota:
         sentences.append(
-            "Delete images that are no longer needed, keep fewer per app, or raise the quota."
+            "Delete images that are no longer needed, keep fewer per app, or raise the quota;"
+            f" `registry-quota plan {workspace}` says why each image stays."
         )
     sentences.append("The build is denied." if denied else "The build goes on.")
     return " ".join(sentences)

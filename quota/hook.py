@@ -6,16 +6,18 @@ builds that fit alone but not together are not both told "fits".
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
 from typing import Literal, cast
 from uuid import UUID, uuid4
 
+import asyncpg
 import msgspec
 
-from ledger import outbox, reading, workspaces
+from ledger import apps, leases, outbox, reading, reservations, workspaces
 from ledger.outbox import QuotaEvent
 from ledger.reading import WorkspaceView
-from ledger.workspaces import Reservation
+from ledger.reservations import Reservation
 from quota.cleanup import Cleaner, Outcome
 from quota.decision import (
     Enforcement,
@@ -24,13 +26,15 @@ from quota.decision import (
     decide,
     decide_unchecked,
     needs_cleanup,
+    target_bytes,
 )
-from quota.incoming import incoming_from_layers
+from quota.incoming import incoming_from_layers, percentile_90
 from quota.metrics import QuotaMetrics
 from quota.policy import DEFAULT_POLICY, Policy, parse_policy
 from quota.snapshot import Incoming
+from runtime.lifecycle import Stopping
 from runtime.logs import get_logger
-from runtime.postgres import Connection, Pool
+from runtime.postgres import UNAVAILABLE, Connection, Pool
 
 log = get_logger(__name__)
 
@@ -39,8 +43,13 @@ _MARGIN = 0.25
 """Share of the caller's time-out that is kept back for deciding and answering."""
 _MOST_MARGIN = 2.0
 """Seconds."""
+_REMEMBER_SECONDS = 10.0
+_NAMED = 3
+"""Apps that are named when there is too little room."""
 
-IncomingSource = Literal["layers", "request", "none"]
+IncomingSource = Literal["layers", "request", "estimate", "none"]
+LargestApps = list[tuple[str, int]]
+"""(app, bytes), the largest first."""
 
 
 class PreBuild(msgspec.Struct, frozen=True):
@@ -83,6 +92,14 @@ class _Reading(msgspec.Struct, frozen=True):
         return "advisory" if self.view is None else cast("Enforcement", self.view.enforcement)
 
 
+class _Deadline(msgspec.Struct, frozen=True):
+    """Until when what may be done, by the loop's clock, so that there is an answer in time."""
+
+    clean_until: float
+    look_until: float
+    """For finding out what only the message needs."""
+
+
 class PreBuildHook:
     """Answers pre-build calls; one per process."""
 
@@ -104,6 +121,7 @@ class PreBuildHook:
         self._new_id = new_id
         # The enforcement last seen, for the moment when it cannot be looked up.
         self._strict: set[str] = set()
+        self._largest: dict[int, tuple[datetime, LargestApps]] = {}
         self._checks: set[asyncio.Task[Answer]] = set()
 
     async def check(self, build: PreBuild) -> Answer:
@@ -118,12 +136,21 @@ class PreBuildHook:
         async with self._pool.acquire() as connection:
             self._strict = await reading.strict_workspaces(connection)
 
+    async def keep_strict_known(self, stopping: Stopping) -> None:
+        """Learn it again and again: another process may have made a workspace strict."""
+        while not await stopping.sleep(_REMEMBER_SECONDS):
+            try:
+                await self.remember_strict()
+            except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+                log.info("strict_workspaces_not_read", reason=type(error).__name__)
+
     async def _check_in_time(self, build: PreBuild) -> Answer:
         loop = asyncio.get_running_loop()
         margin = min(_MOST_MARGIN, build.timeout_s * _MARGIN)
-        clean_until = loop.time() + build.timeout_s - margin
+        end = loop.time() + build.timeout_s
+        deadline = _Deadline(clean_until=end - margin, look_until=end - margin * 0.6)
         # Not awaited past its time: what is cancelled may itself wait for a database that is frozen.
-        task = asyncio.create_task(self._check(build, clean_until))
+        task = asyncio.create_task(self._check(build, deadline))
         self._checks.add(task)
         task.add_done_callback(self._forget_check)
         await asyncio.wait([task], timeout=build.timeout_s - margin * 0.2)
@@ -143,7 +170,7 @@ class PreBuildHook:
 
     def _unchecked(self, build: PreBuild, cause: str) -> Answer:
         enforcement: Enforcement = "strict" if build.workspace in self._strict else "advisory"
-        incoming = build.incoming_bytes or 0
+        incoming, source = self._told(build)
         return Answer(
             workspace=build.workspace,
             verdict=decide_unchecked(build.workspace, cause, enforcement=enforcement),
@@ -154,26 +181,35 @@ class PreBuildHook:
                 quota_bytes=self._default_quota_bytes,
             ),
             usage_before=0,
-            incoming_source="request" if incoming else "none",
+            incoming_source=source,
             outcome=Outcome(target_reached=False, done=True),
             warnings=["check_failed"],
         )
 
-    async def _check(self, build: PreBuild, clean_until: float) -> Answer:
-        look = await self._look(build)
-        usage_before = look.figures.usage_bytes
-        outcome = Outcome(done=True)
-        warnings: list[str] = []
-        tried = False
-        while True:
-            if not tried and needs_cleanup(look.figures, look.policy):
-                tried = True
-                outcome = await self._make_room(build, look, clean_until, warnings)
-            answer = await self._answer(build, outcome, usage_before, warnings, tried=tried)
-            if answer is not None:
-                return answer
-            # Somebody else's build or push filled the room between the look and the lock.
+    @staticmethod
+    def _told(build: PreBuild) -> tuple[int, IncomingSource]:
+        """The incoming bytes as far as the caller told them."""
+        if build.layers is not None:
+            return incoming_from_layers(build.layers, frozenset()), "layers"
+        if build.incoming_bytes is not None:
+            return build.incoming_bytes, "request"
+        return 0, "none"
+
+    async def _check(self, build: PreBuild, deadline: _Deadline) -> Answer:
+        nothing_done = Outcome(done=True)
+        answer = await self._answer(build, nothing_done, None, [])
+        usage_before: int | None = None
+        while answer is None:
+            # The trigger is reached; or a build or push filled the room since the last look.
             look = await self._look(build)
+            usage_before = look.figures.usage_bytes if usage_before is None else usage_before
+            warnings: list[str] = []
+            outcome, largest = nothing_done, None
+            if needs_cleanup(look.figures, look.policy):
+                outcome = await self._make_room(build, look, deadline.clean_until, warnings)
+                largest = await self._largest_apps(build, deadline.look_until)
+            answer = await self._answer(build, outcome, usage_before, warnings, largest)
+        return answer
 
     async def _make_room(
         self, build: PreBuild, look: _Reading, clean_until: float, warnings: list[str]
@@ -186,24 +222,50 @@ class PreBuildHook:
             outcome = await self._clean(build, look, clean_until)
             if not outcome.done:
                 warnings.append("cleanup_continues")
-        warnings += outcome.warnings
+        warnings += await self._named(look.view, outcome.warnings)
         return outcome
+
+    async def _named(self, view: WorkspaceView, warnings: list[str]) -> list[str]:
+        """The warnings, with the sources that have stopped reporting by name."""
+        if "stale_lease" not in warnings:
+            return warnings
+        async with self._pool.acquire() as connection:
+            known = await leases.leases_of(connection, view.id)
+        now = self._clock()
+        stale = [f"stale_lease:{lease.source}" for lease in known if lease.stale(now)]
+        return [warning for warning in warnings if warning != "stale_lease" or not stale] + stale
+
+    async def _largest_apps(self, build: PreBuild, until: float) -> LargestApps:
+        """Which apps hold most, when there is still too little room and there is time to find out."""
+        try:
+            async with asyncio.timeout_at(until):
+                look = await self._look(build)
+                target = target_bytes(look.figures.quota_bytes, look.policy)
+                if look.view is None or look.figures.total_bytes <= target:
+                    return []
+                known = self._largest.get(look.view.id)
+                if known is None or known[0] != look.view.changed_at:
+                    async with (
+                        self._pool.acquire() as connection,
+                        connection.transaction(isolation="repeatable_read", readonly=True),
+                    ):
+                        largest = await apps.bytes_by_app(connection, look.view.id)
+                    known = self._largest[look.view.id] = (look.view.changed_at, largest[:_NAMED])
+                return known[1]
+        except TimeoutError:
+            return []  # a message without them is better than none
 
     async def _look(self, build: PreBuild) -> _Reading:
         async with self._pool.acquire() as connection:
             return await self._read(connection, build)
 
     async def _read(self, connection: Connection, build: PreBuild) -> _Reading:
-        now = self._clock()
-        view = await reading.find_workspace(connection, build.workspace, now=now)
-        reserved = 0
+        view = await reading.find_workspace(
+            connection, build.workspace, now=self._clock(), except_build=build.build_id
+        )
         if view is not None:
-            reserved = view.reserved_bytes
-            if reserved and build.build_id is not None:
-                reserved = await workspaces.reserved_bytes(
-                    connection, view.id, now=now, except_build=build.build_id
-                )
             (self._strict.add if view.enforcement == "strict" else self._strict.discard)(view.name)
+        reserved = 0 if view is None else view.reserved_bytes
         incoming_bytes, source, held = await self._incoming(connection, build, view)
         return _Reading(
             view=view,
@@ -222,7 +284,7 @@ class PreBuildHook:
     async def _incoming(
         connection: Connection, build: PreBuild, view: WorkspaceView | None
     ) -> tuple[int, IncomingSource, frozenset[bytes]]:
-        """(bytes, source, layers that the workspace holds already): layers before a plain number."""
+        """(bytes, source, layers held already): layers, else a plain number, else what is usual."""
         if build.layers is not None:
             held: frozenset[bytes] = frozenset()
             if view is not None:
@@ -233,6 +295,10 @@ class PreBuildHook:
             return incoming_from_layers(build.layers, held), "layers", held
         if build.incoming_bytes is not None:
             return build.incoming_bytes, "request", frozenset()
+        if view is not None and build.app is not None:
+            usual = percentile_90(await apps.usual_pushes(connection, view.id, build.app))
+            if usual is not None:
+                return usual, "estimate", frozenset()
         return 0, "none", frozenset()
 
     async def _clean(self, build: PreBuild, first: _Reading, clean_until: float) -> Outcome:
@@ -266,36 +332,35 @@ class PreBuildHook:
         self,
         build: PreBuild,
         outcome: Outcome,
-        usage_before: int,
+        usage_before: int | None,
         warnings: list[str],
-        *,
-        tried: bool,
+        largest: LargestApps | None = None,
     ) -> Answer | None:
         """Decide on fresh figures; under the workspace's lock where bytes are set aside.
 
-        None when cleanup was not tried and turns out to be needed.
+        None when cleanup was not tried (`largest` is None) and turns out to be needed.
         """
-        async with self._pool.acquire() as connection, connection.transaction():
-            reserves = build.build_id is not None and not build.dry_run
+        reserves = build.build_id is not None and not build.dry_run
+        async with AsyncExitStack() as stack:
+            connection = await stack.enter_async_context(self._pool.acquire())
             if reserves:
-                await workspaces.add_workspace(
-                    connection, build.workspace, self._default_quota_bytes
-                )
-                await workspaces.lock_workspace(connection, build.workspace)
+                await stack.enter_async_context(connection.transaction())
+                await self._lock(connection, build.workspace)
             now = await self._read(connection, build)
-            if not tried and needs_cleanup(now.figures, now.policy):
+            if largest is None and needs_cleanup(now.figures, now.policy):
                 return None
             verdict = decide(
                 build.workspace,
                 now.figures,
                 now.policy,
                 enforcement=now.enforcement,
-                cleanup_tried=tried,
+                cleanup_tried=largest is not None,
                 obstacle=outcome.obstacle,
+                largest_apps=largest or (),
             )
             reservation = None
             if verdict.decision == "deny":
-                await self._announce_denial(connection, now, build, verdict)
+                await self._announce_denial(connection, now, build, verdict, largest or [])
             elif reserves and now.view is not None and now.figures.can_ever_fit:
                 reservation = await self._reserve(connection, now.view, build, now.figures)
         if now.source == "none":
@@ -304,18 +369,24 @@ class PreBuildHook:
             workspace=build.workspace,
             verdict=verdict,
             figures=now.figures,
-            usage_before=usage_before,
+            usage_before=now.figures.usage_bytes if usage_before is None else usage_before,
             incoming_source=now.source,
             outcome=outcome,
             reservation=reservation,
             warnings=warnings,
         )
 
+    async def _lock(self, connection: Connection, workspace: str) -> None:
+        """Take the workspace's lock; one that nobody knows yet appears, without an image."""
+        if await workspaces.lock_workspace(connection, workspace) is None:
+            await workspaces.add_workspace(connection, workspace, self._default_quota_bytes)
+            await workspaces.lock_workspace(connection, workspace)
+
     async def _reserve(
         self, connection: Connection, view: WorkspaceView, build: PreBuild, figures: Figures
     ) -> Reservation:
         now = self._clock()
-        return await workspaces.reserve(
+        return await reservations.reserve(
             connection,
             view.id,
             Reservation(
@@ -329,13 +400,16 @@ class PreBuildHook:
         )
 
     async def _announce_denial(
-        self, connection: Connection, now: _Reading, build: PreBuild, verdict: Verdict
+        self,
+        connection: Connection,
+        now: _Reading,
+        build: PreBuild,
+        verdict: Verdict,
+        largest: LargestApps,
     ) -> None:
         if now.view is None or build.dry_run:
             return
-        await workspaces.lock_workspace(connection, build.workspace)
-        if build.build_id is not None:
-            await workspaces.release_build(connection, now.view.id, build.build_id)
+        figures = now.figures
         event = QuotaEvent(
             now.view.id,
             now.view.name,
@@ -345,10 +419,17 @@ class PreBuildHook:
                 "app": build.app,
                 "reason": verdict.reason,
                 "message": verdict.message,
-                "usage_bytes": now.figures.usage_bytes,
-                "reserved_bytes": now.figures.reserved_bytes,
-                "incoming_bytes": now.figures.incoming_bytes,
-                "quota_bytes": now.figures.quota_bytes,
+                "usage_bytes": figures.usage_bytes,
+                "reserved_bytes": figures.reserved_bytes,
+                "incoming_bytes": figures.incoming_bytes,
+                "quota_bytes": figures.quota_bytes,
+                "missing_bytes": figures.total_bytes - figures.quota_bytes,
+                "largest_apps": [{"app": app, "bytes": size} for app, size in largest],
             },
         )
-        await outbox.add_events(connection, [event], now=self._clock(), new_id=self._new_id)
+        async with connection.transaction():
+            # Events of a workspace are written in order, under its lock.
+            await workspaces.lock_workspace(connection, build.workspace)
+            if build.build_id is not None:
+                await reservations.release_build(connection, now.view.id, build.build_id)
+            await outbox.add_events(connection, [event], now=self._clock(), new_id=self._new_id)

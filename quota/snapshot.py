@@ -7,6 +7,7 @@ import msgspec
 
 from ledger import reading
 from ledger.fold import ManifestKey
+from ledger.leases import Lease, leases_of
 from ledger.reading import Held, ManifestView, WorkspaceView
 from quota import plan as planning
 from quota.images import digests_of
@@ -34,7 +35,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     incoming: Incoming
     manifests: list[ManifestView]
     held: Mapping[bytes, Held]
-    leases: list[reading.Lease]
+    leases: list[Lease]
     now: datetime
 
     @property
@@ -63,7 +64,7 @@ async def take_snapshot(
             return None
         manifests = await reading.manifests_of(connection, view.id)
         held = await reading.held(connection, view.id, digests_of(manifests))
-        leases = await reading.leases_of(connection, view.id)
+        leases = await leases_of(connection, view.id)
     return Snapshot(view, parse_policy(view.policy), incoming, manifests, held, leases, now)
 
 
@@ -85,7 +86,7 @@ def plan_input(snapshot: Snapshot, failed: frozenset[planning.ManifestKey]) -> P
         stale_sources=tuple(
             planning.StaleSource(lease.source)
             for lease in snapshot.leases
-            if lease.expires_at <= snapshot.now
+            if lease.stale(snapshot.now)
         ),
         configured=snapshot.workspace.configured or not snapshot.workspace.found_by_reconciliation,
         failed=failed,

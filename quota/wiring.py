@@ -16,6 +16,7 @@ from quota.access import Authenticate, any_of, internal_keys, operator_tokens
 from quota.accounts import Accounts
 from quota.api.app import Api
 from quota.api.history import HistoryRoutes
+from quota.api.reservations import ReservationRoutes
 from quota.api.server import RouteGroup, create_app
 from quota.api.tokens import TokenRoutes
 from quota.cleanup import Cleaner
@@ -113,6 +114,7 @@ def route_groups(
         api,
         TokenRoutes(tokens, authenticate=doors.api, clock=clock),
         HistoryRoutes(history, accounts, authenticate=doors.api, clock=clock),
+        ReservationRoutes(accounts, authenticate=doors.api, clock=clock),
     ]
 
 
@@ -171,6 +173,9 @@ async def run(settings: Settings) -> int:
             metrics=metrics,
         )
         await hook.remember_strict()
+        await stack.enter_async_context(
+            background("strict workspaces", hook.keep_strict_known(stopping), stopping)
+        )
         tokens = Tokens(pool, clock=utc_now)
         groups = route_groups(
             settings,

@@ -4,6 +4,7 @@ from aiohttp import web
 
 from quota.access import Authenticate, Principal
 from quota.api.problems import ProblemError
+from quota.api.requests import workspace_of
 
 
 def bearer(request: web.Request) -> str:
@@ -34,3 +35,11 @@ def enter(principal: Principal, scope: str, workspace: str) -> None:
     """Raises ProblemError 404 for somebody else's workspace: that it exists is its owners' business."""
     if not principal.may(scope, workspace):
         raise ProblemError(404, f"there is no workspace {workspace!r}")
+
+
+async def entered(request: web.Request, authenticate: Authenticate, scope: str) -> str:
+    """The name of the path's workspace, when the caller may enter it; it may not exist yet."""
+    caller = await identify(request, authenticate, scope)
+    name = workspace_of(request)
+    enter(caller, scope, name)
+    return name

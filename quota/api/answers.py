@@ -7,7 +7,7 @@ import msgspec
 from aiohttp import web
 
 from ledger.reading import WorkspaceView
-from ledger.workspaces import Reservation
+from ledger.reservations import Reservation
 from quota.policy import parse_policy, policy_document
 
 

@@ -1,19 +1,19 @@
 """Routes of workspaces: parse, one call, answer. What each needs and answers stands above it."""
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
-from uuid import UUID, uuid4
+from datetime import datetime
+from uuid import UUID
 
 import msgspec
 from aiohttp import web
 
 from ledger.mapping import CleanupRunningError, Mapper, MovedMeanwhileError
 from ledger.reading import WorkspaceView
-from ledger.workspaces import Reservation, Settings
+from ledger.workspaces import Settings
 from quota.access import Authenticate
 from quota.accounts import Accounts
-from quota.api.access import enter, identify
-from quota.api.answers import answer, reservation_document, workspace_document
+from quota.api.access import enter, entered, identify
+from quota.api.answers import answer, workspace_document
 from quota.api.describe import CURSOR, Query, describe, limit
 from quota.api.hook import answer_document, cleanup_document
 from quota.api.models import (
@@ -24,7 +24,6 @@ from quota.api.models import (
     MappedAnswer,
     Page,
     PlanAnswer,
-    ReservationAnswer,
     RunAnswer,
     RunWithItems,
     StartedCleanup,
@@ -37,13 +36,11 @@ from quota.api.requests import (
     CleanupRequest,
     MappingRequest,
     PreBuildRequest,
-    ReservationRequest,
     WorkspacePatch,
     WorkspacePut,
     body_of,
     number,
     text,
-    workspace_of,
 )
 from quota.hook import PreBuild, PreBuildHook
 from quota.images import BadCursorError, decode_cursor
@@ -94,9 +91,6 @@ class Api:
             web.get(f"{workspace}/usage", self.usage),
             web.get(f"{workspace}/images", self.images),
             web.get(f"{workspace}/events", self.events),
-            web.get(f"{workspace}/reservations", self.list_reservations),
-            web.post(f"{workspace}/reservations", self.add_reservation),
-            web.delete(f"{workspace}/reservations/{{id}}", self.delete_reservation),
             web.post(f"{workspace}/cleanup-plans", self.plan),
             web.get(f"{workspace}/cleanups", self.list_runs),
             web.post(f"{workspace}/cleanups", self.start_run),
@@ -142,11 +136,7 @@ class Api:
     # -- workspaces ------------------------------------------------------------------------------
 
     async def _enter(self, request: web.Request, scope: str) -> str:
-        """The name of the path's workspace, when the caller may enter it."""
-        caller = await identify(request, self._authenticate, scope)
-        name = workspace_of(request)
-        enter(caller, scope, name)
-        return name
+        return await entered(request, self._authenticate, scope)
 
     async def _workspace(self, request: web.Request, scope: str) -> WorkspaceView:
         name = await self._enter(request, scope)
@@ -308,58 +298,6 @@ class Api:
                 limit=number(request, "limit", default=100, low=1, high=1000),
             )
         )
-
-    # -- reservations ----------------------------------------------------------------------------
-
-    @describe(
-        "reservations",
-        "What is reserved now.",
-        scope="read",
-        answers={200: Items[ReservationAnswer]},
-    )
-    async def list_reservations(self, request: web.Request) -> web.Response:
-        """Scope `read`."""
-        view = await self._workspace(request, "read")
-        items = await self._accounts.reservations(view)
-        return answer({"items": [reservation_document(item) for item in items]})
-
-    @describe(
-        "reservations",
-        "Set bytes aside for a build; it replaces its own reservation.",
-        scope="hook",
-        body=ReservationRequest,
-        answers={201: ReservationAnswer},
-    )
-    async def add_reservation(self, request: web.Request) -> web.Response:
-        """Scope `hook`."""
-        view = await self._workspace(request, "hook")
-        body = await body_of(request, ReservationRequest)
-        now = self._clock()
-        reservation = await self._accounts.reserve(
-            view,
-            Reservation(
-                id=uuid4(),
-                build_id=body.build_id,
-                app=body.app,
-                bytes=body.bytes,
-                created_at=now,
-                expires_at=now + timedelta(seconds=body.ttl_s),
-            ),
-        )
-        return answer(reservation_document(reservation), status=201)
-
-    @describe(
-        "reservations",
-        "Give reserved bytes back.",
-        scope="hook",
-        answers={204: None},
-    )
-    async def delete_reservation(self, request: web.Request) -> web.Response:
-        """Scope `hook`."""
-        view = await self._workspace(request, "hook")
-        if not await self._accounts.release(view, _identifier(request)):
-            raise ProblemError(404, "there is no such reservation (it may have expired)")
-        return web.Response(status=204)
 
     # -- repositories ----------------------------------------------------------------------------
 

@@ -154,7 +154,7 @@ def number(request: web.Request, name: str, *, default: int, low: int, high: int
 def text(request: web.Request, name: str) -> str | None:
     """A text of the query. Raises ProblemError 400 when the database could not take it."""
     value = request.query.get(name)
-    if value is not None and ("\x00" in value or len(value) > 1000 or not _encodable(value)):
+    if value is not None and (len(value) > 1000 or not encodable(value)):
         raise ProblemError(
             400,
             f"{name}: not a text that anything here is named by",
@@ -163,9 +163,10 @@ def text(request: web.Request, name: str) -> str | None:
     return value
 
 
-def _encodable(value: str) -> bool:
+def encodable(value: str) -> bool:
+    """Whether the database can take a text."""
     try:
         value.encode()
     except UnicodeEncodeError:
         return False
-    return True
+    return "\x00" not in value

@@ -39,6 +39,7 @@ PURE = [
     "ledger/facts.py",
     "ledger/fold.py",
     "ledger/packing.py",
+    "ledger/settlement.py",
     "quota/decision.py",
     "quota/explain.py",
     "quota/graph.py",

@@ -112,7 +112,8 @@ def test_a_denied_build_is_told_how_much_is_missing_who_holds_it_and_what_can_be
         "Workspace acme: 9.0 GB stored + 1.0 GB reserved + 1.0 GB incoming = 11.0 GB of 10.0 GB"
         " (110.0 %). 1.0 GB are missing. Cleanup could not do more: 3 manifests are in use."
         " Most is held by api 5.0 GB, web 3.0 GB, job 512.0 MB."
-        " Delete images that are no longer needed, keep fewer per app, or raise the quota."
+        " Delete images that are no longer needed, keep fewer per app, or raise the quota;"
+        " `registry-quota plan acme` says why each image stays."
         " The build is denied."
     )
 

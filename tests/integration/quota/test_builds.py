@@ -1,0 +1,163 @@
+"""What builds are told: how large they are thought to be, what is set aside for them, and why not."""
+
+import asyncio
+from datetime import timedelta
+
+from ledger import leases, workspaces
+from ledger.workspaces import Settings
+from tests.integration.quota.conftest import DEFAULT_QUOTA, utc_now
+
+
+async def reserved(service, workspace="acme"):
+    return {item.build_id: item.bytes for item in await service.accounts.reservations(workspace)}
+
+
+async def test_a_build_that_tells_nothing_is_expected_to_be_as_large_as_nine_in_ten(service):
+    for number, size in enumerate([10_000] * 8 + [50_000, 90_000]):
+        await service.push("acme/api", f"v{number}", size)
+    await service.push("acme/web", "v1", 700_000)
+    answer = await service.ask("acme", app="api")
+    assert answer.incoming_source == "estimate"
+    assert 50_000 < answer.figures.incoming_bytes < 60_000
+    assert "incoming_unknown" not in answer.warnings
+    assert (await service.ask("acme", app="api", incoming_bytes=7)).incoming_source == "request"
+    told = await service.ask("acme", app="api", incoming_bytes=7, layers=((bytes(32), 9),))
+    assert (told.incoming_source, told.figures.incoming_bytes) == ("layers", 9)
+
+
+async def test_without_history_or_app_nothing_is_expected_and_said_so(service):
+    await service.push("acme/api", "v1", 10_000)
+    for build in ({}, {"app": "new"}):
+        answer = await service.ask("acme", **build)
+        assert (answer.incoming_source, answer.figures.incoming_bytes) == ("none", 0)
+        assert "incoming_unknown" in answer.warnings
+
+
+async def test_an_unknown_workspace_is_an_empty_one_and_its_build_reserves(service):
+    answer = await service.ask("fresh", build_id="b", app="api", incoming_bytes=1000)
+    assert answer.verdict.reason == "below_threshold"
+    assert answer.figures.quota_bytes == DEFAULT_QUOTA
+    assert await reserved(service, "fresh") == {"b": 1000}
+    assert await service.accounts.workspace("fresh") is None, "it appears with its first image"
+
+
+async def test_dry_runs_and_builds_without_an_id_reserve_nothing(service):
+    await service.push("acme/api", "v1", 1000)
+    await service.ask("acme", incoming_bytes=1000)
+    await service.ask("acme", build_id="b", incoming_bytes=1000, dry_run=True)
+    assert await reserved(service) == {}
+
+
+async def test_a_build_does_not_count_against_itself_and_its_push_closes_it(service):
+    await service.configure("acme", 1_000_000)
+    for _time in range(2):
+        answer = await service.ask("acme", app="api", build_id="b", incoming_bytes=600_000)
+        assert answer.verdict.reason == "below_threshold"
+        assert answer.figures.reserved_bytes == 0
+    assert await reserved(service) == {"b": 600_000}
+    await service.push("acme/api", "v1", 400_000)
+    assert await reserved(service) == {}
+    assert (await service.ask("acme", incoming_bytes=100_000)).verdict.reason == "below_threshold"
+
+
+async def test_of_two_racing_builds_that_fit_alone_one_is_told_that_there_is_too_little(service):
+    await service.configure("acme", 1_000_000)
+    await service.push("acme/api", "v1", 100_000)
+    answers = await asyncio.gather(
+        *(
+            service.ask("acme", app="api", build_id=f"b{number}", incoming_bytes=600_000)
+            for number in range(2)
+        )
+    )
+    assert sorted(answer.verdict.reason for answer in answers) == [
+        "below_threshold",
+        "still_above_target",
+    ]
+    await service.accounts.configure("acme", Settings(enforcement="strict"))
+    third = await service.ask("acme", app="api", build_id="b3", incoming_bytes=600_000)
+    assert third.verdict.decision == "deny"
+
+
+async def test_who_is_denied_reads_what_is_missing_who_holds_it_and_what_to_do(service):
+    await service.configure("acme", 1_000_000)
+    await service.accounts.configure("acme", Settings(enforcement="strict"))
+    await service.push("acme/big", "v1", 500_000)
+    await service.push("acme/small", "v1", 100_000)
+    answer = await service.ask("acme", app="small", build_id="b", incoming_bytes=700_000)
+    assert answer.verdict.decision == "deny"
+    message = answer.verdict.message
+    assert "are missing" in message
+    assert "Most is held by big 48" in message
+    assert "raise the quota" in message
+    assert await reserved(service) == {}
+    (event,) = await service.pool.fetch(
+        "SELECT data::jsonb ->> 'missing_bytes' AS missing, data::jsonb #>> '{largest_apps,0,app}'"
+        " AS app, data::jsonb ->> 'message' AS message"
+        " FROM outbox WHERE type = 'io.registryquota.build.denied.v1'"
+    )
+    assert event["app"] == "big"
+    assert event["message"] == message
+    figures = answer.figures
+    assert int(event["missing"]) == figures.total_bytes - figures.quota_bytes > 0
+
+
+async def test_layers_that_the_workspace_holds_cost_nothing_and_stay(service):
+    await service.configure("acme", 1_000_000)
+    images = [await service.push("acme/api", f"v{number}", 150_000) for number in range(5)]
+    base = images[0].layers[0]
+    answer = await service.ask(
+        "acme", app="api", layers=((base.digest, 150_000), (bytes(32), 40_000))
+    )
+    assert answer.figures.incoming_bytes == 40_000
+    rows = await service.pool.fetch(
+        "SELECT refs FROM workspace_digests WHERE digest = $1", base.digest
+    )
+    assert [row["refs"] for row in rows] == [1]
+
+
+async def test_a_strict_workspace_denies_what_cannot_be_checked(service):
+    await service.configure("acme", 1_000_000)
+    await service.accounts.configure("acme", Settings(enforcement="strict"))
+    await service.hook.remember_strict()
+    async with service.pool.acquire() as connection, connection.transaction():
+        await connection.execute("SELECT FROM workspaces FOR UPDATE")
+        answer = await service.ask("acme", build_id="b", incoming_bytes=5, timeout_s=0.5)
+    assert (answer.verdict.decision, answer.verdict.reason) == ("deny", "check_failed")
+    assert answer.figures.incoming_bytes == 5
+
+
+async def test_a_source_that_stopped_reporting_is_named_and_nothing_goes(service):
+    await service.configure("acme", 1_000_000)
+    for number in range(9):
+        await service.push("acme/api", f"v{number}", 100_000)
+    await lease(service, "prod", [], ttl=-1)
+    answer = await service.ask("acme")
+    assert answer.verdict.reason == "still_above_target"
+    assert "stale_lease:prod" in answer.warnings
+    assert not answer.outcome.images
+    await lease(service, "prod", [], ttl=60)
+    assert (await service.ask("acme")).verdict.reason == "cleaned_to_target"
+
+
+async def test_what_is_leased_stays_while_others_go(service):
+    await service.configure("acme", 1_000_000)
+    images = [await service.push("acme/api", f"v{number}", 100_000) for number in range(9)]
+    await lease(service, "prod", [images[0].digest], ttl=60)
+    answer = await service.ask("acme")
+    assert answer.outcome.images
+    assert "v0" in await service.tags("acme/api")
+
+
+async def lease(service, source, digests, *, ttl):
+    now = utc_now()
+    async with service.pool.acquire() as connection:
+        workspace = await workspaces.lock_workspace(connection, "acme")
+        assert workspace is not None
+        await leases.put_lease(
+            connection,
+            workspace.id,
+            source,
+            digests,
+            now=now,
+            expires_at=now + timedelta(seconds=ttl),
+        )
