@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: run demo test check bench help setup lock format clean
+.PHONY: run demo test check bench help setup lock proto format clean
 
 run: setup ## The whole system in the foreground: Kafka, Postgres, registry, receiver, consumer, API (Ctrl-C stops it)
 	@exec $(BIN)/registry-quota dev up
@@ -47,6 +47,9 @@ lock: setup ## Pin again (after a change of pyproject.toml), with hashes and wit
 	  --no-annotate --all-extras --group dev pyproject.toml -o requirements/dev.txt -c requirements/runtime.txt $(UPGRADE)
 	@echo 'hatchling>=1.27' | $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
 	  --no-annotate - -o requirements/build.txt -c requirements/dev.txt
+
+proto: setup ## Generate code from proto/ again (after a change there)
+	@$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=proto --pyi_out=proto --grpc_python_out=proto idp/build/v1/build.proto
 
 format: setup ## Format and fix what can be fixed by itself
 	@$(BIN)/ruff format .

@@ -37,6 +37,12 @@ JOIN manifests m USING (repository_id, digest) JOIN repositories r ON r.id = m.r
 WHERE m.present
 """  # noqa: S608 - constants
 
+ONE = f"""
+SELECT {MANIFEST_COLUMNS}
+FROM repositories r JOIN manifests m ON m.repository_id = r.id
+WHERE r.registry = $1 AND r.name = $2 AND m.digest = $3 AND m.present
+"""  # noqa: S608 - constants
+
 TAGS = f"""
 SELECT t.repository_id, t.digest, t.name
 FROM unnest($1::int[], $2::bytea[]) AS wanted(repository_id, digest)
@@ -95,6 +101,14 @@ async def page(
     )
     rows = await connection.fetch(PAGE, workspace_id, app, tag, *key, limit)
     return await _views(connection, rows)
+
+
+async def find(
+    connection: Connection, registry: str, repository: str, digest: bytes
+) -> ManifestView | None:
+    """A manifest that exists, with its live tags."""
+    views = await _views(connection, await connection.fetch(ONE, registry, repository, digest))
+    return views[0] if views else None
 
 
 async def with_children(

@@ -69,6 +69,8 @@ class Outcome(msgspec.Struct):
     warnings: list[str] = msgspec.field(default_factory=list)
     obstacle: str | None = None
     """Why the target was not reached, in words."""
+    stopped: bool = False
+    """Whether something that a person has to mend kept it from going on."""
     done: bool = False
 
     @property
@@ -193,6 +195,7 @@ class _Job:
         except _Stop as stop:
             stopped = stop
             self._outcome.warnings.append(stop.warning)
+            self._outcome.stopped = True
             log.warning("cleanup_stopped", workspace=self._workspace, reason=str(stop))
         snapshot, plan = await self.plan()
         target = target_bytes(snapshot.workspace.quota_bytes, snapshot.policy)

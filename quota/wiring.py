@@ -20,6 +20,8 @@ from quota.api.reservations import ReservationRoutes
 from quota.api.server import RouteGroup, create_app
 from quota.api.tokens import TokenRoutes
 from quota.cleanup import Cleaner
+from quota.grpc.server import serving_grpc
+from quota.grpc.service import BuildService
 from quota.history import History
 from quota.hook import PreBuildHook
 from quota.levels import level
@@ -29,6 +31,8 @@ from quota.reconcile_schedule import ReconcileMetrics, ReconcileSchedule
 from quota.relay import Relay
 from quota.runs import Runs
 from quota.tokens import Tokens
+from quota.tracking import Tracker
+from registry.client import RegistryClient
 from registry.connect import registry_client
 from registry.workspaces import WorkspaceRule
 from runtime.http import serving
@@ -118,6 +122,27 @@ def route_groups(
     ]
 
 
+def build_service(
+    settings: Settings,
+    pool: Pool,
+    *,
+    doors: Doors,
+    hook: PreBuildHook,
+    recorder: Recorder,
+    client: RegistryClient,
+    clock: Callable[[], datetime] = utc_now,
+) -> BuildService:
+    """The gRPC service of a build platform."""
+    mapper = Mapper(
+        pool,
+        rule=WorkspaceRule(settings.workspace_pattern),
+        default_quota_bytes=settings.default_quota_bytes,
+        level_of=level,
+    )
+    tracker = Tracker(pool, recorder=recorder, mapper=mapper, client=client, clock=clock)
+    return BuildService(hook=hook, tracker=tracker, authenticate=doors.platform)
+
+
 async def run(settings: Settings) -> int:
     """Run until a signal comes or a part fails; returns the exit code."""
     url = settings.required_database_url()
@@ -177,11 +202,12 @@ async def run(settings: Settings) -> int:
             background("strict workspaces", hook.keep_strict_known(stopping), stopping)
         )
         tokens = Tokens(pool, clock=utc_now)
+        doors = open_doors(settings, tokens)
         groups = route_groups(
             settings,
             pool,
             tokens=tokens,
-            doors=open_doors(settings, tokens),
+            doors=doors,
             accounts=accounts,
             hook=hook,
             cleaner=cleaner,
@@ -212,10 +238,21 @@ async def run(settings: Settings) -> int:
             clock=utc_now,
         )
         await stack.enter_async_context(background("reconcile", schedule.run(), stopping))
+        grpc_port = await stack.enter_async_context(
+            serving_grpc(
+                build_service(
+                    settings, pool, doors=doors, hook=hook, recorder=recorder, client=client
+                ),
+                host=settings.host,
+                port=settings.grpc_port,
+                ready=ready,
+                stopping=stopping,
+            )
+        )
         app = create_app(*groups, ready=ready, metrics=metrics.registry, stopping=stopping)
         port = await stack.enter_async_context(
             serving(app, host=settings.host, port=settings.api_port)
         )
-        log.info("api_started", port=port)
+        log.info("api_started", port=port, grpc_port=grpc_port)
 
     return await run_until_stopped(start)

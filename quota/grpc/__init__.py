@@ -1,0 +1,1 @@
+"""The gRPC door: `idp.build.v1.BuildService`, health and reflection."""

@@ -1,0 +1,63 @@
+"""The gRPC server in the API process: our service, health and reflection on one port."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from quota.grpc.service import SERVICE, BuildService
+from runtime.http import Ready
+from runtime.lifecycle import Stopping, background
+
+_GRACE_SECONDS = 2.0
+"""What open calls get to end at a stop."""
+_HEALTH_SECONDS = 2.0
+
+_OPTIONS = (
+    # A second server on the port is an error, not half of the calls for each.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", 64 * 1024),
+)
+
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@asynccontextmanager
+async def serving_grpc(
+    service: BuildService, *, host: str, port: int, ready: Ready, stopping: Stopping
+) -> AsyncIterator[int]:
+    """Serve and yield the port in use. Raises OSError when it is taken."""
+    server = grpc.aio.server(options=_OPTIONS)
+    server.add_generic_rpc_handlers((service.handlers(),))
+    state = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(state, server)
+    reflection.enable_server_reflection(
+        (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+    )
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        bound = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise OSError(f"gRPC cannot listen on {address} (RQ_GRPC_PORT moves it): {error}") from None
+    if bound == 0:
+        raise OSError(f"gRPC cannot listen on {address} (RQ_GRPC_PORT moves it)")
+
+    async def tell_health() -> None:
+        while not stopping.is_set():
+            status = _SERVING if await ready() is None else _NOT_SERVING
+            for name in ("", SERVICE):
+                await state.set(name, status)
+            await stopping.sleep(_HEALTH_SECONDS)
+        await state.enter_graceful_shutdown()
+
+    await server.start()
+    try:
+        async with background("grpc health", tell_health(), stopping):
+            yield bound
+    finally:
+        with contextlib.suppress(Exception):
+            await server.stop(_GRACE_SECONDS)

@@ -1,0 +1,248 @@
+"""What a build says it pushed: asked of the registry, mapped, in the books before the answer.
+
+The registry's own notification of the same push may come before or after: both are facts, folded by
+the same rules, so that the account is the same in either order.
+"""
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+from uuid import UUID, uuid4
+
+import msgspec
+
+from ledger import images as image_rows
+from ledger import reading
+from ledger.contents import content_of_manifest, undeclared
+from ledger.facts import BlobStored, Fact
+from ledger.mapping import CleanupRunningError, Mapper, MovedMeanwhileError
+from ledger.record import Recorder
+from quota.images import digests_of, members
+from quota.looking import Look, created_ns, each, look_at, seen, stamp_of
+from registry.answers import FetchedManifest
+from registry.client import RegistryClient
+from registry.errors import NotFound, RegistryError
+from registry.manifests import ManifestError, parse_manifest
+from registry.names import format_digest
+from registry.workspaces import Placement
+from runtime.postgres import Pool
+from runtime.settings import DEFAULT_REGISTRY
+
+_TAG_WAITS = (0.1, 0.3, 0.6)
+"""Seconds between looks for a tag: a registry writes it a moment after it announced the push."""
+_CLEANUP_WAIT = 0.25
+"""Seconds between attempts to map while a cleanup runs."""
+
+
+class TrackingError(Exception):
+    """The image cannot be tracked. The message says why and what to do."""
+
+
+class NotYoursError(Exception):
+    """The caller has no rights on a workspace that this takes something from or gives something to."""
+
+
+class Pushed(msgspec.Struct, frozen=True):
+    """An image that a build has pushed. `digest` None: whatever the tag names."""
+
+    workspace: str
+    app: str
+    repository: str
+    tag: str
+    digest: bytes | None = None
+
+
+class Tracked(msgspec.Struct, frozen=True):
+    """What is in the books now. Bytes."""
+
+    size_bytes: int
+    """Config and layers; of an index the distinct blobs of all its children. No documents."""
+    usage_bytes: int
+    """Of the whole workspace."""
+
+
+class _Found(msgspec.Struct, frozen=True):
+    """A manifest as the registry showed it, and what storage said of its blobs."""
+
+    look: Look
+    created: int | None
+    stored: dict[bytes, int]
+
+
+class Tracker:
+    """Takes pushed images into the books; one per process."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        recorder: Recorder,
+        mapper: Mapper,
+        client: RegistryClient,
+        clock: Callable[[], datetime],
+        new_id: Callable[[], UUID] = uuid4,
+    ) -> None:
+        self._pool = pool
+        self._recorder = recorder
+        self._mapper = mapper
+        self._client = client
+        self._clock = clock
+        self._new_id = new_id
+
+    async def track(self, pushed: Pushed, may: Callable[[str], bool]) -> Tracked:
+        """Record an image and its children; its repository counts for this workspace and app after it.
+
+        `may` tells whether the caller has rights on a workspace. Raises NotYoursError before anything
+        is asked or changed, TrackingError when the registry or the books do not allow it.
+        """
+        await self._placement(pushed, may)
+        try:
+            digest, tagged, found = await self._look(pushed)
+        except NotFound as error:
+            raise TrackingError(f"the registry does not have it: {error}") from error
+        except (RegistryError, ManifestError) as error:
+            raise TrackingError(f"the registry could not tell: {error}") from error
+        await self._place(pushed, may)
+        await self._recorder.record(
+            self._facts(pushed, digest, found, tagged=tagged), now=self._clock(), source="track"
+        )
+        return await self._account(pushed, digest)
+
+    # Whose it is
+
+    async def _placement(self, pushed: Pushed, may: Callable[[str], bool]) -> Placement:
+        now_in = await self._mapper.placement(DEFAULT_REGISTRY, pushed.repository)
+        for workspace in (pushed.workspace, now_in.workspace):
+            if not may(workspace):
+                raise NotYoursError(workspace)
+        return now_in
+
+    async def _place(self, pushed: Pushed, may: Callable[[str], bool]) -> None:
+        """Map the repository, unless it is there already."""
+        wanted = Placement(pushed.workspace, pushed.app)
+        while (now_in := await self._placement(pushed, may)) != wanted:
+            try:
+                await self._mapper.map(
+                    DEFAULT_REGISTRY,
+                    pushed.repository,
+                    wanted,
+                    now=self._clock(),
+                    only_from=now_in.workspace,
+                )
+            except MovedMeanwhileError:
+                continue
+            except CleanupRunningError:
+                await asyncio.sleep(_CLEANUP_WAIT)  # the caller's deadline bounds it
+
+    # What the registry has
+
+    async def _look(self, pushed: Pushed) -> tuple[bytes, bool, dict[bytes, _Found]]:
+        """(digest, whether the tag names it, the manifest and everything that it reaches)."""
+        top = await self._fetch_top(pushed)
+        tagged = pushed.digest is None or await self._tag_names(pushed, top.digest)
+        found: dict[bytes, _Found] = {top.digest: await self._read(pushed.repository, top)}
+        asked = {top.digest}
+        wanted = _children(found[top.digest]) - asked
+        while wanted:
+            asked |= wanted
+            answers = await each(
+                sorted(wanted), lambda digest: self._fetch_child(pushed.repository, digest)
+            )
+            fresh = {digest: what for digest, what in answers if what is not None}
+            found |= fresh
+            wanted = {child for what in fresh.values() for child in _children(what)} - asked
+        return top.digest, tagged, found
+
+    async def _fetch_top(self, pushed: Pushed) -> FetchedManifest:
+        if pushed.digest is not None:
+            return await self._client.get_manifest(pushed.repository, pushed.digest)
+        for wait in _TAG_WAITS:
+            try:
+                return await self._client.get_manifest(pushed.repository, pushed.tag)
+            except NotFound:
+                await asyncio.sleep(wait)
+        return await self._client.get_manifest(pushed.repository, pushed.tag)
+
+    async def _tag_names(self, pushed: Pushed, digest: bytes) -> bool:
+        """Whether the tag names this manifest now; it may have moved on since the push."""
+        for wait in (*_TAG_WAITS, None):
+            state = await self._client.tag_digest(pushed.repository, pushed.tag, digest)
+            if state.digest is not None:
+                return state.digest == digest
+            if wait is not None:
+                await asyncio.sleep(wait)
+        raise TrackingError(
+            f"the registry has {pushed.repository}@{format_digest(digest)}, "
+            f"but no tag {pushed.tag!r} there"
+        )
+
+    async def _fetch_child(self, repository: str, digest: bytes) -> _Found | None:
+        try:
+            fetched = await self._client.get_manifest(repository, digest)
+        except NotFound:
+            return None  # an index may name what was never pushed
+        return await self._read(repository, fetched)
+
+    async def _read(self, repository: str, fetched: FetchedManifest) -> _Found:
+        look = look_at(fetched)
+        stored: dict[bytes, int] = {}
+        if look.content is None:
+            # A declared size that says nothing: storage is asked.
+            parsed = parse_manifest(fetched.body, fetched.media_type)
+            for digest in undeclared(parsed):
+                size = await self._client.head_blob(repository, digest)
+                if size is not None:
+                    stored[digest] = size
+            look = msgspec.structs.replace(look, content=content_of_manifest(parsed, stored))
+        created = None
+        if look.config is not None:
+            created = await created_ns(self._client, repository, look.config, now=self._clock())
+        return _Found(look, created, stored)
+
+    def _facts(
+        self, pushed: Pushed, top: bytes, found: dict[bytes, _Found], *, tagged: bool
+    ) -> list[Fact]:
+        """Observations, stamped by the registry's clock: they never overrule a newer event."""
+        facts: list[Fact] = []
+        # An index is as new as its newest child.
+        newest = max((what.created for what in found.values() if what.created), default=None)
+        for digest, what in found.items():
+            facts += [BlobStored(blob, size) for blob, size in what.stored.items()]
+            facts.append(
+                seen(
+                    pushed.repository,
+                    what.look,
+                    stamp_of(what.look.date, self._new_id),
+                    tag=pushed.tag if digest == top and tagged else None,
+                    created=newest if digest == top else what.created,
+                )
+            )
+        return facts
+
+    # What it comes to
+
+    async def _account(self, pushed: Pushed, digest: bytes) -> Tracked:
+        async with (
+            self._pool.acquire() as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            workspace = await reading.find_workspace(
+                connection, pushed.workspace, now=self._clock()
+            )
+            view = await image_rows.find(connection, DEFAULT_REGISTRY, pushed.repository, digest)
+            if workspace is None or view is None:
+                raise TrackingError("the image was deleted from the registry meanwhile")
+            views = await image_rows.with_children(connection, [view])
+            held = await reading.held(connection, workspace.id, digests_of(views.values()))
+        if view.content is None:
+            raise TrackingError(
+                f"it is recorded, but its media type ({view.media_type or 'none'}) tells no size: "
+                "the size is pending"
+            )
+        reached = members(views, (view.repository_id, view.digest))
+        size = sum(held[blob].size for blob in reached if blob in held)
+        return Tracked(size, workspace.usage_bytes)
+
+
+def _children(found: _Found) -> set[bytes]:
+    return set() if found.look.content is None else set(found.look.content.children)

@@ -1,0 +1,124 @@
+"""The gRPC door and what it should not be given: each has its answer, none is an internal error."""
+
+import grpc
+import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from idp.build.v1 import build_pb2 as pb
+from tests.integration.quota.grpc.conftest import OPERATOR
+
+DIGEST = "sha256:" + "a" * 64
+LONG = "x" * 300
+
+TRACK = [
+    ({"workspace_id": ""}, "workspace_id: required"),
+    ({"app_id": ""}, "app_id: required"),
+    ({"tag": ""}, "tag: required"),
+    ({"repository": ""}, "repository: required"),
+    ({"workspace_id": "", "app_id": "", "tag": ""}, "workspace_id, app_id, tag: required"),
+    ({"workspace_id": LONG}, "workspace_id: at most 255"),
+    ({"workspace_id": "a\x00b"}, "workspace_id: control characters"),
+    ({"app_id": "a\nb"}, "app_id: control characters"),
+    ({"tag": "v 1"}, "tag: "),
+    ({"tag": "-v1"}, "tag: "),
+    ({"tag": "x" * 129}, "tag: "),
+    ({"digest": "abc"}, "digest: "),
+    ({"digest": "sha256:" + "A" * 64}, "digest: "),
+    ({"digest": "md5:" + "a" * 32}, "digest: "),
+    ({"repository": "../../etc"}, "repository: "),
+    ({"repository": "acme/api%2f"}, "repository: "),
+    ({"repository": "ACME/Api"}, "repository: "),
+    ({"repository": "acme//api"}, "repository: "),
+    ({"repository": "a/" * 150 + "a"}, "repository: "),
+    ({"digest": DIGEST}, "the registry does not have it"),
+]
+CHECK = [
+    (("", 0), "workspace_id: required"),
+    ((LONG, 0), "workspace_id: at most 255"),
+    (("a\x00b", 0), "workspace_id: control characters"),
+    (("acme", -1), "incoming_image_size_estimate must be"),
+    (("acme", -(2**63)), "incoming_image_size_estimate must be"),
+    (("acme", 2**63 - 1), "incoming_image_size_estimate must be"),
+    (("acme", 2**62), "acme"),
+]
+
+
+async def test_each_wrong_field_is_named_in_error(door):
+    for fields, expected in TRACK:
+        answer = await door.track(**fields)
+        assert expected in answer.error, (fields, answer.error)
+        assert (answer.size_bytes, answer.new_total_usage) == (0, 0)
+    for (workspace, estimate), expected in CHECK:
+        checked = await door.check(workspace, estimate)
+        assert expected in checked.error, (workspace, estimate, checked.error)
+    assert not await door.behind.pool.fetch("SELECT FROM repositories")
+
+
+async def refused(call):
+    with pytest.raises(grpc.aio.AioRpcError) as told:
+        await call
+    return told.value.code()
+
+
+async def test_nobody_enters_without_a_good_token(door):
+    for token in (None, "", "wrong", "rq_0123456789abcdef_" + "0" * 64, OPERATOR[:-1], "é"):
+        expected = grpc.StatusCode.UNAUTHENTICATED
+        if token is None or token.isascii():
+            assert await refused(door.check("acme", token=token)) == expected, token
+            assert await refused(door.track(token=token)) == expected, token
+    assert not (await door.check("acme", token=OPERATOR)).error
+
+
+async def test_other_tenants_and_missing_scopes_are_denied_whether_there_is_something_or_not(door):
+    image = await door.behind.push("acme/api", "v1", 10_000)
+    other = await door.token("hook", "write", workspaces=["other"])
+    denied = grpc.StatusCode.PERMISSION_DENIED
+    for workspace in ("acme", "nobody"):
+        assert await refused(door.check(workspace, token=other)) == denied
+        assert await refused(door.track(workspace_id=workspace, token=other)) == denied
+    # Into its own workspace, but from somebody else's.
+    assert await refused(door.track(workspace_id="other", token=other)) == denied
+    assert await door.behind.usage("acme") == sum(
+        len(blob.content) for blob in (image.manifest, *image.blobs)
+    )
+    reader = await door.token("read", workspaces=["acme"])
+    assert await refused(door.check("acme", token=reader)) == denied
+    assert await refused(door.track(token=reader)) == denied
+    own = await door.token("hook", "write", workspaces=["acme"])
+    assert not (await door.check("acme", token=own)).error
+    assert not (await door.track(token=own)).error
+
+
+async def test_a_deadline_that_has_passed_ends_the_call(door):
+    for seconds in (0.0, 0.000_01):
+        assert await refused(door.check("acme", seconds=seconds)) == (
+            grpc.StatusCode.DEADLINE_EXCEEDED
+        )
+
+
+async def test_bytes_that_are_no_message_are_told_so(door):
+    for method in ("CheckQuotaAndCleanup", "TrackImage"):
+        call = door.channel.unary_unary(f"/idp.build.v1.BuildService/{method}")
+        for raw in (b"\xff\xff\xff", b"\x0a\x02\xff\xfe", b"\x0a\xff\xff\xff\xff\x0f"):
+            assert await refused(call(raw)) == grpc.StatusCode.INVALID_ARGUMENT
+    unknown = door.channel.unary_unary("/idp.build.v1.BuildService/Nothing")
+    assert await refused(unknown(b"")) == grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_health_and_reflection_answer_anybody(door):
+    stub = health_pb2_grpc.HealthStub(door.channel)
+    for name in ("", "idp.build.v1.BuildService"):
+        answer = await stub.Check(health_pb2.HealthCheckRequest(service=name))
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    asked = reflection_pb2.ServerReflectionRequest(
+        file_containing_symbol="idp.build.v1.BuildService"
+    )
+    reflected = reflection_pb2_grpc.ServerReflectionStub(door.channel).ServerReflectionInfo(
+        iter([asked])
+    )
+    async for answer in reflected:
+        raw = answer.file_descriptor_response.file_descriptor_proto[0]
+        assert FileDescriptorProto.FromString(raw).package == pb.DESCRIPTOR.package
+        break
