@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
+from uuid import uuid4
 
 import typer
 
 from cli.client import settings_here
-from cli.console import CommandError, console, emit_json, plain, table
+from cli.console import CommandError, console, emit_json, errors, plain, table
 
 if TYPE_CHECKING:
     from ledger.verify import Verified
@@ -62,10 +64,19 @@ async def database() -> AsyncIterator[Any]:
 
 
 async def _verify(workspace: str | None) -> "list[Verified]":
+    import asyncpg
+
+    from ledger.verify import keep
     from ledger.verify import verify as recount
 
     async with database() as connection:
-        return [item async for item in recount(connection, workspace)]
+        outcomes = [item async for item in recount(connection, workspace)]
+        try:
+            async with connection.transaction():
+                await keep(connection, outcomes, now=datetime.now(UTC), new_id=uuid4)
+        except asyncpg.PostgresError as error:
+            errors.print(f"the outcome is not kept for metric and status: {plain(str(error))}")
+    return outcomes
 
 
 def _print(outcomes: "list[Verified]") -> None:

@@ -131,7 +131,7 @@ class SizeResolver:
         stored: dict[bytes, int] = {}
         try:
             fetched = await self._client.get_manifest(item.repository, item.digest)
-            parsed = parse_manifest(fetched.body, fetched.media_type)
+            parsed = parse_manifest(fetched.body, fetched.media_type, item.media_type)
             for digest in undeclared(parsed):
                 size = await self._client.head_blob(item.repository, digest)
                 if size is not None:
@@ -143,7 +143,7 @@ class SizeResolver:
         if content is None:
             self._tell(item, f"{fetched.media_type or 'its media type'} is not understood")
             return None
-        described = Described(fetched.media_type, len(fetched.body), content)
+        described = Described(parsed.media_type, len(fetched.body), content)
         self._known[item.digest] = described
         if len(self._known) > _CACHED:
             self._known.popitem(last=False)

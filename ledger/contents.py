@@ -46,11 +46,13 @@ def undeclared(parsed: ParsedManifest) -> list[bytes]:
     """Blobs of a document whose declared size says nothing: storage has to be asked."""
     if parsed.kind != "image":
         return []
-    return [
-        descriptor.digest
-        for descriptor in parsed.references
-        if not descriptor.foreign and not believable(descriptor.digest, descriptor.size)
-    ]
+    return list(
+        dict.fromkeys(
+            descriptor.digest
+            for descriptor in parsed.references
+            if not descriptor.foreign and not believable(descriptor.digest, descriptor.size)
+        )
+    )
 
 
 def content_of_manifest(

@@ -118,6 +118,8 @@ def fold(state: State, repository_id: int, fact: RepositoryFact) -> None:
 
 def _exists(state: State, repository_id: int, fact: ManifestPushed | ManifestSeen) -> None:
     manifest = _manifest(state, (repository_id, fact.digest))
+    # A fact that comes again must not move anything, not even the hint when a tag left.
+    is_news = fact.stamp > manifest.known
     if isinstance(fact, ManifestPushed):
         manifest.push = max(manifest.push, fact.stamp)
     else:
@@ -136,20 +138,34 @@ def _exists(state: State, repository_id: int, fact: ManifestPushed | ManifestSee
         if tag.digest != fact.digest:
             _left(state, repository_id, tag.digest, fact.stamp)
         tag.set, tag.digest = fact.stamp, fact.digest
-    elif tag.digest != fact.digest:
+    elif tag.digest != fact.digest and is_news:
         # The move away was heard before the move here.
         _left(state, repository_id, fact.digest, tag.set)
+    if tag.untag > fact.stamp and is_news:
+        _left(state, repository_id, fact.digest, tag.untag)
 
 
 def _describe(manifest: Manifest, media_type: str, size: int, content: Content | None) -> None:
-    manifest.media_type = manifest.media_type or media_type
-    manifest.size = manifest.size or size
+    # A digest fixes all of this; should it be told differently all the same, order plays no part.
+    manifest.media_type = max(manifest.media_type, media_type)
+    manifest.size = max(manifest.size, size)
     known = manifest.content
     if content is not None and (
-        known is None or (content.subject_known and not known.subject_known)
+        known is None or (content != known and _knowledge(content) > _knowledge(known))
     ):
-        # A fetched and verified document knows more than an event's references.
         manifest.content = content
+
+
+def _knowledge(content: Content) -> tuple[object, ...]:
+    """A fetched and verified document knows more than an event's references."""
+    return (
+        content.subject_known,
+        content.blobs,
+        content.children,
+        content.config_media_type,
+        content.artifact_type,
+        content.subject or b"",
+    )
 
 
 def _left(state: State, repository_id: int, digest: bytes | None, stamp: Stamp) -> None:

@@ -241,10 +241,12 @@ class PendingManifest(msgspec.Struct, frozen=True):
     repository: str
     digest: bytes
     attempts: int
+    media_type: str
+    """What its event called it."""
 
 
 PENDING = """
-SELECT m.repository_id, r.name AS repository, m.digest, coalesce(m.fetch_attempts, 0)
+SELECT m.repository_id, r.name AS repository, m.digest, coalesce(m.fetch_attempts, 0), m.media_type
 FROM manifests m JOIN repositories r ON r.id = m.repository_id
 WHERE m.present AND m.blobs IS NULL AND r.registry = $1
   AND (m.fetch_after IS NULL OR m.fetch_after <= $2)

@@ -122,7 +122,9 @@ class Recorder:
         async def attempt() -> Recorded:
             await self._find_repositories(facts, found=source == RECONCILE)
             async with self._pool.acquire() as connection, connection.transaction():
-                recorded = await self._apply(connection, facts, now, also)
+                recorded = await self._apply(
+                    connection, facts, now, also, found=source == RECONCILE
+                )
                 if source is not None:
                     await _observe(connection, facts, source)
                 if within is not None:
@@ -181,7 +183,13 @@ class Recorder:
             )
 
     async def _apply(
-        self, connection: Connection, facts: Sequence[Fact], now: datetime, also: set[int]
+        self,
+        connection: Connection,
+        facts: Sequence[Fact],
+        now: datetime,
+        also: set[int],
+        *,
+        found: bool,
     ) -> Recorded:
         located = [
             (self._repositories[fact.registry, fact.repository], fact)
@@ -236,7 +244,7 @@ class Recorder:
             if isinstance(fact, ManifestPushed | ManifestSeen):
                 workspaces[repository.workspace_id].has_images = True
         events += self._levels(workspaces)
-        await save_workspaces(connection, workspaces, now)
+        await save_workspaces(connection, workspaces, now, found=found)
         moved = [item for item in workspaces.values() if item.usage_bytes != usage_before[item.id]]
         await history.sample(connection, moved, now)
         await outbox.add_events(connection, events, now=now, new_id=self._new_id)
@@ -358,9 +366,13 @@ def _unconfirmed(
 
 
 async def save_workspaces(
-    connection: Connection, workspaces: dict[int, Workspace], now: datetime
+    connection: Connection,
+    workspaces: dict[int, Workspace],
+    now: datetime,
+    *,
+    found: bool = False,
 ) -> None:
-    """Write usage and level of locked workspaces."""
+    """Write usage and level of locked workspaces; `found`: reconciliation brought the images."""
     ordered = sorted(workspaces.values(), key=lambda workspace: workspace.id)
     await connection.execute(
         statements.SAVE_USAGE,
@@ -369,6 +381,7 @@ async def save_workspaces(
         [workspace.level for workspace in ordered],
         [workspace.has_images for workspace in ordered],
         now,
+        found,
     )
 
 

@@ -142,11 +142,14 @@ SELECT m.blobs FROM manifests m JOIN repositories r ON r.id = m.repository_id
 WHERE r.workspace_id = $1 AND m.present AND position($2::bytea IN m.blobs) > 0
 """
 
+# A pull or a hook call may have made the row before: first seen is who brought the first image.
 SAVE_USAGE = """
 UPDATE workspaces w
 SET usage_bytes = given.usage_bytes, level = given.level,
     first_image_at = CASE WHEN given.has_images THEN coalesce(w.first_image_at, $5::timestamptz)
                           ELSE w.first_image_at END,
+    found_by_reconciliation = w.found_by_reconciliation
+      OR ($6 AND given.has_images AND w.first_image_at IS NULL),
     changed_at = $5::timestamptz
 FROM unnest($1::int[], $2::int8[], $3::text[], $4::bool[]) AS given(id, usage_bytes, level, has_images)
 WHERE w.id = given.id

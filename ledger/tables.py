@@ -279,6 +279,21 @@ reconcile_passes = Table(
     CheckConstraint("state in ('running', 'finished', 'stopped')", name="state_known"),
 )
 
+recounts = Table(
+    "recounts",
+    metadata,
+    Column(
+        "workspace_id",
+        Integer,
+        ForeignKey("workspaces.id", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("drift_bytes", BigInteger, nullable=False, comment="counter minus recount"),
+    Column("wrong_digests", Integer, nullable=False),
+    _timestamp("counted_at", nullable=False),
+)
+
 reconcile_drift = Table(
     "reconcile_drift",
     metadata,

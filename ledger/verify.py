@@ -1,15 +1,19 @@
-"""Counts a workspace again from its manifests alone and compares with its account. Reads only.
+"""Counts a workspace again from its manifests alone and compares with its account.
 
 Independent of the counters: rows are streamed (memory grows with the digests of one workspace), and
-everything is read in one snapshot, so the outcome is exact while others write.
+everything is read in one snapshot, so the outcome is exact while others write. What a count found is
+kept, so that drift is a metric and a part of the status; it mends nothing.
 """
 
 from collections.abc import AsyncIterator, Iterator, Sequence
+from datetime import datetime
 from itertools import islice
 
 import asyncpg
 import msgspec
 
+from ledger import outbox
+from ledger.outbox import NewId, QuotaEvent
 from ledger.packing import unpack_blobs
 from runtime.postgres import Connection
 
@@ -44,6 +48,7 @@ class DigestDrift(msgspec.Struct, frozen=True):
 class Verified(msgspec.Struct, frozen=True):
     """One workspace, counted twice."""
 
+    workspace_id: int
     workspace: str
     usage_bytes: int
     """By the counter."""
@@ -62,6 +67,78 @@ class Verified(msgspec.Struct, frozen=True):
     def exact(self) -> bool:
         """Whether nothing differs at all."""
         return self.drift_bytes == 0 and not self.wrong
+
+
+LOCK_WORKSPACES = "SELECT id FROM workspaces WHERE id = ANY($1::int[]) ORDER BY id FOR UPDATE"
+
+KEEP = """
+INSERT INTO recounts (workspace_id, drift_bytes, wrong_digests, counted_at)
+SELECT given.*, $4::timestamptz FROM unnest($1::int[], $2::int8[], $3::int[]) AS given
+ON CONFLICT (workspace_id) DO UPDATE
+SET drift_bytes = excluded.drift_bytes, wrong_digests = excluded.wrong_digests,
+    counted_at = excluded.counted_at
+"""
+
+KEPT = """
+SELECT w.name AS workspace, c.drift_bytes, c.wrong_digests, c.counted_at
+FROM recounts c JOIN workspaces w ON w.id = c.workspace_id ORDER BY w.name
+"""
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """What the newest counts of all workspaces found."""
+
+    drift_bytes: int
+    """All differences of counters and recounts, up or down; 0 is the only good value."""
+    wrong_digests: int
+    counted_at: datetime | None
+    """The newest count (UTC); None: none was made."""
+    workspaces: tuple[str, ...]
+    """Those that differ."""
+
+
+async def keep(
+    connection: Connection, outcomes: Sequence[Verified], *, now: datetime, new_id: NewId
+) -> None:
+    """Remember counts for metric and status; `drift.detected.v1` where one differs. In a transaction."""
+    ordered = sorted(outcomes, key=lambda item: item.workspace_id)
+    wrong = [item for item in ordered if not item.exact]
+    await connection.fetch(LOCK_WORKSPACES, [item.workspace_id for item in wrong])
+    await connection.execute(
+        KEEP,
+        [item.workspace_id for item in ordered],
+        [item.drift_bytes for item in ordered],
+        [len(item.wrong) for item in ordered],
+        now,
+    )
+    events = [
+        QuotaEvent(
+            item.workspace_id,
+            item.workspace,
+            outbox.DRIFT_DETECTED,
+            {
+                "cause": "recount",
+                "drift_bytes": item.drift_bytes,
+                "usage_bytes": item.usage_bytes,
+                "recounted_bytes": item.recounted_bytes,
+                "digests": len(item.wrong),
+            },
+        )
+        for item in wrong
+    ]
+    await outbox.add_events(connection, events, now=now, new_id=new_id)
+
+
+async def kept(connection: Connection) -> Kept:
+    """What the newest counts found, whoever made them."""
+    rows = await connection.fetch(KEPT)
+    wrong = [row for row in rows if row["drift_bytes"] or row["wrong_digests"]]
+    return Kept(
+        sum(abs(row["drift_bytes"]) for row in rows),
+        sum(row["wrong_digests"] for row in rows),
+        max((row["counted_at"] for row in rows), default=None),
+        tuple(row["workspace"] for row in wrong),
+    )
 
 
 class _Counted(msgspec.Struct):
@@ -99,7 +176,7 @@ async def _verify(connection: Connection, workspace_id: int, name: str) -> Verif
         DigestDrift(digest, 0, item.refs, None, item.size) for digest, item in counted.items()
     ]
     wrong.sort(key=lambda item: item.digest)
-    return Verified(name, usage, recounted, digests, tuple(wrong))
+    return Verified(workspace_id, name, usage, recounted, digests, tuple(wrong))
 
 
 def _compare(row: asyncpg.Record, expected: _Counted | None) -> DigestDrift | None:

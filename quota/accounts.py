@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import msgspec
 
 from ledger import images as image_rows
-from ledger import reading, reconcile, reservations, workspaces
+from ledger import reading, reconcile, reservations, verify, workspaces
 from ledger.images import Cursor
 from ledger.reading import WorkspaceView
 from ledger.record import LevelRule
@@ -224,6 +224,9 @@ class Accounts:
         async with self._pool.acquire() as connection:
             document = await reading.status(connection, now=self._clock())
             document["reconciliation"] = await reconcile.status(connection, DEFAULT_REGISTRY)
+            document["drift"] = msgspec.to_builtins(
+                await verify.kept(connection), builtin_types=(datetime,)
+            )
             return document
 
     async def ready(self) -> str | None:

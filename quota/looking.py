@@ -52,7 +52,7 @@ def look_at(fetched: FetchedManifest) -> Look:
     config = parsed.config
     return Look(
         fetched.digest,
-        fetched.media_type,
+        parsed.media_type or fetched.media_type,
         len(fetched.body),
         content_of_manifest(parsed),
         require_date(fetched.date),

@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 import msgspec
 
 from ledger import reconcile as rows
+from ledger import verify
 from ledger.facts import Fact, ManifestDeleted, ManifestSeen, TagRemoved
 from ledger.reconcile import Drift, KnownRepository, Pass
 from ledger.record import RECONCILE, Recorded, Recorder
@@ -277,6 +278,7 @@ class Reconciler:
     # The end
 
     async def _finish(self, run: "_Run") -> Report:
+        await self._recount(run)
         now = self._clock()
         async with self._pool.acquire() as connection, connection.transaction():
             drift = await rows.drift(connection, run.current.id)
@@ -298,6 +300,20 @@ class Reconciler:
             run.problems,
             run.notes,
         )
+
+    async def _recount(self, run: "_Run") -> None:
+        """Count what was walked again from its manifests: the counters must say the same."""
+        async with self._pool.acquire() as connection:
+            counted = [item async for item in verify.verify(connection, run.current.workspace)]
+        now = self._clock()
+        async with self._pool.acquire() as connection, connection.transaction():
+            await verify.keep(connection, counted, now=now, new_id=self._new_id)
+        for item in counted:
+            if not item.exact:
+                run.tell_problem(
+                    f"{item.workspace}: its counter says {item.usage_bytes} bytes, its manifests "
+                    f"{item.recounted_bytes}; `registry-quota verify` shows what differs"
+                )
 
 
 class _Run(msgspec.Struct):

@@ -9,6 +9,7 @@ import asyncpg
 from prometheus_client import CollectorRegistry, Gauge
 
 from ledger import reconcile as rows
+from ledger import verify
 from ledger.reconcile import Pass
 from quota.reconcile import AlreadyReconcilingError, Reconciler, Report
 from registry.errors import RegistryError
@@ -49,12 +50,26 @@ class ReconcileMetrics:
             registry=registry,
         )
 
+        self.recount = Gauge(
+            "registry_quota_recount_drift_bytes",
+            "Counters minus independent recounts of all workspaces (0 is the only good value)",
+            registry=registry,
+        )
+        self.recounted = Gauge(
+            "registry_quota_recount_timestamp_seconds",
+            "When a workspace was last recounted (0: never)",
+            registry=registry,
+        )
+
     async def refresh(self, pool: Pool) -> None:
         """Read them from the ledger."""
         async with pool.acquire() as connection:
             last = await rows.last_pass(connection, DEFAULT_REGISTRY, state="finished")
             drift = [] if last is None else await rows.drift(connection, last.id)
             self.suspected.set(await rows.count_suspected(connection))
+            recount = await verify.kept(connection)
+        self.recount.set(recount.drift_bytes)
+        self.recounted.set(0 if recount.counted_at is None else recount.counted_at.timestamp())
         if last is not None and last.finished_at is not None:
             self.finished.set(last.finished_at.timestamp())
         self.drift.labels("found").set(sum(item.found for item in drift))

@@ -83,6 +83,8 @@ class RepositoryWalk:
         self._settled: set[str] = set()
         """References that were found, or forgotten."""
         self._suspected: set[str] = set()
+        self._unclear: set[str] = set()
+        """References that could not be asked for: what was suspected of them still is."""
 
     async def findings(self) -> AsyncIterator[Findings]:
         """What differs, a part at a time. Raises RegistryError when the registry is away."""
@@ -143,6 +145,7 @@ class RepositoryWalk:
             return None  # listed, but not there (any more, or yet)
         except (RegistryError, ManifestError) as error:
             await self._excuse(error, f"{self._repository}:{tag}", found)
+            self._unclear.add(tag)
             return None
 
     # Manifests
@@ -192,7 +195,7 @@ class RepositoryWalk:
         for digest, head in await each(digests, lambda digest: self._head(digest, found)):
             if head is None or head.exists:
                 present.add(digest)
-                self._settled.add(format_digest(digest))
+                (self._unclear if head is None else self._settled).add(format_digest(digest))
                 continue
             date = require_date(head.date)
             absent[digest] = date
@@ -297,7 +300,7 @@ class RepositoryWalk:
             if self._judge(tag, date, known.set_ns, found) is Verdict.FORGET:
                 stamp = stamp_of(date, self._new_id)
                 found.facts.append(TagRemoved(DEFAULT_REGISTRY, self._repository, tag, stamp))
-        kept = self._suspected - self._settled
+        kept = (self._suspected | self._unclear) - self._settled
         found.cleared = sorted(self._known.suspected.keys() - kept)
         return found
 

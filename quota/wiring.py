@@ -34,6 +34,7 @@ from quota.tokens import Tokens
 from quota.tracking import Tracker
 from registry.client import RegistryClient
 from registry.connect import registry_client
+from registry.transport import Retries
 from registry.workspaces import WorkspaceRule
 from runtime.http import serving
 from runtime.lifecycle import Stopping, background, run_until_stopped
@@ -54,10 +55,14 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+_NO_HURRY = Retries(attempts=6, longest_wait=120.0)
+"""A registry that limits its callers often wants a minute; a pass can give it that."""
+
+
 async def open_reconciler(stack: AsyncExitStack, settings: Settings, pool: Pool) -> Reconciler:
     """Reconciliation with a registry client of its own: it must not hold up cleanups."""
     client = await stack.enter_async_context(
-        registry_client(settings, concurrency=settings.reconcile_concurrency)
+        registry_client(settings, concurrency=settings.reconcile_concurrency, retries=_NO_HURRY)
     )
     rule = WorkspaceRule(settings.workspace_pattern)
     recorder = Recorder(

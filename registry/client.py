@@ -27,7 +27,8 @@ from registry.errors import (
     RegistryUnavailable,
     WrongContent,
 )
-from registry.media_types import ACCEPTED, bare
+from registry.manifests import ManifestError, signed_payload
+from registry.media_types import ACCEPTED, DOCKER_SCHEMA1_SIGNED, bare
 from registry.models import MAX_SIZE, OWN_USER_AGENT_PREFIX
 from registry.names import (
     InvalidDigest,
@@ -375,7 +376,12 @@ def _codes(answer: Answer) -> set[str]:
 
 
 def _verify(answer: Answer, digest: bytes) -> None:
-    if _HASHES[len(digest)](answer.body).digest() != digest:
+    signed = bare(answer.headers.get("Content-Type", "")) == DOCKER_SCHEMA1_SIGNED
+    try:
+        content = signed_payload(answer.body) if signed else answer.body
+    except ManifestError as error:
+        raise WrongContent(f"{answer.url.raw_path}: {error}", date=answer.date) from None
+    if _HASHES[len(digest)](content).digest() != digest:
         raise WrongContent(
             f"the answer to {answer.url.raw_path} has another digest", date=answer.date
         )

@@ -1,13 +1,16 @@
 """The client of the configured registry, from the settings."""
 
 from registry.client import RegistryClient
+from registry.transport import Retries
 from runtime.settings import Settings
 
 
-def registry_client(settings: Settings, *, concurrency: int | None = None) -> RegistryClient:
+def registry_client(
+    settings: Settings, *, concurrency: int | None = None, retries: Retries | None = None
+) -> RegistryClient:
     """A client to use as an async context manager. Raises SettingsError and BadRegistryUrl.
 
-    `concurrency`: requests open at a time, for work with a limit of its own.
+    `concurrency`: requests open at a time, for work with a limit of its own; `retries`: its patience.
     """
     password = settings.registry_password
     return RegistryClient(
@@ -17,4 +20,5 @@ def registry_client(settings: Settings, *, concurrency: int | None = None) -> Re
         token_hosts=frozenset(settings.registry_token_hosts),
         redirect_hosts=frozenset(settings.registry_redirect_hosts),
         concurrency=concurrency or settings.registry_concurrency,
+        retries=retries,
     )

@@ -4,6 +4,8 @@ What a manifest declares comes from whoever pushed it: the registry checks only 
 to exists. Hostile documents end in ManifestError, never in another exception.
 """
 
+import binascii
+from base64 import urlsafe_b64decode
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -13,7 +15,9 @@ from registry.media_types import (
     ARTIFACT_TYPES,
     DOCKER_MANIFEST,
     DOCKER_MANIFEST_LIST,
+    DOCKER_SCHEMA1_SIGNED,
     IMAGE_CONFIG_TYPES,
+    SCHEMA1_TYPES,
     bare,
     is_foreign,
     manifest_kind,
@@ -50,17 +54,48 @@ class _Config(msgspec.Struct):
     created: str | None = None
 
 
+class _Layer1(msgspec.Struct):
+    blob_sum: str | None = msgspec.field(default=None, name="blobSum")
+
+
+class _Manifest1(msgspec.Struct):
+    layers: list[_Layer1] = msgspec.field(default_factory=list, name="fsLayers")
+
+
+class _Signature(msgspec.Struct):
+    protected: str
+
+
+class _Signed(msgspec.Struct):
+    signatures: list[_Signature]
+
+
+class _Protected(msgspec.Struct):
+    format_length: int = msgspec.field(name="formatLength")
+    format_tail: str = msgspec.field(name="formatTail")
+
+
+_SAYS_NOTHING: Final = frozenset(
+    {"application/json", "application/octet-stream", "binary/octet-stream", "text/plain"}
+)
+"""Content types of servers that do not know what a manifest is."""
+
 _config_decoder: Final = msgspec.json.Decoder(_Config)
 
 
-def parse_manifest(body: bytes, media_type: str = "") -> ParsedManifest:
+def parse_manifest(body: bytes, media_type: str = "", otherwise: str = "") -> ParsedManifest:
     """Read a manifest document of the media type that the registry answered (its Content-Type).
 
-    Without a media type the document's own counts. A media type that we do not read (schema 1,
-    foreign formats) gives kind `unknown`. Raises ManifestError when the document is not what its
-    media type says.
+    Where that says nothing of manifests the document's own counts, then `otherwise` (what its event
+    called it). A schema 1 image tells no sizes: those of its layers are 0. A media type that we do
+    not read gives kind `unknown`. Raises ManifestError when the document is not what its media type
+    says.
     """
     media_type = bare(media_type)
+    if media_type in _SAYS_NOTHING:
+        media_type = ""
+    if media_type in SCHEMA1_TYPES:
+        return _schema1(body, media_type)
     if media_type and manifest_kind(media_type) == "unknown":
         return ParsedManifest(media_type=media_type, kind="unknown")
     try:
@@ -71,7 +106,7 @@ def parse_manifest(body: bytes, media_type: str = "") -> ParsedManifest:
         raise ManifestError(f"manifest is not of its format: {error}") from None
     except msgspec.DecodeError as error:
         raise ManifestError(f"manifest is not JSON: {error}") from None
-    media_type = media_type or bare(document.media_type or "")
+    media_type = media_type or bare(document.media_type or "") or bare(otherwise)
     kind = manifest_kind(media_type)
     try:
         if kind == "index":
@@ -81,6 +116,39 @@ def parse_manifest(body: bytes, media_type: str = "") -> ParsedManifest:
     except InvalidDigest as error:
         raise ManifestError(f"manifest refers to something by a bad digest: {error}") from None
     return ParsedManifest(media_type=media_type, kind="unknown")
+
+
+def signed_payload(body: bytes) -> bytes:
+    """What a signed schema 1 manifest's digest is of: the document without its signatures.
+
+    Raises ManifestError.
+    """
+    try:
+        signature = msgspec.json.decode(body, type=_Signed).signatures[0]
+        protected = msgspec.json.decode(_unbase64(signature.protected), type=_Protected)
+        tail = _unbase64(protected.format_tail)
+    except (ValueError, IndexError, RecursionError, binascii.Error) as error:
+        raise ManifestError(f"schema 1 manifest is not signed as it should be: {error}") from None
+    if not 0 <= protected.format_length <= len(body):
+        raise ManifestError("schema 1 manifest is not signed as it should be: its length is wrong")
+    return body[: protected.format_length] + tail
+
+
+def _unbase64(text: str) -> bytes:
+    return urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+def _schema1(body: bytes, media_type: str) -> ParsedManifest:
+    # Only the payload is what the digest vouches for.
+    payload = signed_payload(body) if media_type == DOCKER_SCHEMA1_SIGNED else body
+    try:
+        document = msgspec.json.decode(payload, type=_Manifest1)
+        layers = tuple(
+            Descriptor(parse_digest(layer.blob_sum or ""), 0) for layer in document.layers
+        )
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"schema 1 manifest cannot be read: {error}") from None
+    return ParsedManifest(media_type=media_type, kind="image", layers=layers)
 
 
 def parse_config_created(body: bytes, now: datetime) -> datetime | None:

@@ -73,9 +73,9 @@ class Notification(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 class ParsedManifest(msgspec.Struct, frozen=True, kw_only=True):
     """What a manifest document says.
 
-    `kind` is `unknown` for documents that we do not read (schema 1, foreign formats): what they
-    refer to is not known then, which is not the same as nothing. An artifact manifest is an image
-    without a config.
+    `kind` is `unknown` for documents that we do not read: what they refer to is not known then,
+    which is not the same as nothing. An artifact manifest and one of schema 1 are images without a
+    config; schema 1 tells no sizes (0).
     """
 
     media_type: str

@@ -91,6 +91,8 @@ class Transport:
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     jitter: Callable[[], float] = random.random
     _session: aiohttp.ClientSession | None = field(default=None, init=False)
+    _quiet_until: float = field(default=0.0, init=False)
+    """The event loop's time until which the registry asked to be left alone."""
     _slots: asyncio.Semaphore = field(init=False)
     _closing: AsyncExitStack = field(default_factory=AsyncExitStack, init=False)
 
@@ -128,6 +130,8 @@ class Transport:
         while True:
             try:
                 async with self._slots:
+                    if attempt == 0:
+                        await self._keep_quiet()
                     answer = await self._authorized(request)
                 _check_status(request, answer)
                 check(answer)
@@ -139,8 +143,17 @@ class Transport:
                 asked = error.retry_after if isinstance(error, RegistryUnavailable) else None
                 if asked is not None and asked > self.retries.longest_wait:
                     raise
-                wait = self.retries.wait(attempt - 1, self.jitter())
-            await self.sleep(max(wait, asked or 0.0))
+                wait = max(self.retries.wait(attempt - 1, self.jitter()), asked or 0.0)
+                if asked is not None:
+                    now = asyncio.get_running_loop().time()
+                    self._quiet_until = max(self._quiet_until, now + wait)
+            await self.sleep(wait)
+
+    async def _keep_quiet(self) -> None:
+        """What one request was told by Retry-After holds for those that follow."""
+        pause = self._quiet_until - asyncio.get_running_loop().time()
+        if pause > 0:
+            await self.sleep(pause)
 
     async def _authorized(self, request: Request) -> Answer:
         if self._session is None:

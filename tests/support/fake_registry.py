@@ -1,7 +1,9 @@
 """A registry that answers by a script: for what a real one cannot be made to do."""
 
 import asyncio
+import base64
 import hashlib
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -77,6 +79,25 @@ def says(status: int, body: bytes = b"", **headers: str) -> Answering:
 
 
 GOOD = says(200, BODY, Content_Type=OCI_MANIFEST)
+
+
+def signed_schema1(*layers: str) -> tuple[bytes, bytes]:
+    """A signed schema 1 manifest of layers (digest text), and its digest.
+
+    Its digest is that of the document without the signatures; nobody checks those here.
+    """
+    listed = [{"blobSum": layer} for layer in layers]
+    payload = json.dumps({"schemaVersion": 1, "name": "a/b", "fsLayers": listed}, indent=3).encode()
+    length = len(payload) - len(b"\n}")
+    protected = {"formatLength": length, "formatTail": _base64(payload[length:])}
+    signature = {"signature": "…", "protected": _base64(json.dumps(protected).encode())}
+    signatures = json.dumps([signature]).encode()
+    body = payload[:length] + b',\n   "signatures": ' + signatures + b"\n}"
+    return body, hashlib.sha256(payload).digest()
+
+
+def _base64(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).decode().rstrip("=")
 
 
 async def cut_short(request: web.Request) -> web.StreamResponse:

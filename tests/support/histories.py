@@ -1,27 +1,34 @@
 """Random histories of a registry, and what must be true after them, told naively.
 
-The reference here knows nothing of the ledger's code: it looks at the whole set of facts at once.
+What a registry tells comes as the JSON of its notifications, read as the consumer reads it. The
+reference here knows nothing of the ledger's code: it looks at the whole set of facts at once.
 """
 
 import hashlib
+import json
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 from hypothesis import strategies as st
 
+from consumer.translate import facts_of
 from ledger.facts import (
     BlobStored,
     Content,
     ContentLearned,
     Fact,
     ManifestDeleted,
-    ManifestPulled,
     ManifestPushed,
     ManifestSeen,
     Stamp,
     TagRemoved,
 )
+from registry.names import format_digest
+from registry.notifications import decode_event
+from registry.timestamps import format_timestamp
 
 REPOSITORIES = ("acme/api", "acme/web", "other/api", "single")
 TAGS = ("1", "2", "latest")
@@ -37,9 +44,21 @@ BLOBS = tuple(digest(f"blob {number}") for number in range(6))
 BLOB_SIZES = dict(zip(BLOBS, (7, 11, 13, 17, 19, 23), strict=True))
 
 
+CONFIG = "application/vnd.oci.image.config.v1+json"
+LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+FOREIGN = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
+
+
 def _image(number: int, *blobs: int) -> tuple[bytes, str, int, Content]:
-    content = Content(blobs=tuple((BLOBS[blob], BLOB_SIZES[BLOBS[blob]]) for blob in blobs))
+    content = Content(
+        blobs=tuple((BLOBS[blob], BLOB_SIZES[BLOBS[blob]]) for blob in blobs),
+        config_media_type=CONFIG,
+    )
     return digest(f"image {number}"), OCI_IMAGE, 100 + number, content
+
+
+def _claiming(name: str, size: int, *blobs: tuple[bytes, int]) -> tuple[bytes, str, int, Content]:
+    return digest(name), OCI_IMAGE, size, Content(blobs=blobs, config_media_type=CONFIG)
 
 
 IMAGES = (_image(0, 0, 1), _image(1, 1, 2), _image(2, 2, 3, 4), _image(3, 0, 5))
@@ -50,23 +69,54 @@ INDEXES = (
 )
 # What clients may claim: another size of a shared layer, a manifest as a layer, a wrong size of it.
 DISPUTED = (
-    (
-        digest("liar"),
-        OCI_IMAGE,
-        110,
-        Content(blobs=((BLOBS[1], 1100), (BLOBS[4], 1), (BLOBS[5], BLOB_SIZES[BLOBS[5]]))),
-    ),
-    (digest("odd"), OCI_IMAGE, 111, Content(blobs=((BLOBS[1], 500), (IMAGES[0][0], 4000)))),
+    _claiming("liar", 110, (BLOBS[1], 1100), (BLOBS[4], 1), (BLOBS[5], BLOB_SIZES[BLOBS[5]])),
+    _claiming("odd", 111, (BLOBS[1], 500), (IMAGES[0][0], 4000)),
 )
-MANIFESTS = (*IMAGES, *INDEXES, *DISPUTED)
+# A signature of an image: only its document tells that.
+REFERRER = _claiming("referrer", 120, (BLOBS[3], BLOB_SIZES[BLOBS[3]]))
+SUBJECTS = {REFERRER[0]: IMAGES[0][0]}
+MANIFESTS = (*IMAGES, *INDEXES, *DISPUTED, REFERRER)
 STORED_SIZES = {blob: (size, size + 90 * (blob != BLOBS[0])) for blob, size in BLOB_SIZES.items()}
 KINDS = (
-    "push", "push", "push", "push", "seen", "learned", "delete", "untag", "pull", "blob", "blob",
+    "push", "push", "push", "push", "seen", "learned", "delete", "untag", "pull", "blob", "mount",
 )  # fmt: skip
 
 
 def stamp(moment: int) -> Stamp:
     return (1_800_000_000_000_000_000 + moment, hashlib.md5(str(moment).encode()).digest())
+
+
+def told(moment: int, action: str, **target: Any) -> Fact:
+    """What the consumer makes of a notification."""
+    nanoseconds, identifier = stamp(moment)
+    event = {
+        "id": str(uuid.UUID(bytes=identifier)),
+        "timestamp": format_timestamp(nanoseconds),
+        "action": action,
+        "target": target,
+        "request": {"useragent": "docker/20.10"},
+    }
+    fact = facts_of("default", decode_event(json.dumps(event).encode()))
+    assert fact is not None
+    return fact
+
+
+def references_of(content: Content) -> list[dict[str, Any]]:
+    """As a registry lists them: repeats stay in, and so do foreign layers that it does not store."""
+    if content.children:
+        return [{"mediaType": OCI_IMAGE, "digest": format_digest(child), "size": 9}
+                for child in content.children]  # fmt: skip
+    listed = [
+        {"mediaType": LAYER if number else CONFIG, "digest": format_digest(blob), "size": size}
+        for number, (blob, size) in enumerate(content.blobs)
+    ]
+    elsewhere = {
+        "mediaType": FOREIGN,
+        "digest": format_digest(digest("elsewhere")),
+        "size": 77_000,
+        "urls": ["https://elsewhere.example/layer"],
+    }
+    return [*listed, *listed[1:], elsewhere]
 
 
 @st.composite
@@ -76,24 +126,35 @@ def facts_at(draw: st.DrawFn, moment: int) -> Fact:
     named, media_type, size, known = draw(st.sampled_from(MANIFESTS))
     kind = draw(st.sampled_from(KINDS))
     tag = draw(st.none() | st.sampled_from(TAGS))
-    content = known if draw(st.integers(0, 4)) else None
-    document = msgspec.structs.replace(known, subject_known=True)
-    here = ("default", repository, named, stamp(moment))
-    if kind == "push":
-        return ManifestPushed(*here, media_type, size, tag, content)
+    with_references = bool(draw(st.integers(0, 4)))
+    document = msgspec.structs.replace(known, subject_known=True, subject=SUBJECTS.get(named))
+    here = {"repository": repository, "digest": format_digest(named)}
+    if kind in ("push", "pull"):
+        target: dict[str, Any] = {**here, "mediaType": media_type, "size": size, "length": size}
+        if with_references:
+            target["references"] = references_of(known)
+        return told(moment, kind, **target, **({"tag": tag} if tag else {}))
     if kind == "seen":
         built = draw(st.none() | st.integers(0, 1000))
-        return ManifestSeen(*here, media_type, size, tag, document if content else None, built)
+        content = document if with_references else None
+        return ManifestSeen(
+            "default", repository, named, stamp(moment), media_type, size, tag, content, built
+        )
     if kind == "learned":
         return ContentLearned("default", repository, named, media_type, size, document)
+    empty = draw(st.sampled_from(({}, {"mediaType": "", "size": 0})))  # v2 and v3
     if kind == "delete":
-        return ManifestDeleted(*here)
+        return told(moment, "delete", **here, **empty)
     if kind == "untag":
-        return TagRemoved("default", repository, draw(st.sampled_from(TAGS)), stamp(moment))
-    if kind == "pull":
-        return ManifestPulled(*here)
+        named_tag = draw(st.sampled_from(TAGS))
+        return told(moment, "delete", repository=repository, tag=named_tag, **empty)
     blob = draw(st.sampled_from(BLOBS))
-    return BlobStored(blob, draw(st.sampled_from(STORED_SIZES[blob])))
+    stored = draw(st.sampled_from(STORED_SIZES[blob]))
+    target = {"repository": repository, "digest": format_digest(blob), "size": stored}
+    if kind == "mount":
+        target["fromRepository"] = draw(st.sampled_from(REPOSITORIES))
+    action = "push" if kind == "blob" else kind
+    return told(moment, action, mediaType="application/octet-stream", **target)
 
 
 @st.composite

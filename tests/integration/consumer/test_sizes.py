@@ -4,7 +4,9 @@ import hashlib
 import json
 from datetime import UTC, datetime, timedelta
 
+import pytest
 import pytest_asyncio
+from aiohttp import web
 
 from consumer.metrics import ConsumerMetrics
 from consumer.sizes import SizeResolver, wait_before
@@ -14,6 +16,7 @@ from registry.media_types import DOCKER_SCHEMA1_SIGNED, OCI_INDEX, OCI_MANIFEST
 from registry.push import build_image, build_index, build_layer, push_image, push_index
 from runtime.lifecycle import Stopping
 from tests.support import ledgers
+from tests.support.fake_registry import REGISTRY, says, serving_fake, signed_schema1
 from tests.support.histories import stamp
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
@@ -111,6 +114,45 @@ async def test_a_format_that_is_not_understood_stays_pending(pool, client):
     assert await resolver(pool, client).resolve_due() == 1
     assert await pool.fetchval("SELECT fetch_attempts FROM manifests") == 1
     assert await ledgers.usage(pool) == {"acme": len(document)}
+
+
+async def test_a_schema_1_image_counts_what_storage_says_of_its_layers(pool):
+    layers = {"sha256:" + "ab" * 32: 7000, "sha256:" + "cd" * 32: 32}
+    body, digest = signed_schema1(*layers, *layers)
+
+    async def answer(request):
+        found = request.path.rsplit("/", 1)[-1]
+        if found in layers:
+            return web.Response(body=b"x" * layers[found], headers=REGISTRY)
+        named = {"Content-Type": DOCKER_SCHEMA1_SIGNED, "Docker-Content-Digest": found}
+        return web.Response(body=body, headers={**REGISTRY, **named})
+
+    async with serving_fake() as fake, fake.client() as client:
+        fake.script = [answer]
+        await record(pool, told_without_references("acme/old", digest, body, DOCKER_SCHEMA1_SIGNED))
+        assert await ledgers.usage(pool) == {"acme": len(body)}
+        assert await resolver(pool, client).resolve_due() == 1
+    whole = len(body) + sum(layers.values())
+    assert await ledgers.usage(pool) == {"acme": whole} == await ledgers.recount(pool)
+    assert await pool.fetchval("SELECT count(*) FROM manifests WHERE blobs IS NULL") == 0
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "application/octet-stream"])
+async def test_a_server_that_knows_no_manifest_types_is_understood_by_the_events_word(
+    pool, content_type
+):
+    image = build_image([build_layer("a", 5000)])
+    document = json.loads(image.manifest.content)
+    document.pop("mediaType", None)
+    body = json.dumps(document).encode()
+    digest = hashlib.sha256(body).digest()
+    async with serving_fake() as fake, fake.client() as client:
+        fake.script = [says(200, body, Content_Type=content_type)]
+        await record(pool, told_without_references("acme/api", digest, body, OCI_MANIFEST))
+        assert await resolver(pool, client).resolve_due() == 1
+    whole = len(body) + sum(len(blob.content) for blob in image.blobs)
+    assert await ledgers.usage(pool) == {"acme": whole}
+    assert await pool.fetchval("SELECT media_type FROM manifests") == OCI_MANIFEST
 
 
 def test_waiting_grows_to_an_hour_and_no_further():

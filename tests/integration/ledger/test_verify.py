@@ -1,9 +1,12 @@
 """`verify` counts from the manifests alone: 0 on a good ledger, and it finds what was tampered with."""
 
+import uuid
 from datetime import UTC, datetime
 
+import msgspec
+
 from ledger.facts import BlobStored, ManifestPushed
-from ledger.verify import verify
+from ledger.verify import keep, kept, verify
 from tests.support import ledgers
 from tests.support.histories import BLOBS, IMAGES, OCI_IMAGE, stamp
 
@@ -47,3 +50,30 @@ async def test_each_kind_of_wrong_counter_is_found_in_its_workspace_only(pool):
     assert other.drift_bytes == 0
     assert {item.digest for item in other.wrong} == {BLOBS[1], BLOBS[2], BLOBS[3]}
     assert [item.workspace for item in await outcome(pool, "other")] == ["other"]
+
+
+async def test_what_a_count_found_is_kept_and_a_difference_announced_until_the_next_one(pool):
+    await fill(pool)
+
+    async def count():
+        counted = await outcome(pool)
+        async with pool.acquire() as connection, connection.transaction():
+            await keep(connection, counted, now=NOW, new_id=uuid.uuid4)
+            return await kept(connection)
+
+    good = await count()
+    assert (good.drift_bytes, good.wrong_digests, good.workspaces) == (0, 0, ())
+    await pool.execute("UPDATE workspaces SET usage_bytes = usage_bytes - 5 WHERE name = 'acme'")
+    await pool.execute("UPDATE workspaces SET usage_bytes = usage_bytes + 7 WHERE name = 'other'")
+    bad = await count()
+    assert (bad.drift_bytes, bad.workspaces, bad.counted_at) == (12, ("acme", "other"), NOW)
+    await pool.execute("UPDATE workspaces SET usage_bytes = usage_bytes + 5 WHERE name = 'acme'")
+    await pool.execute("UPDATE workspaces SET usage_bytes = usage_bytes - 7 WHERE name = 'other'")
+    assert await count() == good
+    events = [
+        (row["workspace"], msgspec.json.decode(row["data"])["drift_bytes"])
+        for row in await pool.fetch(
+            "SELECT workspace, data FROM outbox WHERE type LIKE '%drift.detected%' ORDER BY id"
+        )
+    ]
+    assert events == [("acme", -5), ("other", 7)]

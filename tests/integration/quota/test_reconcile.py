@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from ledger import reconcile as rows
-from ledger.facts import ManifestSeen
+from ledger.facts import ManifestPulled, ManifestSeen
 from ledger.reading import manifests_of
 from ledger.record import Recorder
 from quota.reconcile import UNTAGGED, AlreadyReconcilingError, Reconciler, Report
@@ -352,6 +352,23 @@ async def test_a_workspace_that_was_only_found_is_not_cleaned(service: Service) 
     assert len(await service.tags("acme/api")) == 4
 
 
+async def test_a_workspace_that_was_heard_of_before_its_first_image_was_found_is_not_cleaned(
+    service: Service,
+) -> None:
+    """A pull and a hook call make a row for it, but what it holds was there before us."""
+    for number in range(4):
+        await push_image(service.registry, "acme/api", an_image(2000), str(number))
+    small = ledgers.recorder(service.pool, quota_bytes=5000)
+    pull = ManifestPulled("default", "acme/api", b"\1" * 32, (1, b"\1" * 16))
+    await small.record([pull], now=utc_now())
+    await service.ask("acme")
+    assert await service.accounts.workspace("acme") is None, "it has no image yet"
+    await reconciler(service, recorder=small).run()
+    answer = await service.ask("acme")
+    assert "not_configured" in answer.warnings
+    assert len(await service.tags("acme/api")) == 4
+
+
 async def test_passes_run_on_a_schedule_in_one_process_at_a_time(service: Service) -> None:
     image = await service.push("acme/api", "1", 2000, told=False)
     registries, stopping = [CollectorRegistry(), CollectorRegistry()], Stopping()
@@ -380,6 +397,9 @@ async def test_passes_run_on_a_schedule_in_one_process_at_a_time(service: Servic
     assert await service.pool.fetchval("SELECT count(*) FROM reconcile_passes") == 1
     stopping.set("the test is over")
     await asyncio.wait_for(asyncio.gather(*running), 5)
-    status = (await service.accounts.status())["reconciliation"]
+    document = await service.accounts.status()
+    assert document["drift"]["drift_bytes"] == document["drift"]["wrong_digests"] == 0
+    assert document["drift"]["counted_at"] is not None, "a pass recounts what it walked"
+    status = document["reconciliation"]
     assert not status["running"]
     assert [(item["workspace"], item["found"]) for item in status["drift"]] == [("acme", 1)]

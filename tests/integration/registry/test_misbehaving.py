@@ -83,6 +83,16 @@ async def test_the_registrys_wish_to_be_left_alone_is_respected(fake):
     assert fake.waits == [7.0]
 
 
+async def test_what_one_request_is_told_holds_for_those_that_follow(fake):
+    fake.script = [says(429, Retry_After="7"), GOOD]
+    async with fake.client() as client:
+        await client.get_manifest("a/b", DIGEST)
+        await client.get_manifest("a/b", DIGEST)
+    assert len(fake.waits) == 2
+    assert fake.waits[0] == 7.0
+    assert 5.0 < fake.waits[1] <= 7.0
+
+
 async def test_a_date_in_retry_after_is_read_by_the_registrys_clock(fake):
     fake.script = [
         says(

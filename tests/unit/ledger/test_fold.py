@@ -1,10 +1,19 @@
 """The fold converges: any order, any repetition, the same state; and that state is the truth."""
 
+from itertools import permutations
+
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger.facts import BlobStored, Fact, ManifestDeleted, ManifestPushed
+from ledger.facts import (
+    BlobStored,
+    ContentLearned,
+    Fact,
+    ManifestDeleted,
+    ManifestPushed,
+    TagRemoved,
+)
 from ledger.fold import State, fold
 from tests.support.histories import (
     IMAGES,
@@ -38,6 +47,33 @@ def test_order_and_repetition_change_nothing(data):
     history = data.draw(histories())
     delivered = [fact for batch in data.draw(deliveries(history)) for fact in batch]
     assert without_hints(folded(delivered)) == without_hints(folded(history))
+
+
+@given(st.data())
+def test_what_comes_again_moves_nothing_at_all(data):
+    history = data.draw(histories())
+    once = [fact for batch in data.draw(deliveries(history)) for fact in batch]
+    again = data.draw(st.permutations(once))
+    assert folded([*once, *again]) == folded(once)
+
+
+def test_a_manifest_told_differently_ends_the_same_in_any_order():
+    named, _type, size, content = IMAGES[0]
+    here = ("default", "acme/api", named)
+    other = msgspec.structs.replace(content, blobs=content.blobs[:1])
+    facts: list[Fact] = [
+        ManifestPushed(*here, stamp(1), OCI_IMAGE, size, None, content),
+        ManifestPushed(*here, stamp(2), "application/a", size + 1, None, other),
+        ContentLearned(*here, OCI_IMAGE, size, msgspec.structs.replace(other, subject_known=True)),
+    ]
+    assert len({msgspec.json.encode(folded(list(given)).manifests[0, named])
+                for given in permutations(facts)}) == 1  # fmt: skip
+
+
+def test_an_untag_heard_before_the_push_tells_when_the_tag_left():
+    untag: Fact = TagRemoved("default", "acme/api", "1", stamp(5))
+    for facts in ([push(1), untag], [untag, push(1)], [untag, push(1), untag, push(1)]):
+        assert folded(facts).manifests[0, IMAGES[0][0]].left_ns == stamp(5)[0]
 
 
 @given(histories())

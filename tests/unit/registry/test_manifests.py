@@ -13,12 +13,14 @@ from registry.manifests import (
     might_be_referrer,
     parse_config_created,
     parse_manifest,
+    signed_payload,
 )
 from registry.models import MAX_SIZE, Descriptor, ParsedManifest
 from registry.names import format_digest, parse_digest
 from registry.notifications import decode_event
 from registry.push import build_image, build_index, build_layer, build_referrer
 from tests.support.captures import Capture, captures_or_skip
+from tests.support.fake_registry import signed_schema1
 
 D1, D2 = "sha256:" + "11" * 32, "sha256:" + "22" * 32
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
@@ -126,12 +128,50 @@ def test_kinds_follow_the_media_type_that_the_registry_answered():
     assert parse(image(), "").media_type == media_types.OCI_MANIFEST
 
 
-@pytest.mark.parametrize(
-    "media_type",
-    [media_types.DOCKER_SCHEMA1, media_types.DOCKER_SCHEMA1_SIGNED, "application/json", "x/y"],
-)
+@pytest.mark.parametrize("media_type", ["application/vnd.foo.manifest+json", "x/y"])
 def test_what_is_not_understood_is_unknown_and_not_empty(media_type):
     assert parse_manifest(b"not even JSON", media_type).kind == "unknown"
+
+
+@pytest.mark.parametrize("says_nothing", ["", "application/json", "text/plain; charset=utf-8"])
+def test_where_a_server_knows_no_manifests_the_document_and_then_the_event_say_what_it_is(
+    says_nothing,
+):
+    document = json.dumps(image()).encode()
+    assert parse_manifest(document, says_nothing).media_type == media_types.OCI_MANIFEST
+    untyped = json.dumps({**image(), "mediaType": None}).encode()
+    assert parse_manifest(untyped, says_nothing).kind == "unknown"
+    known = parse_manifest(untyped, says_nothing, media_types.DOCKER_MANIFEST)
+    assert (known.kind, known.media_type) == ("image", media_types.DOCKER_MANIFEST)
+
+
+def test_schema_1_tells_layers_without_sizes_and_only_what_its_digest_vouches_for_counts():
+    layer = "sha256:" + "ab" * 32
+    body, digest = signed_schema1(layer, layer)
+    assert hashlib.sha256(signed_payload(body)).digest() == digest
+    parsed = parse_manifest(body, media_types.DOCKER_SCHEMA1_SIGNED)
+    assert parsed.kind == "image"
+    assert [(item.digest, item.size) for item in parsed.references] == [(b"\xab" * 32, 0)] * 2
+    plain = signed_payload(body)
+    assert parse_manifest(plain, media_types.DOCKER_SCHEMA1).layers == parsed.layers
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"not even JSON",
+        b"{}",
+        b'{"signatures": []}',
+        b'{"signatures": [{"protected": "!"}]}',
+        b'{"signatures": [{"protected": "e30"}]}',
+        b'{"signatures": [{"protected": "eyJmb3JtYXRMZW5ndGgiOjk5LCJmb3JtYXRUYWlsIjoiIn0"}]}',
+        b'{"signatures": [{"protected": "\xc3\xa9"}]}',
+        b"[" * 100_000,
+    ],
+)
+def test_a_hostile_schema_1_document_is_refused(body):
+    with pytest.raises(ManifestError):
+        parse_manifest(body, media_types.DOCKER_SCHEMA1_SIGNED)
 
 
 def test_a_document_that_names_no_type_is_unknown():
