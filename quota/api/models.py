@@ -357,6 +357,15 @@ class ReconciliationStatus(Answer):
     drift: list[WorkspaceDrift]
 
 
+class RecountStatus(Answer):
+    """What the newest independent count of every workspace found: 0 is the only good value."""
+
+    drift_bytes: Count
+    wrong_digests: Count
+    counted_at: datetime | None
+    workspaces: list[str]
+
+
 class StatusAnswer(Answer):
     """Whether the pipeline is healthy."""
 
@@ -366,6 +375,7 @@ class StatusAnswer(Answer):
     workspaces: Count
     partitions: list[ConsumerPosition]
     reconciliation: ReconciliationStatus
+    drift: RecountStatus
 
 
 class HealthAnswer(Answer):

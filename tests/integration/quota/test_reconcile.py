@@ -262,7 +262,7 @@ async def test_a_pass_that_ended_early_goes_on_where_it_stopped(service: Service
         nonlocal asked
         asked += 1
         if asked > 20:
-            raise RegistryUnavailable("away")
+            raise RegistryUnavailable("away", retry_after=60.0)
         return real(repository)
 
     service.registry.list_tags = list_tags  # type: ignore[method-assign]
