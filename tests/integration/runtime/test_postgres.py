@@ -1,0 +1,75 @@
+"""What a connection says when the database goes away counts as that, and nothing else."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+
+from runtime.postgres import UNAVAILABLE, open_pool
+
+_FIELDS = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection\0\0"
+GOODBYE = b"E" + (len(_FIELDS) + 4).to_bytes(4, "big") + _FIELDS
+"""The message by which a server that goes down ends a connection."""
+
+
+class Between:
+    """Stands between a client and Postgres, and can speak for the latter."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.clients: list[asyncio.StreamWriter] = []
+
+
+@asynccontextmanager
+async def between(postgres_url: str) -> AsyncIterator[Between]:
+    there = urlsplit(postgres_url)
+    middle = Between()
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        middle.clients.append(writer)
+        server_reader, server_writer = await asyncio.open_connection(there.hostname, there.port)
+        ways = [
+            asyncio.create_task(pass_on(reader, server_writer)),
+            asyncio.create_task(pass_on(server_reader, writer)),
+        ]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+            writer.close()
+            server_writer.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    place = f"{there.username}:{there.password}@127.0.0.1:{port}"
+    middle.url = urlunsplit(("postgresql", place, there.path, "sslmode=disable", ""))
+    try:
+        yield middle
+    finally:
+        server.close()
+
+
+async def test_a_connection_that_was_said_goodbye_to_counts_as_the_database_being_away(
+    database_url,
+):
+    async with between(database_url) as middle:
+        pool = await open_pool(middle.url, size=2, name="tests")
+        try:
+            assert await pool.fetchval("SELECT 1") == 1
+            async with pool.acquire() as connection:
+                for client in middle.clients:
+                    client.write(GOODBYE)  # ... and the connection stays open for a moment
+                for _turn in range(3):  # of this loop, which reads at the other end as well
+                    await asyncio.sleep(0)
+                with pytest.raises(UNAVAILABLE):
+                    await connection.execute("BEGIN")
+            assert await pool.fetchval("SELECT 2") == 2, "the pool has another one at once"
+        finally:
+            await pool.close()
