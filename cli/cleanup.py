@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
+from uuid import UUID
 
 import typer
 
-from cli.client import ApiClient, api_client, workspace_path
-from cli.console import console, emit_json, plain, size, table
+from cli.client import ApiClient, ApiError, api_client, workspace_path
+from cli.console import CommandError, console, emit_json, plain, size, table
 
 Document = dict[str, Any]
 
@@ -28,9 +29,14 @@ FAULTS: Final[Mapping[str, str]] = {
     "registry_denied": "the registry refuses us: check its user name and password",
     "registry_unavailable": "the registry does not answer as it should",
     "still_changing": "the registry kept changing while it was being cleaned",
-    "run_taken_over": "the run was given up by another process",
+    "run_taken_over": "the run was taken over by another process",
+    "interrupted": "the process that carried out the plan ended; what it had not begun stays",
 }
 """Warnings that mean: it did not work (exit code 1)."""
+
+_REFUSED_PLAN: Final = (409, 410)
+_BAR_SECONDS: Final = 0.5
+_PLAIN_LINE_SECONDS: Final = 5.0
 
 WorkspaceName = Annotated[str, typer.Argument(help="The workspace's name.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
@@ -53,6 +59,10 @@ def plan(workspace: WorkspaceName, as_json: AsJson = False) -> None:
 
 def cleanup(
     workspace: WorkspaceName,
+    plan_id: Annotated[
+        UUID | None,
+        typer.Option("--plan", help="Carry out this stored plan, exactly as it was shown."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the plan.")] = False,
     timeout: Annotated[
         float, typer.Option(min=1, max=600, help="Seconds to wait; the rest goes on behind.")
@@ -61,10 +71,10 @@ def cleanup(
 ) -> None:
     """Exit code 0 done, 1 something failed, 3 refused by a breaker or a guard."""
     if dry_run:
-        document = asyncio.run(_plan(workspace))
+        document = asyncio.run(_plan(workspace, plan_id))
         show_plan(document, as_json=as_json)
         raise typer.Exit(3 if document["blocks"] else 0)
-    outcome, obstacle = asyncio.run(_clean(workspace, timeout))
+    outcome, obstacle = asyncio.run(_clean(workspace, plan_id, timeout, quiet=as_json))
     if as_json:
         emit_json(outcome)
     else:
@@ -72,9 +82,13 @@ def cleanup(
     raise typer.Exit(exit_code(outcome))
 
 
-async def _plan(workspace: str) -> Document:
+async def _plan(workspace: str, plan_id: UUID | None = None) -> Document:
     async with api_client() as api:
-        return await _post_plan(api, workspace)
+        if plan_id is None:
+            return await _post_plan(api, workspace)
+        path = workspace_path(workspace, "cleanup-plans", str(plan_id))
+        document: Document = await api.call("GET", path)
+        return document
 
 
 async def _post_plan(api: ApiClient, workspace: str) -> Document:
@@ -82,19 +96,67 @@ async def _post_plan(api: ApiClient, workspace: str) -> Document:
     return document
 
 
-async def _clean(workspace: str, timeout_s: float) -> tuple[Document, str | None]:
+async def _clean(
+    workspace: str, plan_id: UUID | None, timeout_s: float, *, quiet: bool
+) -> tuple[Document, str | None]:
     """What was done, and why the target was not reached (None when it was)."""
+    body: Document = {"timeout_s": timeout_s}
+    if plan_id is not None:
+        body["plan"] = str(plan_id)
     async with api_client() as api:
-        with console.status(f"cleaning {plain(workspace)}"):
-            outcome: Document = await api.call(
-                "POST", workspace_path(workspace, "cleanups"), body={"timeout_s": timeout_s}
-            )
+        running = asyncio.create_task(
+            api.call("POST", workspace_path(workspace, "cleanups"), body=body)
+        )
+        if not quiet:
+            await _show_progress(api, workspace, running)
+        try:
+            outcome: Document = await running
+        except ApiError as error:
+            if plan_id is not None and error.status in _REFUSED_PLAN:
+                raise CommandError(str(error), exit_code=3) from error
+            raise
         if outcome["target_reached"] or not outcome["done"]:
             return outcome, None
         # The answer names what stopped it; a fresh plan has the sentence for it.
         now = await _post_plan(api, workspace)
     sentences = [block["why"] for block in now["blocks"]]
     return outcome, "; ".join(sentences) or now["why_not"]
+
+
+async def _show_progress(api: ApiClient, workspace: str, running: "asyncio.Task[Document]") -> None:
+    """While the cleanup runs: a bar on a terminal, a line now and then elsewhere."""
+    if not console.is_terminal:
+        while not (await asyncio.wait([running], timeout=_PLAIN_LINE_SECONDS))[0]:
+            done, total = await _progress(api, workspace)
+            if total:
+                console.print(f"{done}/{total} manifests", soft_wrap=True)
+        return
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} manifests"),
+        console=console,
+        transient=True,
+    ) as bar:
+        task = bar.add_task(f"cleaning {plain(workspace)}", total=1)
+        while not (await asyncio.wait([running], timeout=_BAR_SECONDS))[0]:
+            done, total = await _progress(api, workspace)
+            bar.update(task, completed=done, total=max(total, 1))
+
+
+async def _progress(api: ApiClient, workspace: str) -> tuple[int, int]:
+    """(manifests dealt with, manifests) of the run that is under way."""
+    try:
+        runs = await api.call("GET", workspace_path(workspace, "cleanups"), query={"limit": 1})
+        if not runs["items"] or runs["items"][0]["state"] != "running":
+            return 0, 0
+        path = workspace_path(workspace, "cleanups", runs["items"][0]["id"])
+        items = (await api.call("GET", path))["items"]
+    except CommandError:
+        return 0, 0  # the cleanup itself says what is wrong
+    return sum(item["state"] not in ("planned", "deleting") for item in items), len(items)
 
 
 def exit_code(outcome: Document) -> int:
@@ -124,6 +186,13 @@ def show_plan(document: Document, *, as_json: bool) -> None:
         f"target {size(document['target_bytes'])}",
         soft_wrap=True,
     )
+    if going and not document["blocks"]:
+        console.print(
+            f"plan {plain(document['id'])}, to be carried out as it is until "
+            f"{plain(document['expires_at'][:16].replace('T', ' '))} UTC: "
+            f"registry-quota cleanup {plain(document['workspace'])} --plan {plain(document['id'])}",
+            soft_wrap=True,
+        )
     for block in document["blocks"]:
         console.print(f"[bold red]refused[/] {plain(block['code'])}: {plain(block['why'])}")
     if document["why_not"]:

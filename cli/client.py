@@ -30,6 +30,14 @@ def _run_environment() -> list[str]:
         return []
 
 
+class ApiError(CommandError):
+    """The API answered with an error; `status` is its HTTP status."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class ApiClient:
     """Calls the API; an error answer becomes one sentence."""
 
@@ -45,7 +53,7 @@ class ApiClient:
         body: dict[str, Any] | None = None,
         query: dict[str, Any] | None = None,
     ) -> Any:
-        """The answer's JSON. Raises CommandError with what the API says."""
+        """The answer's JSON. Raises ApiError with what the API says, CommandError without an answer."""
         params = {key: str(value) for key, value in (query or {}).items() if value is not None}
         try:
             async with self._session.request(
@@ -54,7 +62,8 @@ class ApiClient:
                 document = await response.json(content_type=None)
                 if response.status >= 400:
                     detail = document.get("detail") if isinstance(document, dict) else None
-                    raise CommandError(str(detail or f"the API answered {response.status}"))
+                    message = str(detail or f"the API answered {response.status}")
+                    raise ApiError(response.status, message)
                 return document
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise CommandError(

@@ -1,4 +1,8 @@
-"""Cleanup runs and what they did: recorded before the first delete, kept as the audit."""
+"""Cleanup runs and what they did: recorded before the first delete, kept as the audit.
+
+A running run has one owner at a time: its epoch rises with each, and whoever does not hold the
+newest one may send no further DELETE. A run without a heartbeat may be taken over.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -8,66 +12,90 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
+from ledger.packing import pack_digests, unpack_digests
 from runtime.postgres import Connection
 
 ONE_RUNNING = "cleanup_runs_one_running_idx"
 
 ADD_RUN = """
 INSERT INTO cleanup_runs (id, workspace_id, state, cause, owner, quota_bytes, usage_before,
-                          promised_bytes, started_at, heartbeat_at)
-VALUES ($1, $2, 'running', $3, $4, $5, $6, $7, $8, $8)
+                          promised_bytes, incoming_bytes, reserved_bytes, incoming_digests, plan_id,
+                          started_at, heartbeat_at)
+VALUES ($1, $2, 'running', $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12)
 """
 
-# A crashed run must not block its workspace: without a heartbeat it is given up, its items stay
-# as the audit of what it did.
-ABANDON_STALE = """
+# The next hook and the sweep may ask at once: the row lock and the heartbeat let one of them in.
+TAKE_OVER = """
 UPDATE cleanup_runs
-SET state = 'abandoned', finished_at = $2::timestamptz, message = 'its process ended before it did'
-WHERE workspace_id = $1 AND state = 'running' AND heartbeat_at < $2::timestamptz - $3::interval
+SET epoch = epoch + 1, owner = $2, heartbeat_at = $3::timestamptz
+WHERE workspace_id = $1 AND state = 'running' AND heartbeat_at < $3::timestamptz - $4::interval
+RETURNING id, epoch, cause, incoming_bytes, reserved_bytes, incoming_digests, plan_id
+"""
+
+STALE = """
+SELECT w.name FROM cleanup_runs c JOIN workspaces w ON w.id = c.workspace_id
+WHERE c.state = 'running' AND c.heartbeat_at < $1::timestamptz - $2::interval ORDER BY w.name
 """
 
 ADD_ITEMS = """
-INSERT INTO cleanup_items (run_id, position, repository_id, digest, app, tags, code, why,
+INSERT INTO cleanup_items (run_id, position, unit, repository_id, digest, app, tags, code, why,
                            promised_bytes, push_ns, media_type)
-SELECT $1, position, repository_id, digest, app, tags::jsonb, code, why, promised_bytes, push_ns,
-       media_type
-FROM unnest($2::int[], $3::int[], $4::bytea[], $5::text[], $6::text[], $7::text[], $8::text[],
-            $9::int8[], $10::int8[], $11::text[])
-  AS given(position, repository_id, digest, app, tags, code, why, promised_bytes, push_ns, media_type)
+SELECT $1, position, unit, repository_id, digest, app, tags::jsonb, code, why, promised_bytes,
+       push_ns, media_type
+FROM unnest($2::int[], $3::int[], $4::int[], $5::bytea[], $6::text[], $7::text[], $8::text[],
+            $9::text[], $10::int8[], $11::int8[], $12::text[])
+  AS given(position, unit, repository_id, digest, app, tags, code, why, promised_bytes, push_ns,
+           media_type)
 """
 
-HEARTBEAT = (
-    "UPDATE cleanup_runs SET heartbeat_at = $2 WHERE id = $1 AND state = 'running' RETURNING id"
-)
+HEARTBEAT = """
+UPDATE cleanup_runs SET heartbeat_at = $3 WHERE id = $1 AND epoch = $2 AND state = 'running'
+RETURNING id
+"""
 
-KEEP_DOCUMENT = """
-UPDATE cleanup_items SET document = $3, media_type = $4 WHERE run_id = $1 AND position = $2
+# After it the manifest may be gone, whatever becomes of us: who takes over asks the registry.
+ABOUT_TO_DELETE = """
+UPDATE cleanup_items i
+SET state = 'deleting', document = coalesce($4, i.document), media_type = coalesce($5, i.media_type)
+FROM cleanup_runs c
+WHERE i.run_id = $1 AND i.position = $3 AND i.state = 'planned'
+  AND c.id = i.run_id AND c.epoch = $2 AND c.state = 'running'
+RETURNING i.position
 """
 
 FINISH_ITEM = """
-UPDATE cleanup_items SET state = $3, freed_bytes = $4, failure = $5, done_at = $6
-WHERE run_id = $1 AND position = $2
+UPDATE cleanup_items
+SET state = $3, freed_bytes = $4, failure = $5, done_at = $6, gone_ns = greatest(gone_ns, $7)
+WHERE run_id = $1 AND position = $2 AND state NOT IN ('deleted', 'restored')
+"""
+
+PLAN_AGAIN = """
+UPDATE cleanup_items SET state = 'planned' WHERE run_id = $1 AND position = $2 AND state = 'deleting'
+"""
+
+SKIP_REST = """
+UPDATE cleanup_items SET state = 'skipped', failure = $2, done_at = $3
+WHERE run_id = $1 AND state = 'planned'
 """
 
 FINISH_RUN = """
 UPDATE cleanup_runs
-SET state = $2, freed_bytes = $3, usage_after = $4, message = $5, finished_at = $6, heartbeat_at = $6
-WHERE id = $1 AND state = 'running'
+SET state = $3, usage_after = $4, message = $5, finished_at = $6, heartbeat_at = $6,
+    target_reached = $7, warnings = $8::json,
+    freed_bytes = (SELECT coalesce(sum(i.freed_bytes), 0) FROM cleanup_items i WHERE i.run_id = $1)
+WHERE id = $1 AND epoch = $2 AND state = 'running'
+RETURNING id
 """
 
 RUNNING = "SELECT id FROM cleanup_runs WHERE workspace_id = $1 AND state = 'running'"
 
-RUNS = """
-SELECT id, state, cause, quota_bytes, usage_before, usage_after, promised_bytes, freed_bytes,
-       message, started_at, finished_at
-FROM cleanup_runs WHERE workspace_id = $1 ORDER BY started_at DESC, id LIMIT $2
+_RUN = """
+SELECT c.id, c.state, c.cause, c.quota_bytes, c.usage_before, c.usage_after, c.promised_bytes,
+       c.freed_bytes, c.target_reached, c.warnings, c.message, c.plan_id, c.started_at, c.finished_at
+FROM cleanup_runs c
 """
-
-RUN = """
-SELECT id, state, cause, quota_bytes, usage_before, usage_after, promised_bytes, freed_bytes,
-       message, started_at, finished_at
-FROM cleanup_runs WHERE workspace_id = $1 AND id = $2
-"""
+RUNS = _RUN + " WHERE c.workspace_id = $1 ORDER BY c.started_at DESC, c.id LIMIT $2"
+RUN = _RUN + " WHERE c.workspace_id = $1 AND c.id = $2"
 
 ITEMS = """
 SELECT i.position, r.name AS repository, i.app, i.digest, i.tags, i.code, i.why, i.promised_bytes,
@@ -75,6 +103,16 @@ SELECT i.position, r.name AS repository, i.app, i.digest, i.tags, i.code, i.why,
 FROM cleanup_items i JOIN repositories r ON r.id = i.repository_id
 WHERE i.run_id = $1 ORDER BY i.position
 """
+
+RECORDED_ITEMS = """
+SELECT i.position, i.unit, i.repository_id, r.registry, r.name AS repository, i.digest, i.app,
+       i.tags, i.code, i.why, i.promised_bytes, i.push_ns, coalesce(i.media_type, '') AS media_type,
+       i.state, i.freed_bytes, i.failure, i.document
+FROM cleanup_items i JOIN repositories r ON r.id = i.repository_id
+WHERE i.run_id = $1 ORDER BY i.position
+"""
+
+FORGET_OLD = "DELETE FROM cleanup_runs WHERE started_at < $1 AND state <> 'running'"
 
 
 class AlreadyRunningError(Exception):
@@ -85,6 +123,8 @@ class Item(msgspec.Struct, frozen=True):
     """A manifest that a run is going to delete, and why."""
 
     position: int
+    unit: int
+    """Items of one number go together: an image first, then its children and referrers."""
     repository_id: int
     registry: str
     repository: str
@@ -103,6 +143,16 @@ class Item(msgspec.Struct, frozen=True):
         return (self.registry, self.repository, self.digest)
 
 
+class RecordedItem(msgspec.Struct, frozen=True):
+    """An item as a run left it."""
+
+    item: Item
+    state: str
+    freed_bytes: int
+    failure: str | None
+    document: bytes | None
+
+
 class Run(msgspec.Struct, frozen=True):
     """A run as it begins. Bytes."""
 
@@ -113,17 +163,32 @@ class Run(msgspec.Struct, frozen=True):
     quota_bytes: int
     usage_before: int
     promised_bytes: int
+    incoming_bytes: int = 0
+    reserved_bytes: int = 0
+    incoming_digests: frozenset[bytes] = frozenset()
+    plan_id: UUID | None = None
 
 
-async def begin_run(
-    connection: Connection,
-    run: Run,
-    *,
-    now: datetime,
-    stale_after: timedelta,
-) -> None:
+class Lease(msgspec.Struct, frozen=True):
+    """The right to carry a run on, for as long as nobody has a newer epoch."""
+
+    run_id: UUID
+    epoch: int = 1
+
+
+class TakenOver(msgspec.Struct, frozen=True):
+    """A run whose process ended before it did, and for what it was begun."""
+
+    lease: Lease
+    cause: str
+    incoming_bytes: int
+    reserved_bytes: int
+    incoming_digests: frozenset[bytes]
+    plan_id: UUID | None
+
+
+async def begin_run(connection: Connection, run: Run, *, now: datetime) -> Lease:
     """Record that a run begins, within a transaction. Raises AlreadyRunningError."""
-    await connection.execute(ABANDON_STALE, run.workspace_id, now, stale_after)
     try:
         await connection.execute(
             ADD_RUN,
@@ -134,12 +199,46 @@ async def begin_run(
             run.quota_bytes,
             run.usage_before,
             run.promised_bytes,
+            run.incoming_bytes,
+            run.reserved_bytes,
+            pack_digests(sorted(run.incoming_digests)),
+            run.plan_id,
             now,
         )
     except asyncpg.UniqueViolationError as error:
         if error.constraint_name == ONE_RUNNING:
             raise AlreadyRunningError from error
         raise
+    return Lease(run.id)
+
+
+async def take_over(
+    connection: Connection,
+    workspace_id: int,
+    *,
+    owner: str,
+    now: datetime,
+    stale_after: timedelta,
+) -> TakenOver | None:
+    """Become the owner of the workspace's run when its own has given no sign of life."""
+    row = await connection.fetchrow(TAKE_OVER, workspace_id, owner, now, stale_after)
+    if row is None:
+        return None
+    return TakenOver(
+        Lease(row["id"], row["epoch"]),
+        row["cause"],
+        row["incoming_bytes"],
+        row["reserved_bytes"],
+        frozenset(unpack_digests(row["incoming_digests"] or b"")),
+        row["plan_id"],
+    )
+
+
+async def stale_workspaces(
+    connection: Connection, *, now: datetime, stale_after: timedelta
+) -> list[str]:
+    """Workspaces with a run that waits to be taken over."""
+    return [row["name"] for row in await connection.fetch(STALE, now, stale_after)]
 
 
 async def add_items(connection: Connection, run_id: UUID, items: Sequence[Item]) -> None:
@@ -148,6 +247,7 @@ async def add_items(connection: Connection, run_id: UUID, items: Sequence[Item])
         ADD_ITEMS,
         run_id,
         [item.position for item in items],
+        [item.unit for item in items],
         [item.repository_id for item in items],
         [item.digest for item in items],
         [item.app for item in items],
@@ -160,16 +260,26 @@ async def add_items(connection: Connection, run_id: UUID, items: Sequence[Item])
     )
 
 
-async def heartbeat(connection: Connection, run_id: UUID, now: datetime) -> bool:
-    """Say that the run lives; False when it was given up meanwhile and must delete no more."""
-    return await connection.fetchval(HEARTBEAT, run_id, now) is not None
+async def heartbeat(connection: Connection, lease: Lease, now: datetime) -> bool:
+    """Say that the run lives; False when somebody took it over and it must delete no more."""
+    return await connection.fetchval(HEARTBEAT, lease.run_id, lease.epoch, now) is not None
 
 
-async def keep_document(
-    connection: Connection, run_id: UUID, position: int, document: bytes, media_type: str
-) -> None:
-    """Keep a manifest's bytes before it is deleted, for undo."""
-    await connection.execute(KEEP_DOCUMENT, run_id, position, document, media_type)
+async def about_to_delete(
+    connection: Connection,
+    lease: Lease,
+    position: int,
+    *,
+    document: bytes | None,
+    media_type: str | None,
+) -> bool:
+    """Keep the manifest's bytes and say that its DELETE comes next; False when it must not."""
+    return (
+        await connection.fetchval(
+            ABOUT_TO_DELETE, lease.run_id, lease.epoch, position, document, media_type
+        )
+        is not None
+    )
 
 
 async def finish_item(
@@ -180,24 +290,49 @@ async def finish_item(
     state: str,
     freed_bytes: int = 0,
     failure: str | None = None,
+    gone_ns: int = -1,
     now: datetime,
 ) -> None:
-    """Record what became of an item: deleted, failed or skipped."""
-    await connection.execute(FINISH_ITEM, run_id, position, state, freed_bytes, failure, now)
+    """Record what became of an item: deleted, failed or skipped. Deleted stays deleted."""
+    await connection.execute(
+        FINISH_ITEM, run_id, position, state, freed_bytes, failure, now, gone_ns
+    )
+
+
+async def skip_rest(connection: Connection, run_id: UUID, reason: str, now: datetime) -> None:
+    """Say of everything that was planned and not begun why it stays."""
+    await connection.execute(SKIP_REST, run_id, reason, now)
+
+
+async def plan_again(connection: Connection, run_id: UUID, position: int) -> None:
+    """The DELETE that was about to be sent was not carried out."""
+    await connection.execute(PLAN_AGAIN, run_id, position)
 
 
 async def finish_run(
     connection: Connection,
-    run_id: UUID,
+    lease: Lease,
     *,
     state: str,
-    freed_bytes: int,
     usage_after: int,
+    target_reached: bool,
+    warnings: Sequence[str],
     message: str | None,
     now: datetime,
-) -> None:
-    """Close a run: finished, or stopped with the reason."""
-    await connection.execute(FINISH_RUN, run_id, state, freed_bytes, usage_after, message, now)
+) -> bool:
+    """Close a run: finished, or stopped with the reason. False when it is somebody else's by now."""
+    found = await connection.fetchval(
+        FINISH_RUN,
+        lease.run_id,
+        lease.epoch,
+        state,
+        usage_after,
+        message,
+        now,
+        target_reached,
+        msgspec.json.encode(list(warnings)).decode(),
+    )
+    return found is not None
 
 
 async def running(connection: Connection, workspace_id: int) -> UUID | None:
@@ -208,7 +343,7 @@ async def running(connection: Connection, workspace_id: int) -> UUID | None:
 
 async def runs_of(connection: Connection, workspace_id: int, limit: int) -> list[dict[str, Any]]:
     """Runs, newest first."""
-    return [dict(row) for row in await connection.fetch(RUNS, workspace_id, limit)]
+    return [_run(row) for row in await connection.fetch(RUNS, workspace_id, limit)]
 
 
 async def run_of(connection: Connection, workspace_id: int, run_id: UUID) -> dict[str, Any] | None:
@@ -219,4 +354,28 @@ async def run_of(connection: Connection, workspace_id: int, run_id: UUID) -> dic
     items = [dict(item) for item in await connection.fetch(ITEMS, run_id)]
     for item in items:
         item["tags"] = msgspec.json.decode(item["tags"])
-    return {**dict(row), "items": items}
+    return {**_run(row), "items": items}
+
+
+def _run(row: asyncpg.Record) -> dict[str, Any]:
+    return {**dict(row), "warnings": msgspec.json.decode(row["warnings"])}
+
+
+async def items_of(connection: Connection, run_id: UUID) -> list[RecordedItem]:
+    """What a run was going to do and how far it came."""
+    return [recorded_item(row) for row in await connection.fetch(RECORDED_ITEMS, run_id)]
+
+
+def recorded_item(row: asyncpg.Record) -> RecordedItem:
+    """A row of `RECORDED_ITEMS`."""
+    values = dict(row)
+    values["tags"] = tuple(msgspec.json.decode(values["tags"]))
+    item = Item(**{name: values[name] for name in Item.__struct_fields__})
+    return RecordedItem(
+        item, values["state"], values["freed_bytes"], values["failure"], values["document"]
+    )
+
+
+async def forget_old(connection: Connection, before: datetime) -> None:
+    """Forget runs that began before a moment, with all that was kept of them."""
+    await connection.execute(FORGET_OLD, before)

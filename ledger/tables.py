@@ -379,8 +379,18 @@ cleanup_runs = Table(
     _timestamp("started_at", now=True),
     _timestamp("heartbeat_at", now=True),
     _timestamp("finished_at"),
+    Column(
+        "epoch", Integer, nullable=False, server_default="1", comment="one more with each owner"
+    ),
+    Column("incoming_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("reserved_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("incoming_digests", LargeBinary, comment="packed: held layers of the build it is for"),
+    Column("plan_id", Uuid, comment="the stored plan that it carries out"),
+    Column("target_reached", Boolean),
+    Column("warnings", JSON, nullable=False, server_default="[]"),
     CheckConstraint("state in ('running', 'finished', 'stopped', 'abandoned')", name="state_known"),
     Index("cleanup_runs_workspace_idx", "workspace_id", "started_at"),
+    Index("cleanup_runs_started_at_idx", "started_at"),
     # One run at a time per workspace, whoever asks.
     Index(
         "cleanup_runs_one_running_idx",
@@ -409,10 +419,24 @@ cleanup_items = Table(
     Column("media_type", Text),
     Column("document", LargeBinary, comment="the manifest's bytes, kept for undo"),
     _timestamp("done_at"),
+    Column(
+        "unit", Integer, nullable=False, server_default="0", comment="its image and what goes along"
+    ),
+    Column(
+        "gone_ns",
+        BigInteger,
+        nullable=False,
+        server_default="-1",
+        comment="the registry's clock after its DELETE: a newer push cannot have been hit by it",
+    ),
     PrimaryKeyConstraint("run_id", "position"),
     CheckConstraint(
-        "state in ('planned', 'deleted', 'failed', 'skipped', 'restored')", name="state_known"
+        "state in ('planned', 'deleting', 'deleted', 'failed', 'skipped', 'restored')",
+        name="state_known",
     ),
+    Index("cleanup_items_repository_id_digest_idx", "repository_id", "digest"),
+    # What a push may still be found for that the DELETE hit.
+    Index("cleanup_items_deleted_idx", "done_at", postgresql_where=text("state = 'deleted'")),
 )
 
 api_tokens = Table(
@@ -432,4 +456,17 @@ api_tokens = Table(
         "cardinality(scopes) > 0 and scopes <@ array['read', 'hook', 'write', 'admin']",
         name="scopes_known",
     ),
+)
+
+cleanup_plans = Table(
+    "cleanup_plans",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("workspace_id", Integer, ForeignKey("workspaces.id"), nullable=False),
+    Column("steps", LargeBinary, nullable=False, comment="what would go, to be checked again"),
+    Column("document", LargeBinary, nullable=False, comment="the answer as it was given"),
+    Column("run_id", Uuid, comment="the run that carried it out"),
+    _timestamp("made_at", nullable=False),
+    _timestamp("expires_at", nullable=False),
+    Index("cleanup_plans_workspace_id_made_at_idx", "workspace_id", "made_at"),
 )

@@ -18,7 +18,7 @@ from ledger import apps, leases, outbox, reading, reservations, workspaces
 from ledger.outbox import QuotaEvent
 from ledger.reading import WorkspaceView
 from ledger.reservations import Reservation
-from quota.cleanup import Cleaner, Outcome
+from quota.cleanup import Cleaner
 from quota.decision import (
     Enforcement,
     Figures,
@@ -30,6 +30,7 @@ from quota.decision import (
 )
 from quota.incoming import incoming_from_layers, percentile_90
 from quota.metrics import QuotaMetrics
+from quota.outcome import Outcome
 from quota.policy import DEFAULT_POLICY, Policy, parse_policy
 from quota.snapshot import Incoming
 from runtime.lifecycle import Stopping

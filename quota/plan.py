@@ -122,6 +122,8 @@ class PlanInput:
     """False: first seen by reconciliation, and nobody has set its quota or policy."""
     failed: frozenset[ManifestKey] = frozenset()
     """Deletions that failed in this run: others take their place."""
+    deleted_before: int = 0
+    """Images that this run has deleted already: its breakers count them, too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,17 +70,20 @@ def make_plan(source: PlanInput) -> Plan:
 
 
 def _breakers(source: PlanInput, graph: Graph, deletions: int) -> tuple[Block, ...]:
-    """What refuses a run that deletes so many images.
+    """What refuses a run that deletes so many images (more).
 
     Images are what people take for one: whatever has tags of its own, or is held by nothing. What
     goes along with an image is not counted beside it, neither here nor there.
     """
     policy = source.policy
-    images = sum(
+    images = source.deleted_before + sum(
         1
         for number, manifest in enumerate(source.manifests)
         if graph.own_tags[number] or not (manifest.tags or graph.held(number))
     )
+    if not deletions:
+        return ()
+    deletions += source.deleted_before
     blocks = []
     if deletions > policy.max_images_per_run:
         sentence = (

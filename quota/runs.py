@@ -1,62 +1,136 @@
-"""Cleanups that a person or program asks for, and the record of all of them."""
+"""Cleanups that a person or program asks for: plans that are stored, runs, and the record of both."""
 
 import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
+import msgspec
+
+from ledger import plans
 from ledger import runs as rows
+from ledger.plans import StoredPlan
 from ledger.reading import WorkspaceView
-from quota.cleanup import Cleaner, Outcome
+from quota.cleanup import Cleaner
 from quota.decision import target_bytes
-from quota.snapshot import Incoming
+from quota.outcome import Outcome, PlanChangedError
+from quota.plan import Plan
+from quota.snapshot import Incoming, Snapshot
+from quota.stored import Steps, steps_of
 from registry.names import format_digest
 from runtime.postgres import Pool
+
+PLAN_TTL = timedelta(minutes=15)
+"""For how long a stored plan may be carried out."""
+_MOST_NAMED = 5
+
+
+class NoSuchPlanError(Exception):
+    """There is no such plan in this workspace."""
+
+
+class PlanExpiredError(Exception):
+    """The plan is too old to be carried out; make another one."""
+
+
+class PlanRefusedError(Exception):
+    """The plan cannot be carried out: `reasons` says why, a sentence each."""
+
+    def __init__(self, detail: str, reasons: list[str]) -> None:
+        super().__init__(detail)
+        self.reasons = reasons
 
 
 class Runs:
     """Plans, starts and remembers cleanups."""
 
-    def __init__(self, pool: Pool, cleaner: Cleaner) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        cleaner: Cleaner,
+        *,
+        clock: Callable[[], datetime],
+        new_id: Callable[[], UUID] = uuid4,
+    ) -> None:
         self._pool = pool
         self._cleaner = cleaner
+        self._clock = clock
+        self._new_id = new_id
 
     async def plan(self, view: WorkspaceView) -> dict[str, Any]:
-        """A dry run: every image with keep or delete, why, and the bytes."""
-        planned = await self._cleaner.plan(view.name, Incoming(reserved_bytes=view.reserved_bytes))
+        """A dry run, stored for 15 minutes: every image with keep or delete, why, and the bytes."""
+        planned = await self._cleaner.plan(view.name, _incoming(view))
         if planned is None:  # pragma: no cover - the view was read a moment ago
             raise LookupError(view.name)
         snapshot, plan = planned
-        return {
-            "workspace": view.name,
-            "usage_bytes": plan.usage_before_bytes,
-            "usage_after_bytes": plan.usage_after_bytes,
-            "target_bytes": target_bytes(snapshot.workspace.quota_bytes, snapshot.policy),
-            "freed_bytes": plan.freed_bytes,
-            "target_reached": plan.target_reached,
-            "why_not": plan.why_not,
-            "blocks": [{"code": block.code, "why": block.sentence} for block in plan.blocks],
-            "images": [
-                {
-                    "repository": decision.manifest.repository,
-                    "app": decision.manifest.app,
-                    "digest": format_digest(decision.manifest.digest),
-                    "tags": list(decision.manifest.tags),
-                    "action": "keep" if decision.keep else "delete",
-                    "code": decision.why,
-                    "why": decision.sentence,
-                    "freed_bytes": decision.freed_bytes,
-                }
-                for decision in plan.decisions
-            ],
-        }
+        now = self._clock()
+        identifier = self._new_id()
+        document = _document(snapshot, plan)
+        stored = StoredPlan(
+            identifier,
+            msgspec.json.encode(steps_of(plan, snapshot.known_ns())),
+            msgspec.json.encode(document),
+            None,
+            now,
+            now + PLAN_TTL,
+        )
+        async with self._pool.acquire() as connection, connection.transaction():
+            await plans.add_plan(connection, view.id, stored)
+        return _head(stored) | document
+
+    async def stored_plan(self, view: WorkspaceView, plan_id: UUID) -> dict[str, Any]:
+        """A plan as it was made, and whether it was carried out. Raises NoSuchPlanError."""
+        found = await self._find_plan(view, plan_id)
+        document: dict[str, Any] = msgspec.json.decode(found.document)
+        return _head(found) | document
+
+    async def _find_plan(self, view: WorkspaceView, plan_id: UUID) -> StoredPlan:
+        async with self._pool.acquire() as connection:
+            found = await plans.plan_of(connection, view.id, plan_id)
+        if found is None:
+            raise NoSuchPlanError
+        return found
 
     async def clean(self, view: WorkspaceView, timeout_s: float) -> Outcome:
         """Clean now, towards the target; what is not done within the time goes on behind."""
-        task, outcome, _own = self._cleaner.start(
-            view.name, Incoming(reserved_bytes=view.reserved_bytes), cause="asked for"
-        )
+        task, outcome, _own = self._cleaner.start(view.name, _incoming(view), cause="asked for")
         await asyncio.wait([task], timeout=timeout_s)
         return task.result() if task.done() else outcome
+
+    async def apply(self, view: WorkspaceView, plan_id: UUID, timeout_s: float) -> Outcome:
+        """Carry out a stored plan as it was shown, after checking that it still holds.
+
+        Raises NoSuchPlanError, PlanExpiredError, PlanRefusedError; nothing was deleted then.
+        """
+        stored = await self._find_plan(view, plan_id)
+        if stored.run_id is not None:
+            raise PlanRefusedError(
+                f"the plan was carried out already, by run {stored.run_id}",
+                [f"carried out by run {stored.run_id}"],
+            )
+        if stored.expires_at <= self._clock():
+            raise PlanExpiredError
+        steps = msgspec.json.decode(stored.steps, type=Steps)
+        if steps.blocks:
+            sentences = [sentence for _code, sentence in steps.blocks]
+            raise PlanRefusedError(f"the plan is refused: {'; '.join(sentences)}", sentences)
+        if not steps.units:
+            document = msgspec.json.decode(stored.document)
+            return Outcome(done=True, target_reached=document["target_reached"])
+        task, outcome = await self._cleaner.apply(
+            view.name, _incoming(view), plan_id, steps, cause="plan"
+        )
+        await asyncio.wait([task], timeout=timeout_s)
+        if not task.done():
+            return outcome
+        try:
+            return task.result()
+        except PlanChangedError as error:
+            named = "; ".join(error.changes[:_MOST_NAMED])
+            raise PlanRefusedError(
+                f"the plan does not hold any more: {named}", error.changes
+            ) from error
 
     async def list(self, view: WorkspaceView, limit: int) -> list[dict[str, Any]]:
         """Runs, newest first."""
@@ -73,5 +147,46 @@ class Runs:
         return {**_run(row), "items": items}
 
 
+def _incoming(view: WorkspaceView) -> Incoming:
+    return Incoming(reserved_bytes=view.reserved_bytes)
+
+
+def _head(stored: StoredPlan) -> dict[str, Any]:
+    return {
+        "id": str(stored.id),
+        "made_at": stored.made_at,
+        "expires_at": stored.expires_at,
+        "run_id": None if stored.run_id is None else str(stored.run_id),
+    }
+
+
 def _run(row: dict[str, Any]) -> dict[str, Any]:
-    return {**row, "id": str(row["id"])}
+    plan_id = row["plan_id"]
+    return {**row, "id": str(row["id"]), "plan_id": None if plan_id is None else str(plan_id)}
+
+
+def _document(snapshot: Snapshot, plan: Plan) -> dict[str, Any]:
+    return {
+        "workspace": plan.workspace,
+        "usage_bytes": plan.usage_before_bytes,
+        "usage_after_bytes": plan.usage_after_bytes,
+        "target_bytes": target_bytes(snapshot.workspace.quota_bytes, snapshot.policy),
+        "freed_bytes": plan.freed_bytes,
+        "target_reached": plan.target_reached,
+        "why_not": plan.why_not,
+        "blocks": [{"code": block.code, "why": block.sentence} for block in plan.blocks],
+        "warnings": [{"code": block.code, "why": block.sentence} for block in plan.warnings],
+        "images": [
+            {
+                "repository": decision.manifest.repository,
+                "app": decision.manifest.app,
+                "digest": format_digest(decision.manifest.digest),
+                "tags": list(decision.manifest.tags),
+                "action": "keep" if decision.keep else "delete",
+                "code": decision.why,
+                "why": decision.sentence,
+                "freed_bytes": decision.freed_bytes,
+            }
+            for decision in plan.decisions
+        ],
+    }

@@ -53,6 +53,10 @@ class Snapshot(msgspec.Struct, frozen=True):
             if view.present
         }
 
+    def known_ns(self) -> dict[planning.ManifestKey, int]:
+        """The newest sign of each existing manifest, in nanoseconds."""
+        return {key: view.known_ns for key, view in self.by_key().items()}
+
 
 async def take_snapshot(
     connection: Connection, workspace: str, incoming: Incoming, *, now: datetime
@@ -68,8 +72,10 @@ async def take_snapshot(
     return Snapshot(view, parse_policy(view.policy), incoming, manifests, held, leases, now)
 
 
-def plan_input(snapshot: Snapshot, failed: frozenset[planning.ManifestKey]) -> PlanInput:
-    """What the planner is given."""
+def plan_input(
+    snapshot: Snapshot, failed: frozenset[planning.ManifestKey], *, deleted_before: int = 0
+) -> PlanInput:
+    """What the planner is given. `deleted_before`: images that the run has deleted already."""
     left = _left_by_parents(snapshot.manifests)
     return PlanInput(
         workspace=snapshot.workspace.name,
@@ -90,6 +96,7 @@ def plan_input(snapshot: Snapshot, failed: frozenset[planning.ManifestKey]) -> P
         ),
         configured=snapshot.workspace.configured or not snapshot.workspace.found_by_reconciliation,
         failed=failed,
+        deleted_before=deleted_before,
     )
 
 

@@ -15,6 +15,7 @@ from ledger.record import Recorder
 from quota.access import Authenticate, any_of, internal_keys, operator_tokens
 from quota.accounts import Accounts
 from quota.api.app import Api
+from quota.api.cleanups import CleanupRoutes
 from quota.api.history import HistoryRoutes
 from quota.api.reservations import ReservationRoutes
 from quota.api.server import RouteGroup, create_app
@@ -30,6 +31,7 @@ from quota.reconcile import Reconciler
 from quota.reconcile_schedule import ReconcileMetrics, ReconcileSchedule
 from quota.relay import Relay
 from quota.runs import Runs
+from quota.sweep import Sweep
 from quota.tokens import Tokens
 from quota.tracking import Tracker
 from registry.client import RegistryClient
@@ -108,7 +110,6 @@ def route_groups(
     api = Api(
         accounts=accounts,
         hook=hook,
-        runs=Runs(pool, cleaner),
         mapper=Mapper(
             pool,
             rule=WorkspaceRule(settings.workspace_pattern),
@@ -121,6 +122,7 @@ def route_groups(
     history = open_history(settings, pool, clock=clock)
     return [
         api,
+        CleanupRoutes(Runs(pool, cleaner, clock=clock), accounts=accounts, authenticate=doors.api),
         TokenRoutes(tokens, authenticate=doors.api, clock=clock),
         HistoryRoutes(history, accounts, authenticate=doors.api, clock=clock),
         ReservationRoutes(accounts, authenticate=doors.api, clock=clock),
@@ -243,6 +245,8 @@ async def run(settings: Settings) -> int:
             clock=utc_now,
         )
         await stack.enter_async_context(background("reconcile", schedule.run(), stopping))
+        sweep = Sweep(pool, cleaner, stopping=stopping, clock=utc_now)
+        await stack.enter_async_context(background("sweep", sweep.run(), stopping))
         grpc_port = await stack.enter_async_context(
             serving_grpc(
                 build_service(

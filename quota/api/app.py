@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from datetime import datetime
-from uuid import UUID
 
 import msgspec
 from aiohttp import web
@@ -15,25 +14,20 @@ from quota.accounts import Accounts
 from quota.api.access import enter, entered, identify
 from quota.api.answers import answer, workspace_document
 from quota.api.describe import CURSOR, Query, describe, limit
-from quota.api.hook import answer_document, cleanup_document
+from quota.api.entrance import workspace_for
+from quota.api.hook import answer_document
 from quota.api.models import (
     EventAnswer,
     HookAnswer,
     ImageAnswer,
-    Items,
     MappedAnswer,
     Page,
-    PlanAnswer,
-    RunAnswer,
-    RunWithItems,
-    StartedCleanup,
     StatusAnswer,
     UsageAnswer,
     WorkspaceAnswer,
 )
 from quota.api.problems import ProblemError
 from quota.api.requests import (
-    CleanupRequest,
     MappingRequest,
     PreBuildRequest,
     WorkspacePatch,
@@ -45,7 +39,6 @@ from quota.api.requests import (
 from quota.hook import PreBuild, PreBuildHook
 from quota.images import BadCursorError, decode_cursor
 from quota.policy import DEFAULT_POLICY, InvalidPolicy, Policy, parse_policy, policy_document
-from quota.runs import Runs
 from registry.names import InvalidName, check_repository, parse_digest
 from registry.workspaces import Placement
 
@@ -67,14 +60,12 @@ class Api:
         *,
         accounts: Accounts,
         hook: PreBuildHook,
-        runs: Runs,
         mapper: Mapper,
         authenticate: Authenticate,
         clock: Callable[[], datetime],
     ) -> None:
         self._accounts = accounts
         self._hook = hook
-        self._runs = runs
         self._mapper = mapper
         self._authenticate = authenticate
         self._clock = clock
@@ -91,10 +82,6 @@ class Api:
             web.get(f"{workspace}/usage", self.usage),
             web.get(f"{workspace}/images", self.images),
             web.get(f"{workspace}/events", self.events),
-            web.post(f"{workspace}/cleanup-plans", self.plan),
-            web.get(f"{workspace}/cleanups", self.list_runs),
-            web.post(f"{workspace}/cleanups", self.start_run),
-            web.get(f"{workspace}/cleanups/{{id}}", self.get_run),
             web.put("/v1/repositories/{registry}/{repository:.+}", self.map_repository),
             web.get("/v1/status", self.status),
         ]
@@ -139,14 +126,9 @@ class Api:
         return await entered(request, self._authenticate, scope)
 
     async def _workspace(self, request: web.Request, scope: str) -> WorkspaceView:
-        name = await self._enter(request, scope)
-        view = await self._accounts.workspace(name)
-        if view is None:
-            raise ProblemError(
-                404,
-                f"there is no workspace {name!r}: nothing was pushed to it and it has no quota of its own",
-            )
-        return view
+        return await workspace_for(
+            request, scope, authenticate=self._authenticate, accounts=self._accounts
+        )
 
     @describe(
         "workspaces",
@@ -336,63 +318,7 @@ class Api:
             raise ProblemError(409, str(error)) from error
         return answer(msgspec.structs.asdict(mapped))
 
-    # -- cleanups --------------------------------------------------------------------------------
-
-    @describe(
-        "cleanups",
-        "A dry run: every image with keep or delete, and why.",
-        scope="read",
-        answers={200: PlanAnswer},
-    )
-    async def plan(self, request: web.Request) -> web.Response:
-        """Scope `read`: a dry run, every image with its reason."""
-        view = await self._workspace(request, "read")
-        return answer(await self._runs.plan(view))
-
-    @describe(
-        "cleanups",
-        "Clean towards the target now; 202 when it goes on behind the answer.",
-        scope="write",
-        body=CleanupRequest,
-        body_required=False,
-        answers={200: StartedCleanup, 202: StartedCleanup},
-    )
-    async def start_run(self, request: web.Request) -> web.Response:
-        """Scope `write`."""
-        view = await self._workspace(request, "write")
-        body = await body_of(request, CleanupRequest)
-        outcome = await self._runs.clean(view, body.timeout_s)
-        return answer(
-            {**cleanup_document(outcome), "done": outcome.done, "warnings": outcome.warnings},
-            status=200 if outcome.done else 202,
-        )
-
-    @describe(
-        "cleanups",
-        "Cleanups, newest first.",
-        scope="read",
-        query=(limit(50),),
-        answers={200: Items[RunAnswer]},
-    )
-    async def list_runs(self, request: web.Request) -> web.Response:
-        """Scope `read`."""
-        view = await self._workspace(request, "read")
-        limit = number(request, "limit", default=50, low=1, high=1000)
-        return answer({"items": await self._runs.list(view, limit)})
-
-    @describe(
-        "cleanups",
-        "A cleanup with what became of each image.",
-        scope="read",
-        answers={200: RunWithItems},
-    )
-    async def get_run(self, request: web.Request) -> web.Response:
-        """Scope `read`."""
-        view = await self._workspace(request, "read")
-        run = await self._runs.get(view, _identifier(request))
-        if run is None:
-            raise ProblemError(404, "there is no such cleanup in this workspace")
-        return answer(run)
+    # -- the whole ------------------------------------------------------------------------------
 
     @describe(
         "operations",
@@ -407,10 +333,3 @@ class Api:
         if caller.workspaces is not None:
             raise ProblemError(403, "the status covers all workspaces; this token has only some")
         return answer(await self._accounts.status())
-
-
-def _identifier(request: web.Request) -> UUID:
-    try:
-        return UUID(request.match_info["id"])
-    except ValueError as error:
-        raise ProblemError(404, "there is nothing with this id") from error

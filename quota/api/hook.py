@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from quota.cleanup import Outcome
 from quota.hook import Answer
+from quota.outcome import Outcome
 
 
 def answer_document(result: Answer) -> dict[str, Any]:

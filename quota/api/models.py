@@ -238,6 +238,10 @@ class PlanBlock(Answer):
 class PlanAnswer(Answer):
     """A dry run: every image with keep or delete."""
 
+    id: UUID
+    made_at: datetime
+    expires_at: datetime
+    run_id: Annotated[UUID | None, Field(description="The run that carried it out.")]
     workspace: str
     usage_bytes: Count
     usage_after_bytes: Count
@@ -246,6 +250,7 @@ class PlanAnswer(Answer):
     target_reached: bool
     why_not: str | None
     blocks: list[PlanBlock]
+    warnings: list[PlanBlock]
     images: list[PlannedImage]
 
 
@@ -260,7 +265,10 @@ class RunAnswer(Answer):
     usage_after: Count | None
     promised_bytes: Count
     freed_bytes: Count
+    target_reached: bool | None
+    warnings: list[str]
     message: str | None
+    plan_id: Annotated[UUID | None, Field(description="The stored plan that it carries out.")]
     started_at: datetime
     finished_at: datetime | None
 
@@ -277,7 +285,7 @@ class RunItem(Answer):
     why: str
     promised_bytes: Count
     freed_bytes: Count
-    state: Literal["planned", "deleted", "failed", "skipped", "restored"]
+    state: Literal["planned", "deleting", "deleted", "failed", "skipped", "restored"]
     failure: str | None
     done_at: datetime | None
 

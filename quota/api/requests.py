@@ -2,6 +2,7 @@
 
 import json
 from typing import Annotated, Any, Literal, TypeVar
+from uuid import UUID
 
 from aiohttp import web
 from aiohttp.http_exceptions import ContentEncodingError
@@ -95,11 +96,18 @@ class TokenRequest(BaseModel):
     ttl_s: Annotated[int, Field(strict=True, ge=1, le=10 * 365 * 86_400)] | None = None
 
 
-class CleanupRequest(BaseModel):
-    """`POST /v1/workspaces/{workspace}/cleanups`. Seconds."""
+class PlanRequest(BaseModel):
+    """`POST /v1/workspaces/{workspace}/cleanup-plans`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+
+class CleanupRequest(BaseModel):
+    """`POST /v1/workspaces/{workspace}/cleanups`. Seconds; without a plan one is made now."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    plan: UUID | None = None
     timeout_s: Seconds = 60.0
 
 
@@ -134,6 +142,14 @@ def workspace_of(request: web.Request) -> str:
     if not name or len(name) > 255 or not name.isprintable():
         raise ProblemError(404, "there is no such workspace")
     return name
+
+
+def identifier(request: web.Request) -> UUID:
+    """The id in the path. Raises ProblemError 404 for what can be no id."""
+    try:
+        return UUID(request.match_info["id"])
+    except ValueError as error:
+        raise ProblemError(404, "there is nothing with this id") from error
 
 
 def number(request: web.Request, name: str, *, default: int, low: int, high: int) -> int:

@@ -15,8 +15,8 @@ from google.protobuf.message import DecodeError, Message
 from idp.build.v1 import build_pb2 as pb
 from quota.access import Authenticate, Principal
 from quota.api.requests import MAX_BYTES
-from quota.cleanup import Deleted
 from quota.hook import Answer, PreBuild, PreBuildHook
+from quota.outcome import Deleted
 from quota.tracking import NotYoursError, Pushed, Tracker, TrackingError
 from registry.names import InvalidDigest, InvalidName, check_repository, check_tag, parse_digest
 from runtime.logs import get_logger

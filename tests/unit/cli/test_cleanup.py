@@ -22,6 +22,8 @@ def image(**changes):
 
 def plan(**changes):
     return {
+        "id": "0c7f2d6e-0000-4000-8000-000000000001",
+        "expires_at": "2026-11-25T04:15:00.000000Z",
         "workspace": "acme",
         "usage_bytes": 4096,
         "usage_after_bytes": 3072,
@@ -79,7 +81,10 @@ def test_a_plan_shows_first_what_goes(capsys):
     going = next(number for number, line in enumerate(printed) if "acme/api:1.0, stable" in line)
     staying = next(number for number, line in enumerate(printed) if "acme/api@sha256:" in line)
     assert going < staying
-    assert printed[-1] == "1 of 2 manifests would go and free 1 KB: 4 KB → 3 KB, target 3.4 KB"
+    assert printed[-2] == "1 of 2 manifests would go and free 1 KB: 4 KB → 3 KB, target 3.4 KB"
+    assert printed[-1].endswith(
+        "2026-11-25 04:15 UTC: registry-quota cleanup acme --plan 0c7f2d6e-0000-4000-8000-000000000001"
+    )
 
 
 def test_a_plan_says_why_it_is_refused_and_falls_short(capsys):

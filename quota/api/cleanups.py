@@ -1,0 +1,132 @@
+"""Routes of cleanup: plans that are stored, runs, and what became of them."""
+
+from aiohttp import web
+
+from ledger.reading import WorkspaceView
+from quota.access import Authenticate
+from quota.accounts import Accounts
+from quota.api.answers import answer
+from quota.api.describe import describe, limit
+from quota.api.entrance import workspace_for
+from quota.api.hook import cleanup_document
+from quota.api.models import Items, PlanAnswer, RunAnswer, RunWithItems, StartedCleanup
+from quota.api.problems import ProblemError
+from quota.api.requests import CleanupRequest, PlanRequest, body_of, identifier, number
+from quota.runs import NoSuchPlanError, PlanExpiredError, PlanRefusedError, Runs
+
+
+class CleanupRoutes:
+    """`…/cleanup-plans` and `…/cleanups` of a workspace."""
+
+    def __init__(self, runs: Runs, *, accounts: Accounts, authenticate: Authenticate) -> None:
+        self._runs = runs
+        self._accounts = accounts
+        self._authenticate = authenticate
+
+    def routes(self) -> list[web.RouteDef]:
+        """Plan, carry out, look."""
+        workspace = "/v1/workspaces/{workspace}"
+        return [
+            web.post(f"{workspace}/cleanup-plans", self.plan),
+            web.get(f"{workspace}/cleanup-plans/{{id}}", self.get_plan),
+            web.get(f"{workspace}/cleanups", self.list_runs),
+            web.post(f"{workspace}/cleanups", self.start_run),
+            web.get(f"{workspace}/cleanups/{{id}}", self.get_run),
+        ]
+
+    async def _workspace(self, request: web.Request, scope: str) -> WorkspaceView:
+        return await workspace_for(
+            request, scope, authenticate=self._authenticate, accounts=self._accounts
+        )
+
+    @describe(
+        "cleanups",
+        "A dry run: every image with keep or delete, and why. Stored for 15 minutes.",
+        scope="read",
+        body=PlanRequest,
+        body_required=False,
+        answers={200: PlanAnswer},
+    )
+    async def plan(self, request: web.Request) -> web.Response:
+        """Scope `read`: a dry run, every image with its reason, stored for 15 minutes."""
+        view = await self._workspace(request, "read")
+        await body_of(request, PlanRequest)
+        return answer(await self._runs.plan(view))
+
+    @describe("cleanups", "A stored plan as it was made.", scope="read", answers={200: PlanAnswer})
+    async def get_plan(self, request: web.Request) -> web.Response:
+        """Scope `read`: a stored plan as it was made."""
+        view = await self._workspace(request, "read")
+        try:
+            return answer(await self._runs.stored_plan(view, identifier(request)))
+        except NoSuchPlanError as error:
+            raise _no_such_plan() from error
+
+    @describe(
+        "cleanups",
+        "Clean towards the target now, or carry out a stored plan; 202 when it goes on behind.",
+        scope="write",
+        body=CleanupRequest,
+        body_required=False,
+        answers={200: StartedCleanup, 202: StartedCleanup},
+        problems=(409, 410),
+    )
+    async def start_run(self, request: web.Request) -> web.Response:
+        """Scope `write`: 200 when it is done, 202 when it goes on.
+
+        With a plan 404 (unknown), 409 (it does not hold any more, `errors` says what changed; or it
+        was carried out already, or a breaker refused it) and 410 (expired); nothing was deleted then.
+        """
+        view = await self._workspace(request, "write")
+        body = await body_of(request, CleanupRequest)
+        if body.plan is None:
+            outcome = await self._runs.clean(view, body.timeout_s)
+        else:
+            try:
+                outcome = await self._runs.apply(view, body.plan, body.timeout_s)
+            except NoSuchPlanError as error:
+                raise _no_such_plan() from error
+            except PlanExpiredError as error:
+                raise ProblemError(
+                    410, "the plan has expired (15 minutes after it was made); make another one"
+                ) from error
+            except PlanRefusedError as error:
+                errors = [{"field": "plan", "message": reason} for reason in error.reasons]
+                raise ProblemError(409, str(error), errors=errors) from error
+        return answer(
+            {**cleanup_document(outcome), "done": outcome.done, "warnings": outcome.warnings},
+            status=200 if outcome.done else 202,
+        )
+
+    @describe(
+        "cleanups",
+        "Cleanups, newest first.",
+        scope="read",
+        query=(limit(50),),
+        answers={200: Items[RunAnswer]},
+    )
+    async def list_runs(self, request: web.Request) -> web.Response:
+        """Scope `read`."""
+        view = await self._workspace(request, "read")
+        most = number(request, "limit", default=50, low=1, high=1000)
+        return answer({"items": await self._runs.list(view, most)})
+
+    @describe(
+        "cleanups",
+        "A cleanup with what became of each image.",
+        scope="read",
+        answers={200: RunWithItems},
+    )
+    async def get_run(self, request: web.Request) -> web.Response:
+        """Scope `read`."""
+        view = await self._workspace(request, "read")
+        run = await self._runs.get(view, identifier(request))
+        if run is None:
+            raise ProblemError(404, "there is no such cleanup in this workspace")
+        return answer(run)
+
+
+def _no_such_plan() -> ProblemError:
+    return ProblemError(
+        404, "there is no such plan in this workspace; plans are kept for a day after they expire"
+    )

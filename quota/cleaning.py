@@ -1,0 +1,463 @@
+"""One cleanup of one workspace: plan, check against the registry, carry out, close.
+
+It makes plans until the target is reached or nothing more may go; or carries out one stored plan as
+it was shown; or goes on where another process ended. Deleting fails closed, always.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from uuid import UUID
+
+import asyncpg
+
+from ledger import outbox, plans, reading, runs, workspaces
+from ledger.facts import Content
+from ledger.outbox import QuotaEvent
+from ledger.runs import AlreadyRunningError, Item, Lease, RecordedItem, Run, TakenOver
+from quota import recheck, stored
+from quota.decision import target_bytes
+from quota.deleting import Deletions, Tools, stopped_by
+from quota.outcome import Outcome, PlanChangedError, StopError
+from quota.plan import ManifestKey, Plan
+from quota.planner import make_plan
+from quota.snapshot import Incoming, Snapshot, plan_input, take_snapshot
+from quota.stored import Steps
+from registry.errors import RegistryError
+from runtime.logs import get_logger
+from runtime.postgres import UNAVAILABLE
+from runtime.settings import DEFAULT_REGISTRY
+
+log = get_logger(__name__)
+
+STALE_AFTER = timedelta(seconds=15)
+"""A run without a heartbeat for this long is taken over."""
+_BEAT_SECONDS = 3.0
+_LOOK_SECONDS = 0.25
+"""Between two looks whether another process's run has ended."""
+_MOST_ROUNDS = 50
+_MOST_CORRECTIONS = 6
+_MOST_READINGS = 3
+"""How often what is unknown is fetched before planning again: an index may be of indexes."""
+_DATE_SECONDS = 1.0
+_INTERRUPTED = "the process ended before it came to it"
+_NOT_REACHED = "the run stopped before it came to it"
+
+
+class Job:
+    """One cleanup. Its outcome grows while it goes on."""
+
+    def __init__(
+        self, tools: Tools, workspace: str, incoming: Incoming, cause: str, outcome: Outcome
+    ) -> None:
+        self._tools = tools
+        self._workspace = workspace
+        self._incoming = incoming
+        self._cause = cause
+        self._outcome = outcome
+        self._lease: Lease | None = None
+        self._deletions: Deletions | None = None
+        self._position = 0
+        self._unit = 0
+        self._checked: set[str] = set()
+        self._read: set[ManifestKey] = set()
+
+    # -- three ways to begin -----------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Plan and delete until the target is reached or nothing more may go."""
+        async with self._heartbeat():
+            stopped = None
+            try:
+                await self._others()
+                await self._rounds()
+            except StopError as stop:
+                stopped = stop
+            await self._close(stopped)
+
+    async def apply(self, plan_id: UUID, steps: Steps) -> None:
+        """Carry out a stored plan as it was shown. Raises PlanChangedError before anything goes."""
+        async with self._heartbeat():
+            stopped = None
+            try:
+                await self._others()
+                await self._carry_out_stored(plan_id, steps)
+            except StopError as stop:
+                stopped = stop
+            await self._close(stopped)
+
+    async def go_on(self, taken: TakenOver) -> None:
+        """Finish what another owner had begun: nothing stays half recorded.
+
+        Raises StopError while the registry cannot tell what became of it; then it is tried again.
+        """
+        self._lease = taken.lease
+        self._outcome.run_id = taken.lease.run_id
+        log.warning("cleanup_taken_over", workspace=self._workspace, run=str(taken.lease.run_id))
+        async with self._heartbeat():
+            items = await self._settle()
+            stopped = None
+            try:
+                await self._carry_on(items)
+                if taken.plan_id is None:
+                    await self._rounds()
+                else:
+                    # What was shown to somebody is not planned anew behind their back.
+                    stopped = StopError("interrupted", "the process that carried it out ended")
+            except StopError as stop:
+                stopped = stop
+            await self._close(stopped)
+
+    # -- planning ----------------------------------------------------------------------------------
+
+    async def plan(self) -> tuple[Snapshot, Plan]:
+        """What would go now. Raises LookupError for a workspace that is not known."""
+        snapshot, plan = await self._plan_once()
+        for _round in range(_MOST_READINGS):
+            if not await self._read_unresolved(snapshot, plan):
+                break
+            snapshot, plan = await self._plan_once()
+        return snapshot, plan
+
+    async def _plan_once(self) -> tuple[Snapshot, Plan]:
+        async with self._tools.pool.acquire() as connection:
+            snapshot = await take_snapshot(
+                connection, self._workspace, self._incoming, now=self._tools.clock()
+            )
+        if snapshot is None:
+            raise LookupError(f"workspace {self._workspace} is not known")
+        done = self._deletions
+        given = plan_input(
+            snapshot,
+            frozenset() if done is None else frozenset(done.given_up),
+            deleted_before=0 if done is None else done.images,
+        )
+        return snapshot, await asyncio.to_thread(make_plan, given)
+
+    async def _read_unresolved(self, snapshot: Snapshot, plan: Plan) -> bool:
+        """Fetch manifests that stay only because too little is known of them: size, subject, children."""
+        views = snapshot.by_key()
+        unknown = [
+            views[manifest.key]
+            for manifest in plan.unresolved
+            if manifest.registry == DEFAULT_REGISTRY and manifest.key not in self._read
+        ]
+        self._read.update(manifest.key for manifest in plan.unresolved)
+        facts = await recheck.read_manifests(self._tools.client, unknown)
+        if facts:
+            await self._tools.recorder.record(facts, now=self._tools.clock(), source="cleanup")
+        return bool(facts)
+
+    async def _rounds(self) -> None:
+        corrections = 0
+        for _round in range(_MOST_ROUNDS):
+            snapshot, plan = await self.plan()
+            for warning in plan.warnings:
+                self._outcome.warn(warning.code)
+            if plan.blocks:
+                raise StopError(plan.blocks[0].code, plan.blocks[0].sentence)
+            if not plan.units:
+                return
+            if await self._registry_differs(snapshot, [step.key for step in plan.steps]):
+                corrections += 1
+                if corrections >= _MOST_CORRECTIONS:
+                    break
+                continue
+            units = self._items(snapshot, stored.steps_of(plan, snapshot.known_ns()))
+            try:
+                deletions = await self._begin(snapshot, units, promised=plan.freed_bytes)
+            except AlreadyRunningError:
+                await self._others()
+                continue
+            await deletions.carry_out(units, _contents(snapshot))
+        raise StopError("still_changing", "the registry kept changing while it was being cleaned")
+
+    async def _carry_out_stored(self, plan_id: UUID, steps: Steps) -> None:
+        keys = [member.key for unit in steps.units for member in unit]
+        for _round in range(_MOST_CORRECTIONS):
+            snapshot, plan = await self.plan()
+            holdings = {digest: (held.refs, held.size) for digest, held in snapshot.held.items()}
+            changes = stored.changes(steps, plan, snapshot.known_ns(), holdings)
+            if changes:
+                raise PlanChangedError(changes)
+            if await self._registry_differs(snapshot, keys):
+                continue
+            units = self._items(snapshot, steps)
+            try:
+                deletions = await self._begin(
+                    snapshot, units, promised=steps.freed_bytes, plan_id=plan_id
+                )
+            except AlreadyRunningError:
+                await self._others()
+                continue
+            await deletions.carry_out(units, _contents(snapshot))
+            return
+        raise PlanChangedError(["the registry keeps changing; make another plan"])
+
+    # -- other owners ------------------------------------------------------------------------------
+
+    async def _others(self) -> None:
+        """One run at a time: wait for one that lives, finish one whose process has ended."""
+        tools = self._tools
+        while True:
+            async with tools.pool.acquire() as connection:
+                view = await reading.find_workspace(connection, self._workspace, now=tools.clock())
+                if view is None or await runs.running(connection, view.id) is None:
+                    return
+                taken = await runs.take_over(
+                    connection,
+                    view.id,
+                    owner=tools.owner,
+                    now=tools.clock(),
+                    stale_after=STALE_AFTER,
+                )
+            if taken is not None:
+                await finish_taken_over(tools, self._workspace, taken, Outcome())
+            else:
+                await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _settle(self) -> list[RecordedItem]:
+        """What became of the items that another owner left."""
+        lease = self._held_lease()
+        async with self._tools.pool.acquire() as connection:
+            items = await runs.items_of(connection, lease.run_id)
+            view = await reading.find_workspace(
+                connection, self._workspace, now=self._tools.clock()
+            )
+        if view is None:  # pragma: no cover - it has the run, and workspaces are never deleted
+            raise LookupError(self._workspace)
+        self._position = max((recorded.item.position for recorded in items), default=0)
+        self._unit = max((recorded.item.unit for recorded in items), default=0)
+        self._deletions = Deletions(self._tools, lease, view.id, self._outcome)
+        return await self._deletions.settle(items)
+
+    async def _carry_on(self, items: Sequence[RecordedItem]) -> None:
+        """Finish the units that another owner had begun."""
+        snapshot, _plan = await self._plan_once()
+        if self._deletions is not None:
+            await self._deletions.carry_on(items, _contents(snapshot))
+        async with self._tools.pool.acquire() as connection:
+            await runs.skip_rest(
+                connection, self._held_lease().run_id, _INTERRUPTED, self._tools.clock()
+            )
+
+    @asynccontextmanager
+    async def _heartbeat(self) -> AsyncIterator[None]:
+        """Say now and then that the run lives, however long the registry takes."""
+        beating = asyncio.create_task(self._beat())
+        try:
+            yield
+        finally:
+            beating.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await beating
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(_BEAT_SECONDS)
+            if self._lease is None:
+                continue
+            # Whether the run is still ours is asked again before each DELETE.
+            with contextlib.suppress(*UNAVAILABLE, asyncpg.PostgresError):
+                async with self._tools.pool.acquire() as connection:
+                    await runs.heartbeat(connection, self._lease, self._tools.clock())
+
+    # -- carrying out ------------------------------------------------------------------------------
+
+    async def _registry_differs(self, snapshot: Snapshot, keys: Sequence[ManifestKey]) -> bool:
+        """Ask the registry about tags that the plan rests on; True when the ledger was corrected."""
+        repositories = sorted(
+            {repository for registry, repository, _digest in keys if registry == DEFAULT_REGISTRY}
+            - self._checked
+        )
+        corrected = False
+        for repository in repositories:
+            try:
+                facts = await recheck.differences(
+                    self._tools.client, snapshot, repository, new_id=self._tools.new_id
+                )
+            except RegistryError as error:
+                stop = stopped_by(error)
+                raise StopError(
+                    stop.warning, f"{repository} could not be checked: {error}"
+                ) from error
+            if facts:
+                await self._tools.recorder.record(facts, now=self._tools.clock(), source="cleanup")
+                corrected = True
+            else:
+                self._checked.add(repository)
+        if corrected:
+            # The registry's Date has whole seconds: what it says in the second of an event cannot
+            # overrule that event. It is asked again, until ledger and registry agree.
+            await asyncio.sleep(_DATE_SECONDS)
+        return corrected
+
+    def _items(self, snapshot: Snapshot, steps: Steps) -> list[list[Item]]:
+        """Steps as audit rows, in order."""
+        views = snapshot.by_key()
+        units = []
+        for unit in steps.units:
+            items = []
+            self._unit += 1
+            for member in unit:
+                view = views[member.key]
+                self._position += 1
+                items.append(
+                    Item(
+                        position=self._position,
+                        unit=self._unit,
+                        repository_id=view.repository_id,
+                        registry=view.registry,
+                        repository=view.repository,
+                        digest=view.digest,
+                        app=view.app,
+                        tags=view.tags,
+                        code=member.code,
+                        why=member.why,
+                        promised_bytes=member.freed_bytes,
+                        push_ns=view.known_ns,
+                        media_type=view.media_type,
+                    )
+                )
+            units.append(items)
+        return units
+
+    async def _begin(
+        self,
+        snapshot: Snapshot,
+        units: Sequence[Sequence[Item]],
+        *,
+        promised: int,
+        plan_id: UUID | None = None,
+    ) -> Deletions:
+        """Record the run (once) and what it is going to delete, before the first request.
+
+        Raises AlreadyRunningError.
+        """
+        lease = self._lease
+        async with self._tools.pool.acquire() as connection, connection.transaction():
+            if lease is None:
+                run = Run(
+                    id=self._tools.new_id(),
+                    workspace_id=snapshot.workspace.id,
+                    cause=self._cause,
+                    owner=self._tools.owner,
+                    quota_bytes=snapshot.workspace.quota_bytes,
+                    usage_before=snapshot.workspace.usage_bytes,
+                    promised_bytes=promised,
+                    incoming_bytes=self._incoming.incoming_bytes,
+                    reserved_bytes=self._incoming.reserved_bytes,
+                    incoming_digests=self._incoming.digests,
+                    plan_id=plan_id,
+                )
+                lease = await runs.begin_run(connection, run, now=self._tools.clock())
+                if plan_id is not None and not await plans.use_plan(connection, plan_id, run.id):
+                    raise PlanChangedError(["it was carried out meanwhile"])
+            elif not await runs.heartbeat(connection, lease, self._tools.clock()):
+                raise StopError("run_taken_over", "the run was taken over by another process")
+            await runs.add_items(
+                connection, lease.run_id, [item for unit in units for item in unit]
+            )
+        self._lease = lease
+        self._outcome.run_id = lease.run_id
+        if self._deletions is None:
+            self._deletions = Deletions(self._tools, lease, snapshot.workspace.id, self._outcome)
+        return self._deletions
+
+    def _held_lease(self) -> Lease:
+        if self._lease is None:  # pragma: no cover - whoever asks has taken it
+            raise AssertionError
+        return self._lease
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    async def _close(self, stopped: StopError | None) -> None:
+        """Close the run and announce how it went."""
+        outcome, tools = self._outcome, self._tools
+        if stopped is not None:
+            outcome.warn(stopped.warning)
+            outcome.stopped = True
+            log.warning("cleanup_stopped", workspace=self._workspace, reason=str(stopped))
+        snapshot, plan = await self.plan()
+        target = target_bytes(snapshot.workspace.quota_bytes, snapshot.policy)
+        outcome.target_reached = snapshot.projected_bytes <= target
+        obstacle = str(stopped) if stopped is not None else plan.why_not
+        outcome.obstacle = None if outcome.target_reached else obstacle
+        now = tools.clock()
+        async with tools.pool.acquire() as connection, connection.transaction():
+            await workspaces.lock_workspace(connection, self._workspace)
+            if self._lease is not None:
+                ours = await runs.finish_run(
+                    connection,
+                    self._lease,
+                    state="finished" if stopped is None else "stopped",
+                    usage_after=snapshot.workspace.usage_bytes,
+                    target_reached=outcome.target_reached,
+                    warnings=outcome.warnings,
+                    message=None if stopped is None else str(stopped),
+                    now=now,
+                )
+                if not ours:
+                    return  # its new owner closes it, and announces it
+                await runs.skip_rest(connection, self._lease.run_id, _NOT_REACHED, now)
+            await outbox.add_events(
+                connection, self._events(snapshot, target), now=now, new_id=tools.new_id
+            )
+
+    def _events(self, snapshot: Snapshot, target: int) -> list[QuotaEvent]:
+        workspace, outcome = snapshot.workspace, self._outcome
+        common = {
+            "run_id": str(outcome.run_id) if outcome.run_id else None,
+            "cause": self._cause,
+            "usage_bytes": workspace.usage_bytes,
+            "quota_bytes": workspace.quota_bytes,
+            "target_bytes": target,
+            "target_reached": outcome.target_reached,
+            "freed_bytes": outcome.freed_bytes,
+        }
+        events = []
+        if outcome.run_id is not None:
+            images = [
+                {
+                    "repository": image.repository,
+                    "app": image.app,
+                    "digest": image.digest,
+                    "tags": image.tags,
+                    "freed_bytes": image.freed_bytes,
+                    "why": image.why,
+                }
+                for image in outcome.images
+            ]
+            failed = [
+                {"repository": item.repository, "digest": item.digest, "reason": item.reason}
+                for item in outcome.failed
+            ]
+            data = {**common, "images": images, "failed": failed}
+            events.append(QuotaEvent(workspace.id, workspace.name, outbox.CLEANUP_FINISHED, data))
+        if not outcome.target_reached:
+            data = {**common, "reason": outcome.obstacle}
+            events.append(
+                QuotaEvent(workspace.id, workspace.name, outbox.CLEANUP_INSUFFICIENT, data)
+            )
+        return events
+
+
+async def finish_taken_over(
+    tools: Tools, workspace: str, taken: TakenOver, outcome: Outcome
+) -> None:
+    """Go on with a run whose process ended, for what it was begun."""
+    incoming = Incoming(
+        incoming_bytes=taken.incoming_bytes,
+        reserved_bytes=taken.reserved_bytes,
+        digests=taken.incoming_digests,
+    )
+    await Job(tools, workspace, incoming, taken.cause, outcome).go_on(taken)
+
+
+def _contents(snapshot: Snapshot) -> dict[ManifestKey, Content | None]:
+    """What manifests refer to, also of indexes that are gone."""
+    return {
+        (view.registry, view.repository, view.digest): view.content for view in snapshot.manifests
+    }

@@ -1,0 +1,315 @@
+"""Carrying out what was planned: keep the bytes, DELETE, forget, one manifest after another.
+
+Every step is written down before it is done, so that whoever takes the run over knows what may have
+happened: an item `deleting` is gone or not, and only the registry can say which.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from ledger import reading, runs
+from ledger.facts import Content, ManifestDeleted
+from ledger.leases import leases_of
+from ledger.record import Recorded, Recorder
+from ledger.runs import Item, Lease, RecordedItem
+from quota.graph import subject_of_tag
+from quota.outcome import Deleted, Failed, Outcome, StopError
+from quota.plan import ManifestKey
+from registry.client import RegistryClient
+from registry.errors import (
+    DeletesDisabled,
+    NotFound,
+    RegistryDenied,
+    RegistryError,
+    RegistryUnavailable,
+)
+from registry.names import format_digest
+from registry.timestamps import to_ns
+from runtime.postgres import Connection, Pool
+from runtime.settings import DEFAULT_REGISTRY
+
+SECOND_NS = 1_000_000_000
+"""A registry's Date has whole seconds, cut off: what it answered for happened before the next one."""
+_MOST_AWAY = 3
+"""Manifests in a row that the registry gave no answer for, until the run stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What a cleanup works with: one set a process."""
+
+    pool: Pool
+    recorder: Recorder
+    client: RegistryClient
+    clock: Callable[[], datetime]
+    owner: str
+    new_id: Callable[[], UUID]
+
+
+def stopped_by(error: RegistryError) -> StopError:
+    """What ends a run, told from what the registry said."""
+    if isinstance(error, DeletesDisabled):
+        return StopError("deletes_disabled", str(error))
+    if isinstance(error, RegistryDenied):
+        return StopError("registry_denied", str(error))
+    return StopError("registry_unavailable", str(error))
+
+
+class Deletions:
+    """The deletions of one run, for whoever holds its lease."""
+
+    def __init__(self, tools: Tools, lease: Lease, workspace_id: int, outcome: Outcome) -> None:
+        self._tools = tools
+        self._lease = lease
+        self._workspace_id = workspace_id
+        self._outcome = outcome
+        self._away = 0
+        self.given_up: set[ManifestKey] = set()
+        """What stays for the rest of the run: others take its place."""
+        self.images = 0
+        """Units whose image is gone."""
+
+    async def carry_out(
+        self, units: Sequence[Sequence[Item]], contents: Mapping[ManifestKey, Content | None]
+    ) -> None:
+        """Delete units in order. `contents` tells what holds what. Raises StopError."""
+        for unit in units:
+            if await self._leased(unit):
+                for item in unit:
+                    self.given_up.add(item.key)
+                    await self._finish(item, "skipped", "it is in use, or holds what is")
+            elif await self._unit(unit, contents, set()):
+                self.images += 1
+
+    async def settle(self, items: Sequence[RecordedItem]) -> list[RecordedItem]:
+        """What became of the items that another owner left: the registry is asked where it has to be.
+
+        Raises StopError while the registry cannot tell.
+        """
+        return [await self._settle(recorded) for recorded in items]
+
+    async def carry_on(
+        self, items: Sequence[RecordedItem], contents: Mapping[ManifestKey, Content | None]
+    ) -> None:
+        """Finish the units that another owner had begun; the others stay. Raises StopError."""
+        units: dict[int, list[RecordedItem]] = {}
+        for recorded in items:
+            units.setdefault(recorded.item.unit, []).append(recorded)
+            self._report(recorded)
+        for unit in units.values():
+            if not any(recorded.state in ("deleted", "restored") for recorded in unit):
+                continue  # not begun: it is planned anew
+            self.images += 1
+            stays = {r.item.key for r in unit if r.state in ("failed", "skipped")}
+            rest = [recorded.item for recorded in unit if recorded.state == "planned"]
+            stays |= await self._leased(rest)
+            await self._unit(rest, contents, stays, unit=[r.item for r in unit])
+
+    async def _unit(
+        self,
+        items: Sequence[Item],
+        contents: Mapping[ManifestKey, Content | None],
+        stays: set[ManifestKey],
+        *,
+        unit: Sequence[Item] | None = None,
+    ) -> bool:
+        """Children after their index, referrers after their subject: what is held by a rest stays.
+
+        Returns whether the first of them is gone.
+        """
+        for item in items:
+            if item.key in stays or any(
+                holder.key in stays for holder in _holders(item, unit or items, contents)
+            ):
+                stays.add(item.key)
+                await self._finish(item, "skipped", "it is in use, or belongs to what stays")
+            elif not await self._delete(item):
+                stays.add(item.key)
+        return bool(items) and items[0].key not in stays
+
+    async def _settle(self, recorded: RecordedItem) -> RecordedItem:
+        """An item whose DELETE may have been sent: the registry says what became of it."""
+        item = recorded.item
+        if recorded.state != "deleting":
+            return recorded
+        try:
+            head = await self._tools.client.head_manifest(item.repository, item.digest)
+        except RegistryError as error:
+            raise stopped_by(error) from error
+        if head.exists:
+            async with self._tools.pool.acquire() as connection:
+                await runs.plan_again(connection, self._lease.run_id, item.position)
+            return RecordedItem(item, "planned", 0, None, recorded.document)
+        freed = await self._forget(item, head.date)
+        return RecordedItem(item, "deleted", freed, None, recorded.document)
+
+    def _report(self, recorded: RecordedItem) -> None:
+        """What the run had done before goes into its outcome."""
+        item = recorded.item
+        if recorded.state in ("deleted", "restored"):
+            self._outcome.images.append(_deleted(item, recorded.freed_bytes))
+        elif recorded.state == "failed":
+            self.given_up.add(item.key)
+            self._outcome.failed.append(_failed(item, recorded.failure or ""))
+
+    async def _delete(self, item: Item) -> bool:
+        """One manifest: keep its bytes, DELETE it, forget it. False when it stays."""
+        skip = await self._must_skip(item)
+        if skip is not None:
+            self.given_up.add(item.key)
+            await self._finish(item, "skipped", skip)
+            return False
+        try:
+            await self._keep_document(item)
+            date = await self._delete_now(item)
+        except (DeletesDisabled, RegistryDenied) as error:
+            await self._finish(item, "failed", str(error))
+            raise stopped_by(error) from error
+        except RegistryError as error:
+            await self._give_up(item, error)
+            return False
+        self._away = 0
+        freed = await self._forget(item, date)
+        self._outcome.images.append(_deleted(item, freed))
+        return True
+
+    async def _delete_now(self, item: Item) -> datetime | None:
+        """DELETE; where no answer came, the registry is asked whether it did it all the same."""
+        client = self._tools.client
+        try:
+            return (await client.delete_manifest(item.repository, item.digest)).date
+        except RegistryUnavailable:
+            head = await client.head_manifest(item.repository, item.digest)
+            if head.exists:
+                raise
+            return head.date
+
+    async def _give_up(self, item: Item, error: RegistryError) -> None:
+        self.given_up.add(item.key)
+        self._outcome.failed.append(_failed(item, str(error)))
+        await self._finish(item, "failed", str(error))
+        self._away = self._away + 1 if isinstance(error, RegistryUnavailable) else 0
+        if self._away >= _MOST_AWAY:
+            raise stopped_by(error) from error
+
+    async def _must_skip(self, item: Item) -> str | None:
+        """A reason not to delete after all: what the plan stood on has changed."""
+        if item.registry != DEFAULT_REGISTRY:
+            return f"registry {item.registry} is not the one that can be cleaned"
+        async with self._tools.pool.acquire() as connection:
+            newest = await reading.newest_sign(connection, item.repository_id, item.digest)
+            needed = await reading.needed_by_an_index(connection, item.repository_id, item.digest)
+        if newest is None:
+            return "it is gone already"
+        if newest != item.push_ns:
+            return "it was pushed again after the plan was made"
+        if needed:
+            return "an index needs it that was pushed after the plan was made"
+        return None
+
+    async def _leased(self, unit: Sequence[Item]) -> set[ManifestKey]:
+        """What of it is in use: a lease reported after the plan was made counts as well."""
+        async with self._tools.pool.acquire() as connection:
+            leases = await leases_of(connection, self._workspace_id)
+        now = self._tools.clock()
+        stale = next((lease for lease in leases if lease.stale(now)), None)
+        if stale is not None:
+            raise StopError("stale_lease", f"lease source {stale.source} stopped reporting")
+        in_use = {digest for lease in leases for digest in lease.digests}
+        return {item.key for item in unit if item.digest in in_use}
+
+    async def _keep_document(self, item: Item) -> None:
+        """Keep the bytes and write down that the DELETE comes next, under our lease."""
+        document: bytes | None = None
+        media_type: str | None = None
+        try:
+            fetched = await self._tools.client.get_manifest(item.repository, item.digest)
+            document, media_type = fetched.body, fetched.media_type
+        except NotFound:
+            pass  # gone already: there is nothing to restore, and DELETE will say the same
+        async with self._tools.pool.acquire() as connection:
+            ours = await runs.about_to_delete(
+                connection, self._lease, item.position, document=document, media_type=media_type
+            )
+        if not ours:
+            raise StopError("run_taken_over", "the run was taken over by another process")
+
+    async def _forget(self, item: Item, date: datetime | None) -> int:
+        """Ledger, audit and events in one transaction; returns the bytes that it freed."""
+        # Just after the newest push that we knew: a push that we had not seen revives the manifest,
+        # and the registry's own delete event raises the stamp to its true time.
+        fact = ManifestDeleted(
+            DEFAULT_REGISTRY, item.repository, item.digest, (item.push_ns + 1, b"")
+        )
+        now = self._tools.clock()
+        gone_ns = to_ns(now if date is None else date) + SECOND_NS
+
+        def freed(recorded: Recorded) -> int:
+            # The registry's own delete event may be faster than we are: then the account has fallen
+            # already, by what the plan had said.
+            if (item.repository_id, item.digest) not in recorded.gone:
+                return item.promised_bytes
+            return recorded.freed(self._workspace_id)
+
+        async def audit(connection: Connection, recorded: Recorded) -> None:
+            await runs.finish_item(
+                connection,
+                self._lease.run_id,
+                item.position,
+                state="deleted",
+                freed_bytes=freed(recorded),
+                gone_ns=gone_ns,
+                now=now,
+            )
+
+        recorded = await self._tools.recorder.record(
+            [fact], now=now, source="cleanup", within=audit
+        )
+        return freed(recorded)
+
+    async def _finish(self, item: Item, state: str, reason: str) -> None:
+        async with self._tools.pool.acquire() as connection:
+            await runs.finish_item(
+                connection,
+                self._lease.run_id,
+                item.position,
+                state=state,
+                failure=reason,
+                now=self._tools.clock(),
+            )
+
+
+def _deleted(item: Item, freed: int) -> Deleted:
+    return Deleted(
+        repository=item.repository,
+        app=item.app,
+        digest=format_digest(item.digest),
+        tags=item.tags,
+        freed_bytes=freed,
+        why=item.why,
+    )
+
+
+def _failed(item: Item, reason: str) -> Failed:
+    return Failed(item.repository, format_digest(item.digest), reason)
+
+
+def _holders(
+    item: Item, unit: Sequence[Item], contents: Mapping[ManifestKey, Content | None]
+) -> list[Item]:
+    """What of its unit has the manifest as a child, or is its subject (by field or by tag)."""
+    own = contents.get(item.key)
+    subject = None if own is None else own.subject
+    named = {subject_of_tag(tag) for tag in item.tags} - {None}
+    found = []
+    for other in unit:
+        content = contents.get(other.key)
+        if (
+            (content is not None and item.digest in content.children)
+            or other.digest == subject
+            or (len(other.digest), other.digest[:32]) in named
+        ):
+            found.append(other)
+    return found

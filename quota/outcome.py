@@ -1,0 +1,65 @@
+"""What a cleanup did, so far or in the end."""
+
+from uuid import UUID
+
+import msgspec
+
+
+class Deleted(msgspec.Struct, frozen=True):
+    """An image that is gone, and what that freed in bytes."""
+
+    repository: str
+    app: str
+    digest: str
+    tags: tuple[str, ...]
+    freed_bytes: int
+    why: str
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """An image that was to go and did not."""
+
+    repository: str
+    digest: str
+    reason: str
+
+
+class Outcome(msgspec.Struct):
+    """What a cleanup did so far; complete when `done`."""
+
+    run_id: UUID | None = None
+    images: list[Deleted] = msgspec.field(default_factory=list)
+    failed: list[Failed] = msgspec.field(default_factory=list)
+    target_reached: bool = True
+    warnings: list[str] = msgspec.field(default_factory=list)
+    obstacle: str | None = None
+    """Why the target was not reached, in words."""
+    stopped: bool = False
+    """Whether something that a person has to mend kept it from going on."""
+    done: bool = False
+
+    @property
+    def freed_bytes(self) -> int:
+        """Bytes that the account fell by."""
+        return sum(image.freed_bytes for image in self.images)
+
+    def warn(self, code: str) -> None:
+        """Add a warning, once."""
+        if code not in self.warnings:
+            self.warnings.append(code)
+
+
+class StopError(Exception):
+    """Nothing more can be deleted; the message says why, `warning` names it for programs."""
+
+    def __init__(self, warning: str, message: str) -> None:
+        super().__init__(message)
+        self.warning = warning
+
+
+class PlanChangedError(Exception):
+    """The stored plan does not hold any more; `changes` says what changed, a sentence each."""
+
+    def __init__(self, changes: list[str]) -> None:
+        super().__init__("; ".join(changes))
+        self.changes = changes

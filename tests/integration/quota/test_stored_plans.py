@@ -1,0 +1,123 @@
+"""Plan, store, apply: what was shown is carried out, or it is refused with what changed."""
+
+import uuid
+from datetime import timedelta
+
+import pytest_asyncio
+
+from registry.push import build_image, build_layer, push_image
+from tests.integration.quota.conftest import Service
+from tests.support.live_api import live_api
+
+PLANS = "/v1/workspaces/acme/cleanup-plans"
+RUNS = "/v1/workspaces/acme/cleanups"
+
+
+@pytest_asyncio.fixture
+async def api(service: Service):
+    async with live_api(service.pool, str(service.registry.base)) as running:
+        yield running
+
+
+async def planned(service, api, count=8):
+    await service.configure("acme", 1_000_000)
+    images = [await service.push("acme/api", f"1.{number}", 100_000) for number in range(count)]
+    status, plan = await api.call("POST", PLANS, {})
+    assert status == 200, plan
+    return images, plan
+
+
+def going(plan):
+    return [image["digest"] for image in plan["images"] if image["action"] == "delete"]
+
+
+async def test_a_stored_plan_is_carried_out_exactly_as_it_was_shown(service, api):
+    _images, plan = await planned(service, api)
+    assert len(plan["images"]) == 8
+    assert all(image["code"] and image["why"] for image in plan["images"])
+    assert (await api.call("GET", f"{PLANS}/{plan['id']}"))[1] == plan
+
+    status, outcome = await api.call("POST", RUNS, {"plan": plan["id"]})
+    assert status == 200, outcome
+    assert [image["digest"] for image in outcome["images"]] == going(plan)
+    assert outcome["freed_bytes"] == plan["freed_bytes"] > 0
+    assert outcome["target_reached"]
+    assert await service.usage("acme") == plan["usage_after_bytes"]
+
+    _status, run = await api.call("GET", f"{RUNS}/{outcome['run_id']}")
+    assert (run["state"], run["plan_id"], run["promised_bytes"]) == (
+        "finished",
+        plan["id"],
+        plan["freed_bytes"],
+    )
+    status, problem = await api.call("POST", RUNS, {"plan": plan["id"]})
+    assert status == 409
+    assert outcome["run_id"] in problem["detail"]
+
+
+async def test_a_plan_that_does_not_hold_any_more_is_refused_with_what_changed(service, api):
+    images, plan = await planned(service, api)
+    await service.push_built("acme/api", "stable", images[0])
+    before = await service.usage("acme")
+    status, problem = await api.call("POST", RUNS, {"plan": plan["id"]})
+    assert status == 409
+    changes = [error["message"] for error in problem["errors"]]
+    assert any("acme/api:1.0 has other tags now: 1.0, stable" in change for change in changes)
+    assert await service.usage("acme") == before
+    assert (await api.call("GET", RUNS))[1]["items"] == []
+
+
+async def test_a_tag_that_only_the_registry_knows_is_found_before_anything_goes(service, api):
+    images, plan = await planned(service, api)
+    await push_image(service.registry, "acme/api", images[0], "lost-event")
+    status, problem = await api.call("POST", RUNS, {"plan": plan["id"]})
+    assert status == 409, problem
+    assert "lost-event" in problem["errors"][0]["message"]
+    assert "1.0" in await service.tags("acme/api")
+
+
+async def test_a_push_beside_it_does_not_stand_in_the_way(service, api):
+    _images, plan = await planned(service, api)
+    await service.push("acme/web", "1", 1000)
+    status, outcome = await api.call("POST", RUNS, {"plan": plan["id"]})
+    assert status == 200, outcome
+    assert [image["digest"] for image in outcome["images"]] == going(plan)
+
+
+async def test_an_expired_plan_is_gone_and_an_unknown_one_is_not_there(service, api):
+    _images, plan = await planned(service, api)
+    api.clock.ahead = timedelta(minutes=15)
+    status, problem = await api.call("POST", RUNS, {"plan": plan["id"]})
+    assert (status, problem["status"]) == (410, 410)
+    assert "expired" in problem["detail"]
+    assert (await api.call("POST", RUNS, {"plan": str(uuid.uuid4())}))[0] == 404
+    assert (await api.call("GET", f"{PLANS}/{uuid.uuid4()}"))[0] == 404
+    status, problem = await api.call("POST", RUNS, {"plan": "mine"})
+    assert (status, problem["errors"][0]["field"]) == (400, "plan")
+    assert (await api.call("POST", PLANS, {"unheard": 1}))[0] == 400
+
+
+async def test_a_plan_is_no_use_in_another_workspace(service, api):
+    _images, plan = await planned(service, api)
+    await service.configure("other", 1000)
+    status, _problem = await api.call("POST", "/v1/workspaces/other/cleanups", {"plan": plan["id"]})
+    assert status == 404
+
+
+async def test_a_plan_that_a_breaker_refuses_is_not_carried_out(service, api):
+    await service.configure("acme", 1_000_000, max_images_per_run=1)
+    for number in range(8):
+        await service.push("acme/api", f"1.{number}", 100_000)
+    _status, plan = await api.call("POST", PLANS, {})
+    assert [block["code"] for block in plan["blocks"]] == ["max_images_per_run"]
+    status, problem = await api.call("POST", RUNS, {"plan": plan["id"]})
+    assert status == 409
+    assert "max_images_per_run" in problem["detail"]
+
+
+async def test_only_so_many_plans_of_a_workspace_are_kept(service, api):
+    await service.configure("acme", 1_000_000)
+    await service.push_built("acme/api", "1", build_image([build_layer("one", 1000)]))
+    ids = [(await api.call("POST", PLANS, {}))[1]["id"] for _ in range(22)]
+    found = [(await api.call("GET", f"{PLANS}/{identifier}"))[0] for identifier in ids]
+    assert found == [404] * 2 + [200] * 20
