@@ -77,6 +77,7 @@ def plan_input(
 ) -> PlanInput:
     """What the planner is given. `deleted_before`: images that the run has deleted already."""
     left = _left_by_parents(snapshot.manifests)
+    leased = {digest for lease in snapshot.leases for digest in lease.digests}
     return PlanInput(
         workspace=snapshot.workspace.name,
         now_ns=to_ns(snapshot.now),
@@ -88,7 +89,7 @@ def plan_input(
         manifests=tuple(_manifest(view, left) for view in snapshot.manifests if view.present),
         sizes={digest: entry.size for digest, entry in snapshot.held.items()},
         incoming_digests=snapshot.incoming.digests,
-        in_use=frozenset(digest for lease in snapshot.leases for digest in lease.digests),
+        in_use=frozenset(leased | _made_of(snapshot.manifests, leased)),
         stale_sources=tuple(
             planning.StaleSource(lease.source)
             for lease in snapshot.leases
@@ -98,6 +99,18 @@ def plan_input(
         failed=failed,
         deleted_before=deleted_before,
     )
+
+
+def _made_of(manifests: list[ManifestView], leased: set[bytes]) -> set[bytes]:
+    """Manifests with a leased config or layer: some runtimes know an image by its config."""
+    if not leased:
+        return set()
+    return {
+        view.digest
+        for view in manifests
+        if view.content is not None
+        and any(digest in leased for digest, _size in view.content.blobs)
+    }
 
 
 def _manifest(view: ManifestView, left: Mapping[ManifestKey, int]) -> planning.Manifest:

@@ -17,6 +17,7 @@ from quota.accounts import Accounts
 from quota.api.app import Api
 from quota.api.cleanups import CleanupRoutes
 from quota.api.history import HistoryRoutes
+from quota.api.leases import LeaseRoutes
 from quota.api.reservations import ReservationRoutes
 from quota.api.server import RouteGroup, create_app
 from quota.api.tokens import TokenRoutes
@@ -25,6 +26,7 @@ from quota.grpc.server import serving_grpc
 from quota.grpc.service import BuildService
 from quota.history import History
 from quota.hook import PreBuildHook
+from quota.leases import Leases
 from quota.levels import level
 from quota.metrics import QuotaMetrics
 from quota.reconcile import Reconciler
@@ -126,6 +128,10 @@ def route_groups(
         TokenRoutes(tokens, authenticate=doors.api, clock=clock),
         HistoryRoutes(history, accounts, authenticate=doors.api, clock=clock),
         ReservationRoutes(accounts, authenticate=doors.api, clock=clock),
+        LeaseRoutes(
+            Leases(pool, default_quota_bytes=settings.default_quota_bytes, clock=clock),
+            authenticate=doors.api,
+        ),
     ]
 
 

@@ -150,6 +150,16 @@ class ReservationAnswer(Answer):
     expires_at: datetime
 
 
+class LeaseAnswer(Answer):
+    """What one source has in use."""
+
+    source: str
+    digests: list[str]
+    reported_at: datetime
+    expires_at: datetime
+    stale: bool
+
+
 class HookReservation(Answer):
     """What the hook reserved for a build."""
 

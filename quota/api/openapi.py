@@ -29,6 +29,8 @@ _OPERATIONS = {
 """The routes of runtime/http, which every process has."""
 
 _PATH_PARAMETERS: dict[str, dict[str, Any]] = {
+    "reservation": {"type": "string", "description": "A reservation's id, or its build's."},
+    "source": {"type": "string"},
     "workspace": {"type": "string", "minLength": 1, "maxLength": 255},
     "registry": {"type": "string", "minLength": 1, "maxLength": 63},
     "repository": {"type": "string", "minLength": 1, "maxLength": 255},

@@ -76,6 +76,16 @@ class ReservationRequest(BaseModel):
     ttl_s: int = Field(3600, ge=1, le=86_400, strict=True)
 
 
+class LeaseRequest(BaseModel):
+    """`POST /v1/workspaces/{workspace}/leases`: everything that the source has in use. Seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: Name
+    digests: list[Digest] = Field(max_length=10_000)
+    ttl_s: int = Field(3600, ge=1, le=30 * 86_400, strict=True)
+
+
 class MappingRequest(BaseModel):
     """`PUT /v1/repositories/{registry}/{repository}`: without an app it keeps the one it has."""
 

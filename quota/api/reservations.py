@@ -33,7 +33,7 @@ class ReservationRoutes:
         return [
             web.get(path, self.list),
             web.post(path, self.add),
-            web.delete(f"{path}/{{id}}", self.delete),
+            web.delete(f"{path}/{{reservation}}", self.delete),
         ]
 
     @describe(
@@ -82,7 +82,7 @@ class ReservationRoutes:
     async def delete(self, request: web.Request) -> web.Response:
         """Scope `hook`: by the reservation's id, or by the build's."""
         name = await entered(request, self._authenticate, "hook")
-        identifier = request.match_info["id"]
+        identifier = request.match_info["reservation"]
         if not encodable(identifier) or not await self._accounts.release(name, identifier):
             raise ProblemError(404, "there is no such reservation (it may be used up or expired)")
         return web.Response(status=204)

@@ -59,6 +59,7 @@ PURE = [
     "registry/models.py",
     "registry/names.py",
     "registry/notifications.py",
+    "registry/references.py",
     "webhook_receiver/messages.py",
 ]
 IMPURE_IMPORTS = {"aiohttp", "aiokafka", "asyncio", "asyncpg", "random", "socket", "time", "os"}

@@ -35,7 +35,7 @@ async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Syst
 def command(system: System) -> Command:
     """`await command("doctor", "--json", RQ_API_TOKEN="x")`: the program itself, beside the system."""
 
-    async def run(*arguments: str, **environment: str) -> Ran:
+    async def run(*arguments: str, stdin: str = "", **environment: str) -> Ran:
         clean = {
             name: value
             for name, value in os.environ.items()
@@ -47,10 +47,11 @@ def command(system: System) -> Command:
             "cli.main",
             *arguments,
             env=clean | {"RQ_RUN_DIR": str(system.stack.run_dir.root)} | environment,
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        out, err = await asyncio.wait_for(process.communicate(), 60)
+        out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 60)
         return Ran(process.returncode or 0, out.decode(), err.decode())
 
     return run
