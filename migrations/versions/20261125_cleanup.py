@@ -1,7 +1,7 @@
 """stored plans, take-over of runs and undo
 
 Revision ID: 20261125_cleanup
-Revises: 20261125_builds
+Revises: 20261125_recounts
 Create Date: 2026-11-25 04:20:00
 """
 
@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "20261125_cleanup"
-down_revision = "20261125_builds"
+down_revision = "20261125_recounts"
 branch_labels = None
 depends_on = None
 
