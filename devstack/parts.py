@@ -20,13 +20,15 @@ def quiet(_line: str, /) -> None:
 class Part(ABC):
     """One program of the stack: how it is set up, started and asked whether it answers.
 
-    `needs` names the parts that answer before it is started. A part with `once` runs to its end
+    `needs` names the parts that answer before it is started, `feeds` those that take what it sends:
+    it ends before them. A part with `once` runs to its end
     with exit code 0 instead of staying. `first_tries` starts are allowed until it answers for the
     first time; once it did, it is started again for ever.
     """
 
     name: str
     needs: tuple[str, ...] = ()
+    feeds: tuple[str, ...] = ()
     once: ClassVar[bool] = False
     first_tries: ClassVar[int] = 1
 

@@ -185,6 +185,9 @@ class Registry(Part):
         token: str,
     ) -> None:
         self.name = "registry"
+        # It keeps what it has not delivered in memory: a push that it takes after the receiver's end
+        # would be told to nobody.
+        self.feeds = ("receiver",)
         self.port = port
         self.binary: RegistryBinary | None = None
         self._run_dir = run_dir

@@ -63,6 +63,11 @@ class Keeper:
         alive = self._process is not None and self._process.poll() is None
         return self._process.pid if self._process and alive else None
 
+    @property
+    def may_run(self) -> bool:
+        """Whether there is a process to end; of a part that is kept alive there may be at any time."""
+        return self.pid is not None or not self.part.once
+
     async def bring_up(self) -> None:
         """Set the part up, start it and return when it answers (or, `once`, has ended well).
 
@@ -250,25 +255,31 @@ class Supervisor:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def end(self, *, within: float = STOP_SECONDS) -> None:
-        """End all parts within `within` seconds: those that need others first, then what they need."""
+        """End all parts within `within` seconds: those that need or feed others first, then the others."""
         until = time.monotonic() + within
         levels = self._levels()
-        for level, keepers in enumerate(levels):
+        while levels:
+            keepers = levels.pop(0)
             left = until - time.monotonic()
-            share = left if level == len(levels) - 1 else left - LAST_LEVEL_SECONDS
+            # One that hangs may use up its own share only.
+            shares = sum(
+                any(keeper.may_run for keeper in level) for level in [keepers, *levels[:-1]]
+            )
+            share = (left - LAST_LEVEL_SECONDS) / max(shares, 1) if levels else left
             ends = await asyncio.gather(*(keeper.end(within=max(share, 0.1)) for keeper in keepers))
             for keeper, willing in zip(keepers, ends, strict=True):
                 if not willing:
                     self._say(f"{keeper.name} did not end by itself and was killed")
 
     def _levels(self) -> list[list[Keeper]]:
-        """The parts in the order of their end: nothing in a level is needed by a later one."""
+        """The parts in the order of their end: nothing in a level is needed or fed by a later one."""
         depth: dict[str, int] = {}
 
         def depth_of(name: str) -> int:
             if name not in depth:
-                needs = [need for need in self._keepers[name].part.needs if need in self._keepers]
-                depth[name] = max((depth_of(need) + 1 for need in needs), default=0)
+                part = self._keepers[name].part
+                outlive = [other for other in (*part.needs, *part.feeds) if other in self._keepers]
+                depth[name] = max((depth_of(other) + 1 for other in outlive), default=0)
             return depth[name]
 
         levels: dict[int, list[Keeper]] = {}

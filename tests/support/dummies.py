@@ -30,6 +30,7 @@ class Dummy(Part):
     folder: Path
     program: str = WAITS
     needs: tuple[str, ...] = ()
+    feeds: tuple[str, ...] = ()
     once: bool = False  # type: ignore[misc]
     on_prepare: Callable[[], None] = field(default=lambda: None)
 

@@ -124,24 +124,37 @@ async def test_an_absent_part_is_left_out_with_a_line(tmp_path, root, say):
         assert say[0] == "no registry here"
 
 
-async def test_what_needs_others_ends_first(tmp_path, root, say):
+async def test_what_needs_or_feeds_others_ends_first(tmp_path, root, say):
     log = tmp_path / "order"
-    says_when = (
-        "import signal, sys; "
-        f"signal.signal(signal.SIGTERM, lambda *_: (open({str(log)!r}, 'a').write(NAME), sys.exit()));"
-    )
-    parts = [
-        Dummy("base", tmp_path / "b", program=says_when.replace("NAME", "'base '") + WAITS),
-        Dummy(
-            "top",
-            tmp_path / "t",
-            program=says_when.replace("NAME", "'top '") + WAITS,
-            needs=("base",),
-        ),
-    ]
+
+    def part(name: str, needs: tuple[str, ...] = (), feeds: tuple[str, ...] = ()) -> Dummy:
+        says_when = (
+            "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: "
+            f"(open({str(log)!r}, 'a').write('{name} '), sys.exit()));"
+        )
+        return Dummy(name, tmp_path / name, says_when + WAITS, needs, feeds)
+
+    parts = [part("base"), part("source", feeds=("top",)), part("top", needs=("base",))]
     async with supervised(parts, root, say):
         pass
-    assert log.read_text() == "top base "
+    assert log.read_text() == "source top base "
+
+
+async def test_one_that_hangs_leaves_the_others_their_time(tmp_path, root, say):
+    slow = (
+        "import signal, sys, time; "
+        "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), sys.exit()));"
+    )
+    parts = [
+        Dummy("base", tmp_path / "b", program=slow + WAITS),
+        Dummy("task", tmp_path / "t", program=ENDS_WELL, needs=("base",), once=True),
+        Dummy("role", tmp_path / "r", program=slow + WAITS, needs=("task",)),
+        Dummy("source", tmp_path / "s", program=STUBBORN, feeds=("role",)),
+    ]
+    async with supervised(parts, root, say) as (supervisor, _):
+        say.clear()
+        await supervisor.end(within=4)
+    assert say == ["source did not end by itself and was killed"]
 
 
 async def test_stubborn_parts_are_killed_in_time_with_what_they_started(tmp_path, root, say):
