@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from ledger.claims import is_pseudo_blob
 from ledger.fold import Manifest
 
 
@@ -103,7 +104,10 @@ def count(holdings: dict[bytes, Holding], change: Change, stored: Mapping[bytes,
         had = holding.refs
         holding.refs += difference
         declared = change.declared.get(digest, ())
-        truth = stored.get(digest, change.documents.get(digest))
+        document = change.documents.get(digest)
+        if document == 0 and had > 0:
+            document = None  # nobody has read it here: what another repository knows of it stays
+        truth = stored.get(digest, document)
         if truth is not None:
             mismatches.extend(
                 Mismatch(digest, size, truth) for size in set(declared) if size != truth
@@ -127,7 +131,8 @@ def count(holdings: dict[bytes, Holding], change: Change, stored: Mapping[bytes,
             # Something that contained it went, too: the largest declaration may have gone with it,
             # or a manifest's own word on its size (clients may name a manifest as a layer).
             recount.append(digest)
-        holding.released = had > 0 and holding.refs == 0
+        # What was only claimed waits for no garbage collection.
+        holding.released = had > 0 and holding.refs == 0 and not is_pseudo_blob(digest)
         if had <= 0 < holding.refs:
             change.gained[digest] = holding.size
         delta += holding.counted - before

@@ -26,6 +26,8 @@ class Content(msgspec.Struct, frozen=True, gc=False):
     subject: bytes | None = None
     subject_known: bool = False
     """False while only `references` of an event are known: they never name the subject."""
+    claimed_ns: int = -1
+    """From 0 on: nothing was read yet, a platform said a size (`claims.py`); orders its claims."""
 
 
 class ManifestPushed(msgspec.Struct, frozen=True, gc=False, tag=True):

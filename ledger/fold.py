@@ -8,6 +8,7 @@ takes a maximum, so the order of facts and their repetition do not matter.
 
 import msgspec
 
+from ledger.claims import better
 from ledger.facts import (
     NEVER,
     Content,
@@ -81,7 +82,7 @@ class State(msgspec.Struct):
     manifests: dict[ManifestKey, Manifest]
     tags: dict[TagKey, Tag]
     raced: set[TagKey] = set()
-    """Tags that were set to two digests within `RACE_NS`: events cannot tell which one holds."""
+    """Tags that were set to two digests within `RACE_NS`, or by a claim: events cannot tell what holds."""
 
 
 def manifest_key(repository_id: int, fact: RepositoryFact) -> ManifestKey | None:
@@ -132,7 +133,9 @@ def _exists(state: State, repository_id: int, fact: ManifestPushed | ManifestSee
         return
     key = (repository_id, fact.tag)
     tag = _tag(state, key)
-    if tag.digest not in (None, fact.digest) and abs(fact.stamp[0] - tag.set[0]) < RACE_NS:
+    raced = tag.digest is not None and abs(fact.stamp[0] - tag.set[0]) < RACE_NS
+    claimed = fact.content is not None and fact.content.claimed_ns >= 0
+    if tag.digest != fact.digest and (raced or claimed):
         state.raced.add(key)
     if fact.stamp > tag.set:
         if tag.digest != fact.digest:
@@ -149,23 +152,8 @@ def _describe(manifest: Manifest, media_type: str, size: int, content: Content |
     # A digest fixes all of this; should it be told differently all the same, order plays no part.
     manifest.media_type = max(manifest.media_type, media_type)
     manifest.size = max(manifest.size, size)
-    known = manifest.content
-    if content is not None and (
-        known is None or (content != known and _knowledge(content) > _knowledge(known))
-    ):
+    if content is not None and better(content, manifest.content):
         manifest.content = content
-
-
-def _knowledge(content: Content) -> tuple[object, ...]:
-    """A fetched and verified document knows more than an event's references."""
-    return (
-        content.subject_known,
-        content.blobs,
-        content.children,
-        content.config_media_type,
-        content.artifact_type,
-        content.subject or b"",
-    )
 
 
 def _left(state: State, repository_id: int, digest: bytes | None, stamp: Stamp) -> None:

@@ -24,7 +24,7 @@ MANIFEST_COLUMNS = f"""
 m.repository_id, r.registry, r.name AS repository, r.app, m.digest, m.size, m.media_type,
 m.present, {PUSHED} AS pushed_ns, greatest(m.push_ns, m.seen_ns) AS known_ns,
 m.push_ns < 0 AS estimated, m.delete_ns, m.pulled_ns, m.left_ns,
-m.config_media_type, m.artifact_type, m.subject, m.subject_known, m.blobs, m.children
+m.config_media_type, m.artifact_type, m.subject, m.subject_known, m.blobs, m.children, m.claimed_ns
 """
 _VIEW_COLUMNS = 14
 """How many of them a view takes as they are."""
@@ -165,6 +165,7 @@ def content_of_row(row: asyncpg.Record) -> Content | None:
         artifact_type=row["artifact_type"] or "",
         subject=row["subject"],
         subject_known=row["subject_known"],
+        claimed_ns=row["claimed_ns"],
     )
 
 
@@ -224,7 +225,8 @@ SELECT
   (SELECT count(*) FROM outbox WHERE published_at IS NULL) AS outbox_waiting,
   (SELECT extract(epoch FROM $1 - min(occurred_at)) FROM outbox WHERE published_at IS NULL)
     AS outbox_age_seconds,
-  (SELECT count(*) FROM manifests WHERE present AND blobs IS NULL) AS sizes_pending,
+  (SELECT count(*) FROM manifests
+     WHERE present AND (blobs IS NULL OR claimed_ns >= 0)) AS sizes_pending,
   (SELECT count(*) FROM workspaces WHERE first_image_at IS NOT NULL) AS workspaces
 """
 
@@ -248,12 +250,14 @@ class PendingManifest(msgspec.Struct, frozen=True):
 PENDING = """
 SELECT m.repository_id, r.name AS repository, m.digest, coalesce(m.fetch_attempts, 0), m.media_type
 FROM manifests m JOIN repositories r ON r.id = m.repository_id
-WHERE m.present AND m.blobs IS NULL AND r.registry = $1
+WHERE m.present AND (m.blobs IS NULL OR m.claimed_ns >= 0) AND r.registry = $1
   AND (m.fetch_after IS NULL OR m.fetch_after <= $2)
 ORDER BY m.fetch_after NULLS FIRST LIMIT $3
 """
 
-COUNT_PENDING = "SELECT count(*) FROM manifests WHERE present AND blobs IS NULL"
+COUNT_PENDING = """
+SELECT count(*) FROM manifests WHERE present AND (blobs IS NULL OR claimed_ns >= 0)
+"""
 
 
 async def pending_manifests(

@@ -125,7 +125,7 @@ _COMPARED = {
     "manifest": """
 SELECT r.registry, r.name, m.digest, w.name AS workspace,
        m.present, m.push_ns, m.push_id, m.seen_ns, m.seen_id, m.delete_ns, m.delete_id, m.created_ns,
-       m.pulled_ns, m.size, m.media_type, m.subject, m.subject_known, m.blobs, m.children
+       m.pulled_ns, m.size, m.media_type, m.subject, m.subject_known, m.blobs, m.children, m.claimed_ns
 FROM {0}.manifests m JOIN {0}.repositories r ON r.id = m.repository_id
 JOIN {0}.workspaces w ON w.id = r.workspace_id
 ORDER BY r.registry COLLATE "C", r.name COLLATE "C", m.digest

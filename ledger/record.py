@@ -360,6 +360,7 @@ def _unconfirmed(
         for key, manifest in changed.items()
         if manifest.present
         and manifest.content is not None
+        and manifest.content.claimed_ns < 0
         and (change := changes.get(infos[key[0]].workspace_id)) is not None
         and any(digest in change.unconfirmed for digest, _size in manifest.content.blobs)
     ]

@@ -45,7 +45,7 @@ SELECT id, workspace_id, name, app FROM repositories WHERE id = ANY($1::int[])
 LOAD_MANIFESTS = """
 SELECT m.repository_id, m.digest, m.push_ns, m.push_id, m.seen_ns, m.seen_id, m.delete_ns,
        m.delete_id, m.created_ns, m.pulled_ns, m.left_ns, m.size, m.media_type, m.config_media_type, m.artifact_type, m.subject,
-       m.subject_known, m.blobs, m.children
+       m.subject_known, m.blobs, m.children, m.claimed_ns
 FROM unnest($1::int[], $2::bytea[]) AS wanted(repository_id, digest)
 JOIN manifests m USING (repository_id, digest)
 """
@@ -66,11 +66,11 @@ JOIN tags t USING (repository_id, digest)
 SAVE_MANIFESTS = """
 INSERT INTO manifests (repository_id, digest, push_ns, push_id, seen_ns, seen_id, delete_ns,
                        delete_id, created_ns, pulled_ns, left_ns, size, media_type, config_media_type, artifact_type, subject,
-                       subject_known, blobs, children, present)
+                       subject_known, blobs, children, claimed_ns, present)
 SELECT * FROM unnest($1::int[], $2::bytea[], $3::int8[], $4::bytea[], $5::int8[], $6::bytea[],
                      $7::int8[], $8::bytea[], $9::int8[], $10::int8[], $11::int8[], $12::int8[],
                      $13::text[], $14::text[], $15::text[], $16::bytea[], $17::bool[],
-                     $18::bytea[], $19::bytea[], $20::bool[])
+                     $18::bytea[], $19::bytea[], $20::int8[], $21::bool[])
 ON CONFLICT (repository_id, digest) DO UPDATE SET
     push_ns = excluded.push_ns, push_id = excluded.push_id,
     seen_ns = excluded.seen_ns, seen_id = excluded.seen_id,
@@ -80,7 +80,8 @@ ON CONFLICT (repository_id, digest) DO UPDATE SET
     size = excluded.size, media_type = excluded.media_type,
     config_media_type = excluded.config_media_type, artifact_type = excluded.artifact_type,
     subject = excluded.subject, subject_known = excluded.subject_known,
-    blobs = excluded.blobs, children = excluded.children, present = excluded.present
+    blobs = excluded.blobs, children = excluded.children, claimed_ns = excluded.claimed_ns,
+    present = excluded.present
 """
 
 SAVE_TAGS = """

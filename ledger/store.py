@@ -31,6 +31,7 @@ def manifest_of(row: asyncpg.Record) -> Manifest:
             artifact_type=row["artifact_type"] or "",
             subject=row["subject"],
             subject_known=row["subject_known"],
+            claimed_ns=row["claimed_ns"],
         )
     return Manifest(
         push=_stamp(row["push_ns"], row["push_id"]),
@@ -120,9 +121,9 @@ async def save_manifests(connection: Connection, changed: Mapping[ManifestKey, M
 
 def _content_columns(
     content: Content | None,
-) -> tuple[str | None, str | None, bytes | None, bool, bytes | None, bytes | None]:
+) -> tuple[str | None, str | None, bytes | None, bool, bytes | None, bytes | None, int]:
     if content is None:
-        return (None, None, None, False, None, None)
+        return (None, None, None, False, None, None, -1)
     return (
         content.config_media_type or None,
         content.artifact_type or None,
@@ -130,6 +131,7 @@ def _content_columns(
         content.subject_known,
         pack_blobs(content.blobs),
         pack_digests(content.children) if content.children else None,
+        content.claimed_ns,
     )
 
 

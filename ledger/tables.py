@@ -136,6 +136,13 @@ manifests = Table(
     Column("subject", LargeBinary),
     Column("blobs", LargeBinary, comment="packed (digest, declared size); null: size pending"),
     Column("children", LargeBinary, comment="packed digests; null: not an index"),
+    Column(
+        "claimed_ns",
+        BigInteger,
+        nullable=False,
+        server_default="-1",
+        comment="from 0 on: blobs is what a platform said, nobody has read it yet",
+    ),
     Column("fetch_attempts", SmallInteger),
     _timestamp("fetch_after"),
     PrimaryKeyConstraint("repository_id", "digest"),
@@ -143,7 +150,7 @@ manifests = Table(
         "manifests_pending_idx",
         "repository_id",
         "digest",
-        postgresql_where=text("present AND blobs IS NULL"),
+        postgresql_where=text("present AND (blobs IS NULL OR claimed_ns >= 0)"),
     ),
     postgresql_with={"fillfactor": "90"},
 )

@@ -201,7 +201,8 @@ async def _count(connection: Connection, workspace_id: int) -> dict[bytes, _Coun
             entry(digest).refs += 1
         for digest, size in declared.items():
             entry(digest).declared = max(entry(digest).declared, size)
-        entry(row["digest"]).document = row["size"]
+        document = entry(row["digest"])
+        document.document = max(document.document or 0, row["size"])
     for chunk in _chunks(list(counted)):
         for row in await connection.fetch(STORED, chunk):
             counted[row["digest"]].stored = row["size"]

@@ -82,7 +82,7 @@ def _item(
         "media_type": view.media_type,
         "tags": list(view.tags),
         "size_bytes": sum(held[digest].size for digest in members(views, key) if digest in held),
-        "size_pending": view.content is None,
+        "size_pending": view.content is None or view.content.claimed_ns >= 0,
         "unique_bytes": sum(
             held[digest].size for digest in own if digest in held and held[digest].refs == 1
         ),

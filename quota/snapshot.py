@@ -115,6 +115,7 @@ def _made_of(manifests: list[ManifestView], leased: set[bytes]) -> set[bytes]:
 
 def _manifest(view: ManifestView, left: Mapping[ManifestKey, int]) -> planning.Manifest:
     content = view.content
+    claimed = content is not None and content.claimed_ns >= 0
     since = max(view.left_ns, left.get((view.repository_id, view.digest), -1))
     return planning.Manifest(
         registry=view.registry,
@@ -125,7 +126,8 @@ def _manifest(view: ManifestView, left: Mapping[ManifestKey, int]) -> planning.M
         media_type=view.media_type,
         blobs=() if content is None else tuple(digest for digest, _size in content.blobs),
         children=() if content is None else content.children,
-        is_index=manifest_kind(view.media_type) == "index",
+        # What nobody has read yet may be an index.
+        is_index=claimed or manifest_kind(view.media_type) == "index",
         subject=None if content is None else content.subject,
         subject_known=_subject_known(view),
         tags=view.tags,
@@ -134,7 +136,7 @@ def _manifest(view: ManifestView, left: Mapping[ManifestKey, int]) -> planning.M
         age_known=view.pushed_ns >= 0,
         last_pulled_at_ns=view.pulled_ns if view.pulled_ns >= 0 else None,
         unreferenced_since_ns=since if since >= 0 else None,
-        size_known=content is not None,
+        size_known=content is not None and not claimed,
     )
 
 

@@ -17,6 +17,7 @@ from quota.accounts import Accounts
 from quota.api.app import Api
 from quota.api.cleanups import CleanupRoutes
 from quota.api.history import HistoryRoutes
+from quota.api.internal import InternalRoutes
 from quota.api.leases import LeaseRoutes
 from quota.api.reservations import ReservationRoutes
 from quota.api.server import RouteGroup, create_app
@@ -31,6 +32,7 @@ from quota.levels import level
 from quota.metrics import QuotaMetrics
 from quota.reconcile import Reconciler
 from quota.reconcile_schedule import ReconcileMetrics, ReconcileSchedule
+from quota.records import Records
 from quota.relay import Relay
 from quota.runs import Runs
 from quota.sweep import Sweep
@@ -103,21 +105,24 @@ def route_groups(
     *,
     tokens: Tokens,
     doors: Doors,
+    recorder: Recorder,
     accounts: Accounts,
     hook: PreBuildHook,
     cleaner: Cleaner,
     clock: Callable[[], datetime] = utc_now,
 ) -> list[RouteGroup]:
     """The handlers of every address of the API."""
+    mapper = Mapper(
+        pool,
+        rule=WorkspaceRule(settings.workspace_pattern),
+        default_quota_bytes=settings.default_quota_bytes,
+        level_of=level,
+    )
+    records = Records(pool, recorder=recorder, mapper=mapper, clock=clock)
     api = Api(
         accounts=accounts,
         hook=hook,
-        mapper=Mapper(
-            pool,
-            rule=WorkspaceRule(settings.workspace_pattern),
-            default_quota_bytes=settings.default_quota_bytes,
-            level_of=level,
-        ),
+        mapper=mapper,
         authenticate=doors.api,
         clock=clock,
     )
@@ -128,6 +133,7 @@ def route_groups(
         TokenRoutes(tokens, authenticate=doors.api, clock=clock),
         HistoryRoutes(history, accounts, authenticate=doors.api, clock=clock),
         ReservationRoutes(accounts, authenticate=doors.api, clock=clock),
+        InternalRoutes(records, accounts, authenticate=doors.platform),
         LeaseRoutes(
             Leases(pool, default_quota_bytes=settings.default_quota_bytes, clock=clock),
             authenticate=doors.api,
@@ -221,6 +227,7 @@ async def run(settings: Settings) -> int:
             pool,
             tokens=tokens,
             doors=doors,
+            recorder=recorder,
             accounts=accounts,
             hook=hook,
             cleaner=cleaner,

@@ -148,7 +148,11 @@ def _bad_body(message: str) -> ProblemError:
 
 def workspace_of(request: web.Request) -> str:
     """The workspace in the path. Raises ProblemError 404 for what can be no workspace's name."""
-    name = request.match_info["workspace"]
+    return workspace_name(request.match_info["workspace"])
+
+
+def workspace_name(name: str) -> str:
+    """A name that a workspace may have. Raises ProblemError 404."""
     if not name or len(name) > 255 or not name.isprintable():
         raise ProblemError(404, "there is no such workspace")
     return name

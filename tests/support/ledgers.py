@@ -60,7 +60,8 @@ async def recount(pool: Pool) -> dict[str, int]:
            JOIN repositories r ON r.id = m.repository_id JOIN workspaces w ON w.id = r.workspace_id
            WHERE m.present"""
     ):
-        documents.setdefault(row["workspace"], {})[row["digest"]] = row["size"]
+        sizes = documents.setdefault(row["workspace"], {})
+        sizes[row["digest"]] = max(row["size"], sizes.get(row["digest"], 0))
         largest = declared.setdefault(row["workspace"], {})
         for digest, size in unpack_blobs(row["blobs"] or b""):
             largest[digest] = max(size, largest.get(digest, 0))

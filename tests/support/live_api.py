@@ -138,6 +138,7 @@ async def live_api(
             pool,
             tokens=tokens,
             doors=open_doors(known, tokens),
+            recorder=recorder,
             accounts=Accounts(pool, default_quota_bytes=quota, level_of=level, clock=clock),
             hook=PreBuildHook(
                 pool, cleaner, default_quota_bytes=quota, clock=clock, metrics=metrics

@@ -124,7 +124,7 @@ class MemoryLedger:
             claims: dict[bytes, int] = {}
             documents: dict[bytes, int] = {}
             for named, manifest in self._present(workspace):
-                documents[named] = manifest.size
+                documents[named] = max(manifest.size, documents.get(named, 0))
                 members = dict(manifest.content.blobs) if manifest.content else {}
                 for digest, size in members.items():
                     claims[digest] = max(size, claims.get(digest, 0))

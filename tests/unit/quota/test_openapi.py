@@ -25,6 +25,7 @@ def application(*more: Any) -> web.Application:
         nothing,
         tokens=tokens,
         doors=open_doors(settings, tokens),
+        recorder=nothing,
         accounts=nothing,
         hook=nothing,
         cleaner=nothing,
