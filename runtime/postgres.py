@@ -19,6 +19,10 @@ Pool = asyncpg.Pool
 CONNECT_TIMEOUT = 5.0
 """Seconds until an attempt to connect is given up."""
 
+IDLE_IN_TRANSACTION_SECONDS = 20
+"""After which Postgres ends a transaction whose process does nothing: frozen, or cut off. Above a
+consumer's session time-out, so that its successor waits for no longer than it took to notice."""
+
 _RETRIABLE = (
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
@@ -36,6 +40,7 @@ UNAVAILABLE = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
 )
 """What is raised while the database is away: wait and try again."""
 
@@ -56,7 +61,7 @@ async def open_pool(
         command_timeout=60,
         server_settings={
             "application_name": name,
-            "idle_in_transaction_session_timeout": "60s",
+            "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_SECONDS}s",
             "lock_timeout": "30s",
             # Our statements are set-based and short; compiling them costs more than it gives.
             "jit": "off",
