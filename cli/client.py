@@ -5,12 +5,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
-
-import aiohttp
 
 from cli.console import CommandError
+from registry_quota.client import RegistryQuota, workspace_path
+from registry_quota.errors import RefusedError, RegistryQuotaError
 from runtime.settings import Settings
+
+__all__ = ["ApiClient", "api_client", "settings_here", "workspace_path"]
+
+_LONGEST = 650.0
+"""Seconds: the longest time-out that a call can be given, and its way."""
 
 
 def settings_here() -> Settings:
@@ -38,43 +42,19 @@ class ApiError(CommandError):
         self.status = status
 
 
-class ApiClient:
-    """Calls the API; an error answer becomes one sentence."""
+class ApiClient(RegistryQuota):
+    """The API's client; an error answer becomes one sentence."""
 
-    def __init__(self, session: aiohttp.ClientSession, base: str) -> None:
-        self._session = session
-        self._base = base.rstrip("/")
-
-    async def call(
-        self,
-        method: str,
-        path: str,
-        *,
-        body: dict[str, Any] | None = None,
-        query: dict[str, Any] | None = None,
-    ) -> Any:
+    async def call(self, *arguments: Any, **options: Any) -> Any:
         """The answer's JSON. Raises ApiError with what the API says, CommandError without an answer."""
-        params = {key: str(value) for key, value in (query or {}).items() if value is not None}
         try:
-            async with self._session.request(
-                method, f"{self._base}{path}", json=body, params=params
-            ) as response:
-                document = await response.json(content_type=None)
-                if response.status >= 400:
-                    detail = document.get("detail") if isinstance(document, dict) else None
-                    message = str(detail or f"the API answered {response.status}")
-                    raise ApiError(response.status, message)
-                return document
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            return await super().call(*arguments, **options)
+        except RefusedError as error:
+            raise ApiError(error.status, str(error)) from error
+        except RegistryQuotaError as error:
             raise CommandError(
-                f"the API at {self._base} does not answer as it should ({type(error).__name__}: {error}); "
-                "check RQ_API_URL, and that `registry-quota serve api` runs"
+                f"{error}; check RQ_API_URL, and that `registry-quota serve api` runs"
             ) from error
-
-
-def workspace_path(workspace: str, *rest: str) -> str:
-    """`/v1/workspaces/…` with names made safe."""
-    return "/".join(("/v1/workspaces", quote(workspace, safe=""), *rest))
 
 
 @asynccontextmanager
@@ -82,7 +62,9 @@ async def api_client() -> AsyncIterator[ApiClient]:
     """A client of `RQ_API_URL` with `RQ_API_TOKEN`. Raises SettingsError when they are unset."""
     settings = settings_here()
     base = settings.api_url or f"http://{settings.host}:{settings.api_port}"
-    headers = {"Authorization": f"Bearer {settings.required_api_token()}"}
-    timeout = aiohttp.ClientTimeout(total=650, connect=5)
-    async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
-        yield ApiClient(session, base)
+    token = settings.required_api_token()
+    try:
+        async with ApiClient(base, token, timeout=_LONGEST) as client:
+            yield client
+    except RegistryQuotaError as error:
+        raise CommandError(str(error)) from error

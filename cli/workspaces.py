@@ -3,16 +3,17 @@
 import asyncio
 import re
 from typing import Annotated, Any
-from urllib.parse import quote
 
+import msgspec
 import typer
 
 from cli.client import api_client, workspace_path
 from cli.console import CommandError, console, emit_json, plain, size, table
+from registry_quota import Mapped, Usage, Workspace
 
 commands = typer.Typer(help="Who stores how much of what they may.", no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
-Workspace = Annotated[str, typer.Argument(help="The workspace's name.")]
+Name = Annotated[str, typer.Argument(help="The workspace's name.")]
 
 _SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMGTP]?)(?:i?B)?$", re.IGNORECASE)
 
@@ -26,73 +27,66 @@ def register(app: typer.Typer) -> None:
 def list_workspaces(as_json: AsJson = False) -> None:
     """Every workspace, fullest first."""
     items = asyncio.run(_all())
-    items.sort(key=lambda item: (-item["ratio"], item["workspace"]))
+    items.sort(key=lambda item: (-item.ratio, item.workspace))
     if as_json:
-        emit_json(items)
+        emit_json(msgspec.to_builtins(items))
         return
     table(
         "",
         ["workspace", ">used", ">quota", ">%", "level", "enforcement"],
         [
             (
-                item["workspace"],
-                size(item["usage_bytes"]),
-                size(item["quota_bytes"]),
-                f"{item['ratio'] * 100:.1f}",
-                item["level"],
-                item["enforcement"],
+                item.workspace,
+                size(item.usage_bytes),
+                size(item.quota_bytes),
+                f"{item.ratio * 100:.1f}",
+                item.level,
+                item.enforcement,
             )
             for item in items
         ],
     )
 
 
-async def _all() -> list[dict[str, Any]]:
-    items: list[dict[str, Any]] = []
-    cursor = None
+async def _all() -> list[Workspace]:
     async with api_client() as api:
-        while True:
-            page = await api.call("GET", "/v1/workspaces", query={"limit": 1000, "cursor": cursor})
-            items += page["items"]
-            cursor = page["next_cursor"]
-            if cursor is None:
-                return items
+        return [item async for item in api.workspaces()]
 
 
 @commands.command()
-def show(workspace: Workspace, as_json: AsJson = False) -> None:
+def show(workspace: Name, as_json: AsJson = False) -> None:
     """One workspace's account."""
     usage, settings = asyncio.run(_show(workspace))
     if as_json:
-        emit_json({**usage, "enforcement": settings["enforcement"], "policy": settings["policy"]})
+        more = {"enforcement": settings.enforcement, "policy": settings.policy}
+        emit_json({**msgspec.to_builtins(usage), **more})
         return
     console.print(
-        f"[bold]{plain(workspace)}[/]: {size(usage['usage_bytes'])} of {size(usage['quota_bytes'])} "
-        f"({usage['ratio'] * 100:.1f}%), level {usage['level']}, {settings['enforcement']}"
+        f"[bold]{plain(workspace)}[/]: {size(usage.usage_bytes)} of {size(usage.quota_bytes)} "
+        f"({usage.ratio * 100:.1f}%), level {usage.level}, {settings.enforcement}"
     )
     table(
         "",
         ["figure", ">value"],
         [
-            ("images", usage["images"]),
-            ("tags", usage["tags"]),
-            ("untagged images", usage["untagged_images"]),
-            ("untagged", size(usage["untagged_bytes"])),
-            ("reserved for builds", size(usage["reserved_bytes"])),
-            ("awaiting garbage collection", size(usage["awaiting_gc_bytes"])),
+            ("images", usage.images),
+            ("tags", usage.tags),
+            ("untagged images", usage.untagged_images),
+            ("untagged", size(usage.untagged_bytes)),
+            ("reserved for builds", size(usage.reserved_bytes)),
+            ("awaiting garbage collection", size(usage.awaiting_gc_bytes)),
         ],
     )
 
 
-async def _show(workspace: str) -> tuple[dict[str, Any], dict[str, Any]]:
+async def _show(workspace: str) -> tuple[Usage, Workspace]:
     async with api_client() as api:
-        usage = await api.call("GET", workspace_path(workspace, "usage"))
-        return usage, await api.call("GET", workspace_path(workspace))
+        return await api.usage(workspace), await api.workspace(workspace)
 
 
 @commands.command("set")
 def set_workspace(
-    workspace: Workspace,
+    workspace: Name,
     quota: Annotated[
         str | None, typer.Option(help="Bytes, or like 500MB, 10GB (1024 base).")
     ] = None,
@@ -128,23 +122,20 @@ def map_repository(
     as_json: AsJson = False,
 ) -> None:
     """Move a repository and what it stores to another workspace and app."""
-    body = {"workspace": workspace} if app is None else {"workspace": workspace, "app": app}
-    path = f"/v1/repositories/{quote(registry, safe='')}/{quote(repository)}"
 
-    async def put() -> dict[str, Any]:
+    async def put() -> Mapped:
         async with api_client() as api:
-            answer: dict[str, Any] = await api.call("PUT", path, body=body)
-            return answer
+            return await api.map_repository(repository, workspace, app=app, registry=registry)
 
     answer = asyncio.run(put())
     if as_json:
-        emit_json(answer)
+        emit_json(msgspec.to_builtins(answer))
         return
     console.print(
-        f"{plain(repository)}: {plain(answer['previous_workspace'])} → "
-        f"{plain(answer['workspace'])}, app {plain(answer['app'])}; "
-        f"{answer['moved_manifests']} manifests moved, "
-        f"{plain(answer['workspace'])} uses {size(answer['usage_bytes'])}"
+        f"{plain(repository)}: {plain(answer.previous_workspace)} → "
+        f"{plain(answer.workspace)}, app {plain(answer.app)}; "
+        f"{answer.moved_manifests} manifests moved, "
+        f"{plain(answer.workspace)} uses {size(answer.usage_bytes)}"
     )
 
 

@@ -118,7 +118,9 @@ class Node:
         if self._is_formatted():
             return
         say("kafka: formatting the storage")
-        cluster_id = base64.urlsafe_b64encode(secrets.token_bytes(16)).decode().rstrip("=")
+        raw = bytearray(secrets.token_bytes(16))
+        raw[0] &= 0x7F  # else one in 64 begins with "-", which the tool takes for an option
+        cluster_id = base64.urlsafe_b64encode(raw).decode().rstrip("=")
         await run_tool(
             [
                 *(*jvm, "kafka.tools.StorageTool", "format", "--ignore-formatted"),

@@ -19,6 +19,7 @@ ARROWS: dict[str, set[str]] = {
     "migrations": {"ledger", "runtime"},
     "devstack": {"runtime"},
     "idp": set(),
+    "registry_quota": set(),
     "cli": {
         "webhook_receiver",
         "consumer",
@@ -28,6 +29,7 @@ ARROWS: dict[str, set[str]] = {
         "runtime",
         "migrations",
         "devstack",
+        "registry_quota",
     },
 }
 
@@ -64,7 +66,7 @@ PURE = [
 ]
 IMPURE_IMPORTS = {"aiohttp", "aiokafka", "asyncio", "asyncpg", "random", "socket", "time", "os"}
 
-FOLDERS = {"idp": "proto/idp"}
+FOLDERS = {"idp": "proto/idp", "registry_quota": "client/registry_quota"}
 """Rooms whose folder is not at the top."""
 
 
