@@ -16,6 +16,7 @@ from quota.access import Authenticate, any_of, internal_keys, operator_tokens
 from quota.accounts import Accounts
 from quota.api.app import Api
 from quota.api.cleanups import CleanupRoutes
+from quota.api.garbage import GarbageRoutes
 from quota.api.history import HistoryRoutes
 from quota.api.internal import InternalRoutes
 from quota.api.leases import LeaseRoutes
@@ -23,6 +24,7 @@ from quota.api.reservations import ReservationRoutes
 from quota.api.server import RouteGroup, create_app
 from quota.api.tokens import TokenRoutes
 from quota.cleanup import Cleaner
+from quota.garbage import GarbageCollection
 from quota.grpc.server import serving_grpc
 from quota.grpc.service import BuildService
 from quota.history import History
@@ -109,6 +111,7 @@ def route_groups(
     accounts: Accounts,
     hook: PreBuildHook,
     cleaner: Cleaner,
+    collection: GarbageCollection,
     clock: Callable[[], datetime] = utc_now,
 ) -> list[RouteGroup]:
     """The handlers of every address of the API."""
@@ -138,6 +141,7 @@ def route_groups(
             Leases(pool, default_quota_bytes=settings.default_quota_bytes, clock=clock),
             authenticate=doors.api,
         ),
+        GarbageRoutes(collection, authenticate=doors.api),
     ]
 
 
@@ -216,6 +220,8 @@ async def run(settings: Settings) -> int:
             clock=utc_now,
             metrics=metrics,
         )
+        collection = GarbageCollection(pool, client, clock=utc_now, metrics=metrics)
+        stack.push_async_callback(collection.finish)
         await hook.remember_strict()
         await stack.enter_async_context(
             background("strict workspaces", hook.keep_strict_known(stopping), stopping)
@@ -231,6 +237,7 @@ async def run(settings: Settings) -> int:
             accounts=accounts,
             hook=hook,
             cleaner=cleaner,
+            collection=collection,
         )
 
         async def ready() -> str | None:

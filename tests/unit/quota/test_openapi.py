@@ -29,6 +29,7 @@ def application(*more: Any) -> web.Application:
         accounts=nothing,
         hook=nothing,
         cleaner=nothing,
+        collection=nothing,
     )
     return create_app(
         *groups, *more, ready=nothing, metrics=CollectorRegistry(), stopping=Stopping()
