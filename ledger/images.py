@@ -1,6 +1,6 @@
 """Images of a workspace, a page at a time: cost follows the page, not the workspace."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -109,6 +109,13 @@ async def find(
     """A manifest that exists, with its live tags."""
     views = await _views(connection, await connection.fetch(ONE, registry, repository, digest))
     return views[0] if views else None
+
+
+async def some(connection: Connection, keys: Sequence[ManifestKey]) -> list[ManifestView]:
+    """These images, those that exist, in the given order."""
+    rows = await connection.fetch(SOME, [key[0] for key in keys], [key[1] for key in keys])
+    views = {(view.repository_id, view.digest): view for view in await _views(connection, rows)}
+    return [views[key] for key in keys if key in views]
 
 
 async def with_children(

@@ -97,13 +97,15 @@ class Tokens:
         expected = _NOBODY if token is None else token.secret_hash
         if not hmac.compare_digest(hash_secret(secret), expected) or token is None:
             return None
-        if token_state(token, now) != "active":
+        return _holder(token, now)
+
+    async def holder(self, token_id: str) -> Principal | None:
+        """Who holds the token with an id that was checked before: a session that began with it."""
+        if len(token_id) != 2 * _ID_BYTES or not token_id.isalnum():
             return None
-        return Principal(
-            f"token {token.id}",
-            frozenset(token.scopes),
-            None if token.workspaces is None else frozenset(token.workspaces),
-        )
+        now = self._clock()
+        token = await self._find(token_id, now)
+        return None if token is None else _holder(token, now)
 
     async def _find(self, token_id: str, now: datetime) -> Token | None:
         """The row as it stands; while the database is away, as it stood minutes ago.
@@ -131,6 +133,16 @@ class Tokens:
             self._remembered[token_id] = (token, now)
             if len(self._remembered) > _REMEMBERED:
                 del self._remembered[next(iter(self._remembered))]
+
+
+def _holder(token: Token, now: datetime) -> Principal | None:
+    if token_state(token, now) != "active":
+        return None
+    return Principal(
+        f"token {token.id}",
+        frozenset(token.scopes),
+        None if token.workspaces is None else frozenset(token.workspaces),
+    )
 
 
 def token_state(token: Token, now: datetime) -> str:

@@ -16,7 +16,6 @@ from quota.access import Authenticate, any_of, internal_keys, operator_tokens
 from quota.accounts import Accounts
 from quota.api.app import Api
 from quota.api.cleanups import CleanupRoutes
-from quota.api.garbage import GarbageRoutes
 from quota.api.history import HistoryRoutes
 from quota.api.internal import InternalRoutes
 from quota.api.leases import LeaseRoutes
@@ -24,7 +23,6 @@ from quota.api.reservations import ReservationRoutes
 from quota.api.server import RouteGroup, create_app
 from quota.api.tokens import TokenRoutes
 from quota.cleanup import Cleaner
-from quota.garbage import GarbageCollection
 from quota.grpc.server import serving_grpc
 from quota.grpc.service import BuildService
 from quota.history import History
@@ -32,6 +30,8 @@ from quota.hook import PreBuildHook
 from quota.leases import Leases
 from quota.levels import level
 from quota.metrics import QuotaMetrics
+from quota.pages.app import pages
+from quota.pages.sessions import Proxy
 from quota.reconcile import Reconciler
 from quota.reconcile_schedule import ReconcileMetrics, ReconcileSchedule
 from quota.records import Records
@@ -111,10 +111,11 @@ def route_groups(
     accounts: Accounts,
     hook: PreBuildHook,
     cleaner: Cleaner,
-    collection: GarbageCollection,
     clock: Callable[[], datetime] = utc_now,
+    stopping: Stopping | None = None,
 ) -> list[RouteGroup]:
-    """The handlers of every address of the API."""
+    """The handlers of every address of the API, and of the pages."""
+    runs = Runs(pool, cleaner, clock=clock)
     mapper = Mapper(
         pool,
         rule=WorkspaceRule(settings.workspace_pattern),
@@ -132,7 +133,7 @@ def route_groups(
     history = open_history(settings, pool, clock=clock)
     return [
         api,
-        CleanupRoutes(Runs(pool, cleaner, clock=clock), accounts=accounts, authenticate=doors.api),
+        CleanupRoutes(runs, accounts=accounts, authenticate=doors.api),
         TokenRoutes(tokens, authenticate=doors.api, clock=clock),
         HistoryRoutes(history, accounts, authenticate=doors.api, clock=clock),
         ReservationRoutes(accounts, authenticate=doors.api, clock=clock),
@@ -141,7 +142,20 @@ def route_groups(
             Leases(pool, default_quota_bytes=settings.default_quota_bytes, clock=clock),
             authenticate=doors.api,
         ),
-        GarbageRoutes(collection, authenticate=doors.api),
+        *pages(
+            pool,
+            secrets=settings.required_api_tokens(),
+            authenticate=doors.api,
+            tokens=tokens,
+            proxy=trusted_proxy(settings),
+            session_lifetime=timedelta(seconds=settings.session_seconds),
+            accounts=accounts,
+            cleaner=cleaner,
+            runs=runs,
+            history=history,
+            stopping=stopping or Stopping(),
+            clock=clock,
+        ),
     ]
 
 
@@ -164,6 +178,16 @@ def build_service(
     )
     tracker = Tracker(pool, recorder=recorder, mapper=mapper, client=client, clock=clock)
     return BuildService(hook=hook, tracker=tracker, authenticate=doors.platform)
+
+
+def trusted_proxy(settings: Settings) -> Proxy:
+    """The proxy in front of the pages that signs people in, if there is one."""
+    return Proxy(
+        addresses=settings.proxy_networks(),
+        user_header=settings.proxy_user_header,
+        workspaces_header=settings.proxy_workspaces_header,
+        scope=settings.proxy_scope,
+    )
 
 
 async def run(settings: Settings) -> int:
@@ -220,8 +244,6 @@ async def run(settings: Settings) -> int:
             clock=utc_now,
             metrics=metrics,
         )
-        collection = GarbageCollection(pool, client, clock=utc_now, metrics=metrics)
-        stack.push_async_callback(collection.finish)
         await hook.remember_strict()
         await stack.enter_async_context(
             background("strict workspaces", hook.keep_strict_known(stopping), stopping)
@@ -237,7 +259,7 @@ async def run(settings: Settings) -> int:
             accounts=accounts,
             hook=hook,
             cleaner=cleaner,
-            collection=collection,
+            stopping=stopping,
         )
 
         async def ready() -> str | None:
@@ -278,7 +300,13 @@ async def run(settings: Settings) -> int:
                 stopping=stopping,
             )
         )
-        app = create_app(*groups, ready=ready, metrics=metrics.registry, stopping=stopping)
+        app = create_app(
+            *groups,
+            ready=ready,
+            metrics=metrics.registry,
+            stopping=stopping,
+            origins=settings.cors_origins,
+        )
         port = await stack.enter_async_context(
             serving(app, host=settings.host, port=settings.api_port)
         )

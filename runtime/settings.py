@@ -4,6 +4,7 @@ Names and defaults are public: see the contract's "Settings". Secrets are `Secre
 printed settings object never shows them.
 """
 
+import ipaddress
 import re
 from typing import Annotated, Self
 from urllib.parse import urlsplit
@@ -79,6 +80,16 @@ class Settings(BaseSettings):
         None, validation_alias=AliasChoices("RQ_INTERNAL_API_KEY", "ORBIT_INTERNAL_API_KEY")
     )
 
+    # Pages
+    session_seconds: int = Field(12 * 3600, ge=60, le=90 * 86_400)
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Origins (`https://host`) whose pages may show the warning of a workspace."""
+    proxy_addresses: Annotated[tuple[str, ...], NoDecode] = ()
+    """Addresses or networks of a proxy that has signed people in; none: nobody is believed."""
+    proxy_user_header: str = Field("X-Forwarded-User", pattern=r"^[A-Za-z0-9-]{1,100}$")
+    proxy_workspaces_header: str | None = Field(None, pattern=r"^[A-Za-z0-9-]{1,100}$")
+    proxy_scope: str = Field("read", pattern="^(read|write)$")
+
     # Accounting
     default_quota_bytes: int = Field(10 * 1024**3, ge=1, le=2**62)
     workspace_pattern: str = r"^(?P<workspace>[^/]+)/(?P<app>.+)$"
@@ -110,7 +121,31 @@ class Settings(BaseSettings):
             raise ValueError("needs the named groups (?P<workspace>…) and (?P<app>…)")
         return value
 
-    @field_validator("registry_token_hosts", "registry_redirect_hosts", mode="before")
+    @field_validator("proxy_addresses")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for part in value:
+            try:
+                ipaddress.ip_network(part, strict=False)
+            except ValueError as error:
+                raise ValueError(f"{part!r} is no address or network such as 10.0.0.0/8") from error
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for part in value:
+            if not re.fullmatch(r"https?://[^/\s*]+", part):
+                raise ValueError(f"{part!r} is no origin such as https://dashboard.example.com")
+        return value
+
+    @field_validator(
+        "registry_token_hosts",
+        "registry_redirect_hosts",
+        "proxy_addresses",
+        "cors_origins",
+        mode="before",
+    )
     @classmethod
     def _split_hosts(cls, value: object) -> object:
         if isinstance(value, str):
@@ -187,6 +222,10 @@ class Settings(BaseSettings):
     def required_internal_api_keys(self) -> tuple[str, ...]:
         """The keys of the internal API, several while they are exchanged. Raises SettingsError."""
         return _secrets(self.internal_api_key, "RQ_INTERNAL_API_KEY", "a long random text")
+
+    def proxy_networks(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+        """Where a proxy that signs people in may speak from."""
+        return tuple(ipaddress.ip_network(part, strict=False) for part in self.proxy_addresses)
 
     def required_registry_url(self) -> str:
         """The registry's base URL or host. Raises SettingsError when unset."""

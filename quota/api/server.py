@@ -1,10 +1,12 @@
 """The API as an application: groups of routes, the documents about them, problems for every failure."""
 
+from collections.abc import Collection
 from typing import Protocol
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from quota.api.crossorigin import cross_origin
 from quota.api.documents import DocumentRoutes
 from quota.api.problems import problem_middleware
 from runtime.http import Ready, add_operations_routes
@@ -19,10 +21,19 @@ class RouteGroup(Protocol):
 
 
 def create_app(
-    *groups: RouteGroup, ready: Ready, metrics: CollectorRegistry, stopping: Stopping
+    *groups: RouteGroup,
+    ready: Ready,
+    metrics: CollectorRegistry,
+    stopping: Stopping,
+    origins: Collection[str] = (),
 ) -> web.Application:
-    """Every address of the API. Raises LookupError for a handler that does not describe itself."""
-    app = web.Application(middlewares=[problem_middleware], client_max_size=1024 * 1024)
+    """Every address of the API. Raises LookupError for a handler that does not describe itself.
+
+    Pages from `origins` may ask for a workspace's usage.
+    """
+    app = web.Application(
+        middlewares=[cross_origin(origins), problem_middleware], client_max_size=1024 * 1024
+    )
     for group in groups:
         app.router.add_routes(group.routes())
     add_operations_routes(app, ready=ready, metrics=metrics, stopping=stopping)

@@ -17,7 +17,6 @@ from quota.api.models import Problem
 from quota.api.openapi import endpoints, problem_statuses
 from quota.api.server import create_app
 from quota.cleanup import Cleaner
-from quota.garbage import GarbageCollection
 from quota.hook import PreBuildHook
 from quota.levels import level
 from quota.metrics import QuotaMetrics
@@ -114,10 +113,14 @@ class LiveApi:
 
 @asynccontextmanager
 async def live_api(
-    pool: Pool, registry_url: str = "http://127.0.0.1:9", **settings: Any
+    pool: Pool,
+    registry_url: str = "http://127.0.0.1:9",
+    *,
+    operator: str = f"{OPERATOR},{OPERATOR_NEXT}",
+    **settings: Any,
 ) -> AsyncIterator[LiveApi]:
     """Serve it on a free port. Without a registry every request to one is refused."""
-    known = Settings(api_token=f"{OPERATOR},{OPERATOR_NEXT}", internal_api_key=INTERNAL, **settings)
+    known = Settings(api_token=operator, internal_api_key=INTERNAL, **settings)
     async with AsyncExitStack() as stack:
         clock, metrics, stopping = Clock(), QuotaMetrics(), Stopping()
         client = await stack.enter_async_context(
@@ -145,14 +148,19 @@ async def live_api(
                 pool, cleaner, default_quota_bytes=quota, clock=clock, metrics=metrics
             ),
             cleaner=cleaner,
-            collection=GarbageCollection(pool, client, clock=clock, metrics=metrics),
             clock=clock,
         )
 
         async def ready() -> str | None:
             return None
 
-        app = create_app(*groups, ready=ready, metrics=metrics.registry, stopping=stopping)
+        app = create_app(
+            *groups,
+            ready=ready,
+            metrics=metrics.registry,
+            stopping=stopping,
+            origins=known.cors_origins,
+        )
         port = await stack.enter_async_context(serving(app, host="127.0.0.1", port=0))
         session = await stack.enter_async_context(aiohttp.ClientSession())
         yield LiveApi(f"http://127.0.0.1:{port}", session, pool, recorder, tokens, clock, app)

@@ -1,0 +1,1 @@
+"""Pages for people: server-rendered, readable without JavaScript, live where there is some."""

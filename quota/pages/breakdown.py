@@ -1,0 +1,112 @@
+"""Who takes how much: shares of apps, sizes of images. PURE, and meant for a thread of its own."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from ledger.browsing import Contents
+from ledger.fold import ManifestKey
+from ledger.packing import unpack_digests
+
+
+class AppShare(msgspec.Struct, frozen=True):
+    """An app's part of a workspace. Bytes."""
+
+    app: str
+    images: int
+    """Manifests that have a tag."""
+    manifests: int
+    exclusive_bytes: int
+    """Held by this app alone."""
+    shared_bytes: int
+    """Held by other apps of the workspace, too."""
+
+
+class Breakdown(msgspec.Struct, frozen=True):
+    """A workspace by apps and images."""
+
+    apps: tuple[AppShare, ...]
+    """The largest first."""
+    images: int
+    """Manifests with a tag."""
+    manifests: int
+    sizes: Mapping[ManifestKey, int]
+    """Config and layers; of an index the distinct blobs of its children. Bytes."""
+    unique: Mapping[ManifestKey, int]
+    """What deleting just this one would free. Bytes."""
+
+
+def break_down(contents: Iterable[Contents], held: Mapping[bytes, tuple[int, int]]) -> Breakdown:
+    """`held`: digest → (references, bytes)."""
+    holders: dict[bytes, str | None] = {}
+    members: dict[str, set[bytes]] = defaultdict(set)
+    tagged: dict[str, int] = defaultdict(int)
+    count: dict[str, int] = defaultdict(int)
+    blobs_of: dict[ManifestKey, list[bytes]] = {}
+    children_of: dict[ManifestKey, tuple[bytes, ...]] = {}
+    sizes: dict[ManifestKey, int] = {}
+    unique: dict[ManifestKey, int] = {}
+    nothing = (0, 0)
+    for item in contents:
+        key = (item.repository_id, item.digest)
+        app = item.app
+        count[app] += 1
+        tagged[app] += item.tagged
+        digests = _digests(item.blobs)
+        own = {item.digest, *digests}
+        members[app] |= own
+        entries = [held.get(digest, nothing) for digest in own]
+        unique[key] = sum(size for refs, size in entries if refs == 1)
+        sizes[key] = sum(held.get(digest, nothing)[1] for digest in set(digests))
+        if item.children:
+            children_of[key] = unpack_digests(item.children)
+        blobs_of[key] = digests
+    for app, digests_of_app in members.items():
+        for digest in digests_of_app:
+            holders[digest] = None if digest in holders else app
+    for key in children_of:
+        reached = _reached(key, blobs_of, children_of)
+        sizes[key] = sum(held.get(digest, nothing)[1] for digest in reached)
+    exclusive: dict[str, int] = defaultdict(int)
+    shared: dict[str, int] = defaultdict(int)
+    for app, digests_of_app in members.items():
+        for digest in digests_of_app:
+            size = held.get(digest, nothing)[1]
+            if holders[digest] == app:
+                exclusive[app] += size
+            else:
+                shared[app] += size
+    apps = [AppShare(app, tagged[app], count[app], exclusive[app], shared[app]) for app in members]
+    apps.sort(key=lambda item: (-item.exclusive_bytes, -item.shared_bytes, item.app))
+    return Breakdown(tuple(apps), sum(tagged.values()), sum(count.values()), sizes, unique)
+
+
+def _digests(packed: bytes | None) -> list[bytes]:
+    """Digests of packed blobs, in order."""
+    found: list[bytes] = []
+    position, length = 0, len(packed or b"")
+    while packed is not None and position < length:
+        end = position + 1 + packed[position]
+        found.append(packed[position + 1 : end])
+        position = end + 8
+    return found
+
+
+def _reached(
+    top: ManifestKey,
+    blobs_of: Mapping[ManifestKey, list[bytes]],
+    children_of: Mapping[ManifestKey, tuple[bytes, ...]],
+) -> set[bytes]:
+    reached: set[bytes] = set()
+    seen = {top}
+    waiting = [top]
+    while waiting:
+        key = waiting.pop()
+        reached.update(blobs_of.get(key, ()))
+        for digest in children_of.get(key, ()):
+            child = (key[0], digest)
+            if child not in seen:
+                seen.add(child)
+                waiting.append(child)
+    return reached

@@ -1,0 +1,96 @@
+"""Figures that need all of a workspace: worked out beside the requests, shown with their own time.
+
+A page waits a moment for them and is sent without them when that is not enough; what was worked out
+before is shown as long as working it out anew would cost more than it is worth.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Generic, TypeVar
+
+import msgspec
+
+from runtime.logs import get_logger
+
+log = get_logger(__name__)
+
+Value = TypeVar("Value")
+
+_WAIT_SECONDS = 0.25
+_RENEW_AFTER = 20
+"""A figure may be older than the account by this many times what working it out takes."""
+_KEPT = 16
+
+
+class Known(msgspec.Struct, Generic[Value]):
+    """A figure and when it was true (UTC)."""
+
+    value: Value
+    as_of: datetime
+    state: object
+    cost_seconds: float
+
+
+class Figures(Generic[Value]):
+    """Works out one kind of figure per workspace, one workspace at a time, and keeps the newest."""
+
+    def __init__(
+        self,
+        name: str,
+        work_out: Callable[[str, int], Awaitable[Value]],
+        *,
+        clock: Callable[[], datetime],
+        wait_seconds: float = _WAIT_SECONDS,
+    ) -> None:
+        """`work_out` takes a workspace's name and id."""
+        self._name = name
+        self._work_out = work_out
+        self._clock = clock
+        self._wait = wait_seconds
+        self._known: OrderedDict[int, Known[Value]] = OrderedDict()
+        self._working: dict[int, asyncio.Task[None]] = {}
+        self._one_at_a_time = asyncio.Semaphore(1)
+
+    async def of(
+        self, name: str, workspace_id: int, state: object, *, wait: float | None = None
+    ) -> Known[Value] | None:
+        """The figure of a workspace in a state (anything that changes with it); None: not worked out yet."""
+        known = self._known.get(workspace_id)
+        if known is not None and (
+            known.state == state
+            or (self._clock() - known.as_of).total_seconds() < known.cost_seconds * _RENEW_AFTER
+        ):
+            return known
+        task = self._working.get(workspace_id)
+        if task is None:
+            task = asyncio.create_task(
+                self._renew(name, workspace_id, state), name=f"figures {self._name}"
+            )
+            self._working[workspace_id] = task
+            task.add_done_callback(lambda _task: self._working.pop(workspace_id, None))
+        await asyncio.wait([task], timeout=self._wait if wait is None else wait)
+        return self._known.get(workspace_id)
+
+    async def _renew(self, name: str, workspace_id: int, state: object) -> None:
+        try:
+            async with self._one_at_a_time:
+                as_of, started = self._clock(), time.monotonic()
+                value = await self._work_out(name, workspace_id)
+                cost = time.monotonic() - started
+        except Exception as error:  # noqa: BLE001 - a page without a figure is better than no page
+            log.warning("figure_failed", figure=self._name, workspace=name, reason=repr(error))
+            return
+        self._known[workspace_id] = Known(value, as_of, state, cost)
+        self._known.move_to_end(workspace_id)
+        while len(self._known) > _KEPT:
+            self._known.popitem(last=False)
+
+    async def close(self) -> None:
+        """Stop working."""
+        tasks = list(self._working.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,133 @@
+"""What happens while somebody looks: server-sent events of one workspace.
+
+`summary` carries the bar and a cleanup's progress as HTML whenever they change; `changed` tells the
+other parts to fetch themselves anew, at most every two seconds and once more when it is quiet again;
+`signed-out` ends it when the session has ended.
+"""
+
+import asyncio
+import contextlib
+import time
+from typing import Final
+
+from aiohttp import hdrs, web
+
+from ledger.browsing import Pulse
+from ledger.reading import WorkspaceView
+from quota.api.problems import ProblemError
+from quota.pages.browsing import Browsing
+from quota.pages.render import HEADERS, Renderer, workspace_path
+from quota.pages.sessions import Sessions, Visitor
+from quota.pages.visits import Visits
+from quota.pages.workspaces import Workspaces
+from runtime.lifecycle import Stopping
+from runtime.postgres import UNAVAILABLE
+
+_MOST_STREAMS: Final = 500
+_EVERY_SECONDS: Final = 0.5
+_PARTS_EVERY_SECONDS: Final = 2.0
+_CHECK_SESSION_SECONDS: Final = 5.0
+_SIGN_OF_LIFE_SECONDS: Final = 15.0
+
+
+class Live:
+    """Streams; all that look at one workspace share its readings."""
+
+    def __init__(
+        self,
+        *,
+        workspaces: Workspaces,
+        browsing: Browsing,
+        sessions: Sessions,
+        visits: Visits,
+        renderer: Renderer,
+        stopping: Stopping,
+    ) -> None:
+        self._workspaces = workspaces
+        self._browsing = browsing
+        self._sessions = sessions
+        self._visits = visits
+        self._renderer = renderer
+        self._stopping = stopping
+        self._streams = 0
+        self._readings: dict[int, tuple[float, Pulse]] = {}
+        self._reading = asyncio.Lock()
+
+    def routes(self) -> list[web.RouteDef]:
+        """One address."""
+        return [web.get("/workspaces/{workspace:[^/]+}/live", self._visits.page(self.live))]
+
+    async def live(self, request: web.Request, visitor: Visitor) -> web.StreamResponse:
+        """What happens in a workspace, as it happens."""
+        view = await self._workspaces.view(request, visitor, "read")
+        if self._streams >= _MOST_STREAMS:
+            raise ProblemError(503, "Too many people watch; the page works without.")
+        response = web.StreamResponse(
+            headers={
+                **HEADERS,
+                hdrs.CONTENT_TYPE: "text/event-stream",
+                "X-Accel-Buffering": "no",
+            }
+        )
+        self._streams += 1
+        try:
+            await response.prepare(request)
+            # A client that is gone ends the stream; nothing is owed to it.
+            with contextlib.suppress(ConnectionResetError):
+                await self._stream(request, view, response)
+        finally:
+            self._streams -= 1
+            if not self._streams:
+                self._readings.clear()
+        return response
+
+    async def _stream(
+        self, request: web.Request, view: WorkspaceView, response: web.StreamResponse
+    ) -> None:
+        shown: Pulse | None = None
+        told: Pulse | None = None
+        told_at = checked_at = alive_at = time.monotonic()
+        while not await self._stopping.sleep(_EVERY_SECONDS if shown is not None else 0.01):
+            now = time.monotonic()
+            if now - checked_at >= _CHECK_SESSION_SECONDS:
+                checked_at = now
+                visitor = await self._sessions.visitor(request)
+                if visitor is None or not visitor.principal.may("read", view.name):
+                    await _send(response, "signed-out", "now")
+                    return
+            try:
+                pulse = await self._pulse(view.id)
+            except UNAVAILABLE:
+                continue
+            if shown is None:
+                told = pulse
+            if pulse != shown:
+                shown = pulse
+                alive_at = now
+                await _send(response, "summary", await self._summary(view))
+            if pulse != told and now - told_at >= _PARTS_EVERY_SECONDS:
+                told, told_at = pulse, now
+                await _send(response, "changed", "now")
+            if now - alive_at >= _SIGN_OF_LIFE_SECONDS:
+                alive_at = now
+                await response.write(b": alive\n\n")
+
+    async def _pulse(self, workspace_id: int) -> Pulse:
+        async with self._reading:
+            known = self._readings.get(workspace_id)
+            now = time.monotonic()
+            if known is None or now - known[0] >= _EVERY_SECONDS * 0.9:
+                known = (now, await self._browsing.pulse(workspace_id))
+                self._readings[workspace_id] = known
+            return known[1]
+
+    async def _summary(self, view: WorkspaceView) -> str:
+        values = await self._workspaces.summary_of(view)
+        return self._renderer.text(
+            "parts/summary_content.html", view=view, path=workspace_path(view.name), **values
+        )
+
+
+async def _send(response: web.StreamResponse, event: str, data: str) -> None:
+    lines = "".join(f"data: {line}\n" for line in data.splitlines())
+    await response.write(f"event: {event}\n{lines}\n".encode())

@@ -1,0 +1,80 @@
+"""What would be cleaned next, for people: the planner's own plan, cut to what a page shows."""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+import msgspec
+
+from quota.decision import target_bytes
+from quota.plan import Plan
+from quota.reasons import KEPT_AS
+from quota.snapshot import Snapshot
+from registry.names import format_digest
+
+MOST_SHOWN = 100
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """An image that would go, with everything that goes with it."""
+
+    repository: str
+    app: str
+    digest: str
+    tags: tuple[str, ...]
+    manifests: int
+    freed_bytes: int
+    why: str
+
+
+class Preview(msgspec.Struct, frozen=True):
+    """A dry run. Bytes."""
+
+    candidates: tuple[Candidate, ...]
+    """In the order of deletion, the first `MOST_SHOWN` of them."""
+    total: int
+    freed_bytes: int
+    projected_bytes: int
+    """Usage and what is reserved."""
+    usage_after_bytes: int
+    target_bytes: int
+    target_reached: bool
+    why_not: str | None
+    refused: tuple[str, ...]
+    """Why nothing may be deleted at all, as sentences."""
+    warnings: tuple[str, ...]
+    kept: Mapping[str, int]
+    """What stays and how many manifests, in words."""
+    made_at: datetime
+
+
+def preview_of(snapshot: Snapshot, plan: Plan) -> Preview:
+    """What a page shows of a plan."""
+    return Preview(
+        candidates=tuple(
+            Candidate(
+                repository=unit.manifest.repository,
+                app=unit.manifest.app,
+                digest=format_digest(unit.manifest.digest),
+                tags=tuple(unit.manifest.tags),
+                manifests=len(unit.members),
+                freed_bytes=unit.freed_bytes,
+                why=unit.sentence.removeprefix("deleted: "),
+            )
+            for unit in plan.units[:MOST_SHOWN]
+        ),
+        total=len(plan.units),
+        freed_bytes=plan.freed_bytes,
+        projected_bytes=snapshot.projected_bytes,
+        usage_after_bytes=plan.usage_after_bytes,
+        target_bytes=target_bytes(snapshot.workspace.quota_bytes, snapshot.policy),
+        target_reached=plan.target_reached,
+        why_not=plan.why_not,
+        refused=tuple(block.sentence for block in plan.blocks),
+        warnings=tuple(block.sentence for block in plan.warnings),
+        kept={
+            KEPT_AS[why]: count
+            for why, count in sorted(plan.kept_by.items(), key=lambda item: -item[1])
+            if why in KEPT_AS
+        },
+        made_at=snapshot.now,
+    )

@@ -1,0 +1,60 @@
+"""The warning's words: those that dashboards have always shown."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quota.pages.warning import percent, size_text, warning
+
+GB = 1024**3
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"),
+        (1, "1 B"),
+        (1023, "1023 B"),
+        (1024, "1 KB"),
+        (1536, "1.5 KB"),
+        (1024**2, "1 MB"),
+        (int(7.2 * GB), "7.2 GB"),
+        (10 * GB, "10 GB"),
+        (1024**4, "1 TB"),
+        (1024**6 * 3, "3 EB"),
+        (1024 * 1024 - 1, "1024 KB"),
+    ],
+)
+def test_sizes_read_as_in_the_plan(size, text):
+    assert size_text(size) == text
+
+
+def test_from_70_percent_on_people_are_warned():
+    said = warning(int(7.2 * GB), 10 * GB)
+    assert said is not None
+    assert (said.severity, said.title, said.text) == (
+        "warning",
+        "Registry Usage Warning",
+        "Using 7.2 GB of 10 GB (72%). Consider adding your own registry or cleaning up old images.",
+    )
+
+
+def test_from_90_percent_on_they_are_told_what_will_happen():
+    said = warning(int(9.4 * GB), 10 * GB)
+    assert said is not None
+    assert (said.severity, said.title, said.text) == (
+        "critical",
+        "Registry Almost Full",
+        "Using 9.4 GB of 10 GB (94%). Oldest images will be automatically cleaned up on next build.",
+    )
+
+
+@given(used=st.integers(0, 2**60), quota=st.integers(1, 2**60))
+def test_the_thresholds_are_exact(used, quota):
+    said = warning(used, quota)
+    if used * 100 < 70 * quota:
+        assert said is None
+    else:
+        assert said is not None
+        assert (said.severity == "critical") is (used * 100 >= 90 * quota)
+        assert f"({percent(used, quota)}%)" in said.text
