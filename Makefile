@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: run demo test check bench help setup lock proto format clean
+.PHONY: run demo test check bench help setup lock proto reference format clean
 
 run: setup ## The whole system in the foreground: Kafka, Postgres, registry, receiver, consumer, API (Ctrl-C stops it)
 	@exec $(BIN)/registry-quota dev up
@@ -54,6 +54,9 @@ proto: setup ## Generate code from proto/ again (after a change there)
 format: setup ## Format and fix what can be fixed by itself
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+reference: setup ## Write docs/reference/ anew: OpenAPI, AsyncAPI and the events' JSON Schemas, from the code
+	@$(BIN)/python -m quota.api.reference docs/reference
 
 clean: ## Remove what was built and what the embedded stack kept
 	rm -rf $(VENV) .run .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -14,6 +14,7 @@ from aiokafka import AIOKafkaConsumer
 from devstack.config import StackConfig
 from devstack.stack import Stack
 from registry.client import RegistryClient
+from tests.support.published import check_event
 from tests.support.waiting import wait_until
 
 
@@ -121,12 +122,14 @@ class System:
             await consumer.stop()
 
     async def quota_events(self, workspace: str) -> list[dict[str, Any]]:
-        """What alerting consumers have been told about a workspace so far, in order."""
-        return [
-            event
-            for event in await self.messages("registry.quota-events")
-            if event["subject"] == workspace
-        ]
+        """What alerting consumers have been told about a workspace so far, in order.
+
+        Whatever was published so far, for whomever, is as the schemas say.
+        """
+        events = await self.messages("registry.quota-events")
+        for event in events:
+            check_event(event)
+        return [event for event in events if event["subject"] == workspace]
 
     async def messages(self, topic: str) -> list[Any]:
         """Every message of a topic so far, decoded from JSON."""

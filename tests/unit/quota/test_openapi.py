@@ -1,38 +1,17 @@
 """The OpenAPI document says what the routes are: all of them, each with its scope."""
 
-from typing import Any, cast
+from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
-from prometheus_client import CollectorRegistry
 
 from quota.access import SCOPES
+from quota.api.asyncapi import asyncapi_document
 from quota.api.describe import describe
 from quota.api.openapi import endpoints, openapi_document
-from quota.api.server import create_app
-from quota.tokens import Tokens
-from quota.wiring import open_doors, route_groups
-from runtime.lifecycle import Stopping
-from runtime.settings import Settings
-
-
-def application(*more: Any) -> web.Application:
-    """The API's routes, without anything behind them."""
-    settings, nothing = Settings(api_token="a", internal_api_key="b"), cast("Any", None)
-    tokens = Tokens(nothing, clock=nothing)
-    groups = route_groups(
-        settings,
-        nothing,
-        tokens=tokens,
-        doors=open_doors(settings, tokens),
-        recorder=nothing,
-        accounts=nothing,
-        hook=nothing,
-        cleaner=nothing,
-    )
-    return create_app(
-        *groups, *more, ready=nothing, metrics=CollectorRegistry(), stopping=Stopping()
-    )
+from quota.api.page import reference_page
+from quota.api.reference import bare_application, documents
 
 
 class Group:
@@ -50,7 +29,7 @@ async def bare(_request: web.Request) -> web.Response:
 
 
 def test_every_route_stands_in_the_document_with_its_scope():
-    app = application()
+    app = bare_application()
     document = openapi_document(app)
     for endpoint in endpoints(app):
         if endpoint.description is not None and endpoint.description.hidden:
@@ -64,17 +43,42 @@ def test_every_route_stands_in_the_document_with_its_scope():
 
 def test_a_route_that_says_nothing_about_itself_refuses_to_start():
     with pytest.raises(LookupError, match="GET /v1/new has no @describe"):
-        application(Group("/v1/new", bare))
+        bare_application(Group("/v1/new", bare))
 
 
 def test_a_described_route_is_taken_in():
     handler = describe("new", "A new one.", scope="read", answers={204: None})(bare)
-    document = openapi_document(application(Group("/v1/new", handler)))
+    document = openapi_document(bare_application(Group("/v1/new", handler)))
     assert document["paths"]["/v1/new"]["get"]["description"] == "Scope `read`."
 
 
-def test_every_reference_in_the_document_is_there():
-    document = openapi_document(application())
+REFERENCE = Path(__file__).parents[3] / "docs" / "reference"
+
+
+def test_the_documents_in_the_repository_are_those_of_the_code():
+    wanted = documents()
+    there = {
+        str(path.relative_to(REFERENCE)): path.read_bytes() for path in REFERENCE.rglob("*.json")
+    }
+    assert there.keys() == wanted.keys(), "run `make reference`"
+    for name, content in wanted.items():
+        assert there[name] == content, f"{name} is out of date: run `make reference`"
+
+
+def test_the_page_for_people_has_every_operation_and_event_and_loads_nothing():
+    openapi, asyncapi = openapi_document(bare_application()), asyncapi_document()
+    page = reference_page(openapi, asyncapi)
+    for methods in openapi["paths"].values():
+        for operation in methods.values():
+            assert f"id='{operation['operationId']}'" in page
+    for message in asyncapi["components"]["messages"].values():
+        assert message["name"] in page
+    for wrong in ("<script", "src=", "http://", "@import", "url("):
+        assert wrong not in page
+
+
+@pytest.mark.parametrize("document", [openapi_document(bare_application()), asyncapi_document()])
+def test_every_reference_in_a_document_is_there(document):
 
     def references(node: Any) -> set[str]:
         if isinstance(node, dict):
