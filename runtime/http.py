@@ -10,6 +10,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 
 from runtime.lifecycle import Stopping
 
+_LONGEST_LINE = 16 * 1024
+"""Bytes of a request line: the longest names, escaped, fit beside each other."""
+
 Ready = Callable[[], Awaitable[str | None]]
 """Answers None when ready, else one sentence why not."""
 
@@ -67,6 +70,7 @@ async def serving(
         keepalive_timeout=options.get("idle_seconds", 75.0),
         auto_decompress=options.get("decompress", True),
         tcp_keepalive=options.get("tcp_keepalive", True),
+        max_line_size=_LONGEST_LINE,
     )
     await runner.setup()
     try:

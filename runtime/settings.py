@@ -16,7 +16,8 @@ DEFAULT_REGISTRY = "default"
 MESSAGE_MAX_BYTES = 9 * 1024 * 1024
 """Largest Kafka message of ours, in bytes: an 8 MiB event and its headers fit."""
 
-_WEBHOOK_TOKEN_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,62}$")
+REGISTRY_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,62}\Z")
+"""What a registry may be called in `RQ_WEBHOOK_TOKENS`."""
 
 
 class SettingsError(Exception):
@@ -192,7 +193,7 @@ class Settings(BaseSettings):
         for part in re.split(r"[,\s]+", text.strip()):
             name, separator, token = part.partition("=")
             # A base64 token may end in "=": only a registry's name before it makes it NAME=TOKEN.
-            if not separator or not token.strip("=") or not _WEBHOOK_TOKEN_NAME.match(name):
+            if not separator or not token.strip("=") or not REGISTRY_NAME.match(name):
                 if separator and not token:
                     raise SettingsError(f"RQ_WEBHOOK_TOKENS: {name}= has no token behind it")
                 name, token = DEFAULT_REGISTRY, part

@@ -41,6 +41,7 @@ from quota.images import BadCursorError, decode_cursor
 from quota.policy import DEFAULT_POLICY, InvalidPolicy, Policy, parse_policy, policy_document
 from registry.names import InvalidName, check_repository, parse_digest
 from registry.workspaces import Placement
+from runtime.settings import REGISTRY_NAME
 
 _LARGEST_ID = 2**63 - 1
 _APP = Query("app", "Of this app alone.")
@@ -182,6 +183,7 @@ class Api:
         "Change a workspace; what is left out stays.",
         scope="admin",
         body=WorkspacePatch,
+        body_required=False,
         answers={200: WorkspaceAnswer},
         problems=(422,),
     )
@@ -296,6 +298,8 @@ class Api:
         """Scope `admin`, on the workspace that has the repository and on the one that gets it."""
         caller = await identify(request, self._authenticate, "admin")
         registry, repository = request.match_info["registry"], request.match_info["repository"]
+        if not REGISTRY_NAME.match(registry):
+            raise ProblemError(404, "there is no such registry")
         try:
             check_repository(repository)
         except InvalidName as error:

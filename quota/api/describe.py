@@ -20,7 +20,7 @@ class Query:
 
     name: str
     description: str
-    schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "string", "maxLength": 1000})
+    schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "string", "maxLength": 255})
     required: bool = False
 
 

@@ -32,7 +32,7 @@ _PATH_PARAMETERS: dict[str, dict[str, Any]] = {
     "reservation": {"type": "string", "description": "A reservation's id, or its build's."},
     "source": {"type": "string"},
     "workspace": {"type": "string", "minLength": 1, "maxLength": 255},
-    "registry": {"type": "string", "minLength": 1, "maxLength": 63},
+    "registry": {"type": "string", "pattern": "^[a-z0-9][a-z0-9_-]{0,62}$"},
     "repository": {"type": "string", "minLength": 1, "maxLength": 255},
     "id": {"type": "string", "minLength": 1, "maxLength": 200},
 }
@@ -182,15 +182,15 @@ def _query_parameters(description: Description) -> Iterable[dict[str, Any]]:
 
 def problem_statuses(path: str, description: Description) -> list[int]:
     """Which problem documents an operation may answer."""
-    statuses = set(description.problems) | set(_ALWAYS_POSSIBLE)
-    if description.scope is not None:
-        statuses |= {401, 403}
+    if description.scope is None:
+        return sorted(description.problems)
+    statuses = {*description.problems, *_ALWAYS_POSSIBLE, 401, 403}
     if "{" in path:
         statuses.add(404)
     if description.query or description.body is not None:
         statuses.add(400)
     if description.body is not None:
-        statuses |= {404, 413} if description.scope is not None else {413}
+        statuses |= {404, 413}
     return sorted(statuses - description.answers.keys())
 
 
@@ -201,8 +201,6 @@ def _responses(path: str, description: Description, names: _Names) -> dict[str, 
         if model is not None:
             answer["content"] = {description.media_type: {"schema": _schema(model, names)}}
         responses[str(status)] = answer
-    if description.scope is None:
-        return responses
     for status in problem_statuses(path, description):
         responses[str(status)] = {
             "description": HTTPStatus(status).phrase,

@@ -184,7 +184,7 @@ def number(request: web.Request, name: str, *, default: int, low: int, high: int
 def text(request: web.Request, name: str) -> str | None:
     """A text of the query. Raises ProblemError 400 when the database could not take it."""
     value = request.query.get(name)
-    if value is not None and (len(value) > 1000 or not encodable(value)):
+    if value is not None and (len(value) > 255 or not encodable(value)):
         raise ProblemError(
             400,
             f"{name}: not a text that anything here is named by",
