@@ -12,6 +12,7 @@ from consumer.replay import LogIncompleteError
 from ledger.facts import BlobStored, ManifestDeleted
 from ledger.mapping import Mapper
 from quota.levels import level
+from quota.records import Claim, Records
 from registry.workspaces import Placement, WorkspaceRule
 from runtime.kafka import cluster_id, create_topics
 from tests.support import ledgers
@@ -37,7 +38,10 @@ def replaying(settings):
 
 
 async def filled(settings, pool):
-    """A ledger with events, a mapping, a size of storage, an own delete, a quota. Its workspace."""
+    """A ledger with events, a mapping, a size of storage, an own delete, a platform's records, a quota.
+
+    Returns its workspace.
+    """
     workspace = f"w{uuid.uuid4().hex[:8]}"
     events = [event(f"{workspace}/app{number % 3}", tag=str(number)) for number in range(20)]
     await publish(settings, workspace, b"not json", *events, events[3])
@@ -58,6 +62,13 @@ async def filled(settings, pool):
         pool, rule=WorkspaceRule(ledgers.PATTERN), default_quota_bytes=10**9, level_of=level
     )
     await mapper.map("default", f"{workspace}/app1", Placement(f"{workspace}-b", "x"), now=now())
+    records = Records(pool, recorder=ledgers.recorder(pool), mapper=mapper, clock=now)
+    for tag, size in (("told", 900), ("told", 800), ("3", 700), ("gone", 600)):
+        claim = Claim(workspace, "app0", tag, bytes([size // 100]) * 32, size)
+        record, _created = await records.put(claim, await records.place(claim))
+    found = await records.find(record["id"])
+    assert found is not None
+    await records.remove(found)
     await pool.execute("UPDATE workspaces SET quota_bytes = 150000, configured = true")
     return workspace
 
@@ -75,7 +86,7 @@ async def test_a_good_ledger_is_rebuilt_without_a_difference(here, pool):
     assert found == []
     assert replayed.events >= 22
     assert replayed.skipped >= 1
-    assert replayed.observations == 2
+    assert replayed.observations == 2 + 4 + 2
     assert await pool.fetchval("SELECT count(*) FROM outbox") == outbox, "nothing is announced"
     assert not await pool.fetchval("SELECT to_regnamespace('replayed') IS NOT NULL")
 
