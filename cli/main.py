@@ -15,6 +15,7 @@ from cli import (
     migrate,
     reconcile,
     replay,
+    restore,
     serve,
     tokens,
     verify,
@@ -46,6 +47,7 @@ for module in (
     events,
     verify,
     replay,
+    restore,
     versions,
 ):
     module.register(app)

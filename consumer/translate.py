@@ -11,6 +11,7 @@ from ledger.facts import (
     ManifestDeleted,
     ManifestPulled,
     ManifestPushed,
+    ManifestSeen,
     TagRemoved,
 )
 from registry.models import Notification
@@ -37,7 +38,9 @@ def facts_of(registry: str, notification: Notification) -> Fact | None:
         return ManifestPulled(registry, repository, digest, stamp)
     if notification.action == "mount":
         return None  # only blobs are mounted
-    return ManifestPushed(
+    # What we put back exists again; it was not pushed anew and does not become the newest image.
+    fact = ManifestSeen if notification.is_restored else ManifestPushed
+    return fact(
         registry,
         repository,
         digest,

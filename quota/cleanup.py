@@ -8,7 +8,7 @@ transaction that writes the audit. One run at a time per workspace, whichever pr
 import asyncio
 from collections.abc import Callable, Coroutine
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 from ledger import reading, runs
@@ -43,7 +43,7 @@ class Cleaner:
         metrics: QuotaMetrics,
         new_id: Callable[[], UUID] = uuid4,
     ) -> None:
-        self._tools = Tools(pool, recorder, client, clock, owner, new_id)
+        self.tools: Final = Tools(pool, recorder, client, clock, owner, new_id)
         self._metrics = metrics
         self._running: dict[str, CleanupTask] = {}
         self._outcomes: dict[str, Outcome] = {}
@@ -60,7 +60,7 @@ class Cleaner:
         if running is not None:
             return running, self._outcomes[workspace], False
         outcome = Outcome()
-        job = Job(self._tools, workspace, incoming, cause, outcome)
+        job = Job(self.tools, workspace, incoming, cause, outcome)
         return self._begin(workspace, job.run(), outcome), outcome, True
 
     async def apply(
@@ -73,12 +73,12 @@ class Cleaner:
         while (running := self._running.get(workspace)) is not None:
             await asyncio.wait([running])
         outcome = Outcome()
-        job = Job(self._tools, workspace, incoming, cause, outcome)
+        job = Job(self.tools, workspace, incoming, cause, outcome)
         return self._begin(workspace, job.apply(plan_id, steps), outcome), outcome
 
     async def take_over_stale(self) -> list[CleanupTask]:
         """Go on with every run whose process gave no sign of life; returns what was begun."""
-        tools = self._tools
+        tools = self.tools
         async with tools.pool.acquire() as connection:
             names = await runs.stale_workspaces(
                 connection, now=tools.clock(), stale_after=STALE_AFTER
@@ -91,7 +91,7 @@ class Cleaner:
         return tasks
 
     async def _go_on(self, workspace: str, outcome: Outcome) -> None:
-        tools = self._tools
+        tools = self.tools
         async with tools.pool.acquire() as connection:
             view = await reading.find_workspace(connection, workspace, now=tools.clock())
             if view is None:  # pragma: no cover - it has a run, and workspaces are never deleted
@@ -145,6 +145,6 @@ class Cleaner:
     async def plan(self, workspace: str, incoming: Incoming) -> tuple[Snapshot, Plan] | None:
         """What a cleanup would do now; None for a workspace that is not known."""
         try:
-            return await Job(self._tools, workspace, incoming, "plan", Outcome()).plan()
+            return await Job(self.tools, workspace, incoming, "plan", Outcome()).plan()
         except LookupError:
             return None

@@ -31,6 +31,11 @@ class QuotaMetrics:
             ["result"],
             registry=self.registry,
         )
+        self.put_back = Counter(
+            "registry_quota_cleanup_put_back",
+            "Manifests put back because a push had raced their deletion",
+            registry=self.registry,
+        )
         self.published = Counter(
             "registry_quota_events_published",
             "Quota events handed to Kafka",

@@ -1,4 +1,4 @@
-"""In the background: runs whose process ended are gone on with, and old records are forgotten."""
+"""In the background: runs whose process ended are finished, races repaired, old records forgotten."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -7,6 +7,7 @@ import asyncpg
 
 from ledger import plans, runs
 from quota.cleanup import Cleaner
+from quota.repair import LOOK_FAR_BACK, Repairer
 from runtime.lifecycle import Stopping
 from runtime.logs import get_logger
 from runtime.postgres import UNAVAILABLE, Pool
@@ -17,7 +18,7 @@ KEEP_RUNS = timedelta(days=366)
 """The audit of a cleanup is kept for a year, and so is what undo needs."""
 KEEP_PLANS = timedelta(days=1)
 """A plan that has expired is kept so long, to say so."""
-_SWEEP_SECONDS = 3.0
+_SWEEP_SECONDS = 1.0
 _FORGET_SECONDS = 3600.0
 
 
@@ -25,10 +26,17 @@ class Sweep:
     """Looks now and then until it is asked to stop."""
 
     def __init__(
-        self, pool: Pool, cleaner: Cleaner, *, stopping: Stopping, clock: Callable[[], datetime]
+        self,
+        pool: Pool,
+        cleaner: Cleaner,
+        repairer: Repairer,
+        *,
+        stopping: Stopping,
+        clock: Callable[[], datetime],
     ) -> None:
         self._pool = pool
         self._cleaner = cleaner
+        self._repairer = repairer
         self._stopping = stopping
         self._clock = clock
 
@@ -40,8 +48,10 @@ class Sweep:
             wait = _SWEEP_SECONDS
             try:
                 await self._cleaner.take_over_stale()
+                await self._repairer.sweep()
                 now = self._clock()
                 if forgotten_at is None or (now - forgotten_at).total_seconds() >= _FORGET_SECONDS:
+                    await self._repairer.sweep(LOOK_FAR_BACK)
                     await self.forget_old()
                     forgotten_at = now
             except (*UNAVAILABLE, asyncpg.PostgresError) as error:

@@ -20,6 +20,7 @@ from quota.api.history import HistoryRoutes
 from quota.api.internal import InternalRoutes
 from quota.api.leases import LeaseRoutes
 from quota.api.reservations import ReservationRoutes
+from quota.api.restores import RestoreRoutes
 from quota.api.server import RouteGroup, create_app
 from quota.api.tokens import TokenRoutes
 from quota.cleanup import Cleaner
@@ -36,6 +37,8 @@ from quota.reconcile import Reconciler
 from quota.reconcile_schedule import ReconcileMetrics, ReconcileSchedule
 from quota.records import Records
 from quota.relay import Relay
+from quota.repair import Repairer
+from quota.restore import Restorer
 from quota.runs import Runs
 from quota.sweep import Sweep
 from quota.tokens import Tokens
@@ -134,6 +137,7 @@ def route_groups(
     return [
         api,
         CleanupRoutes(runs, accounts=accounts, authenticate=doors.api),
+        RestoreRoutes(Restorer(cleaner), accounts=accounts, authenticate=doors.api),
         TokenRoutes(tokens, authenticate=doors.api, clock=clock),
         HistoryRoutes(history, accounts, authenticate=doors.api, clock=clock),
         ReservationRoutes(accounts, authenticate=doors.api, clock=clock),
@@ -287,7 +291,13 @@ async def run(settings: Settings) -> int:
             clock=utc_now,
         )
         await stack.enter_async_context(background("reconcile", schedule.run(), stopping))
-        sweep = Sweep(pool, cleaner, stopping=stopping, clock=utc_now)
+        sweep = Sweep(
+            pool,
+            cleaner,
+            Repairer(cleaner.tools, metrics.put_back),
+            stopping=stopping,
+            clock=utc_now,
+        )
         await stack.enter_async_context(background("sweep", sweep.run(), stopping))
         grpc_port = await stack.enter_async_context(
             serving_grpc(

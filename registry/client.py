@@ -25,11 +25,12 @@ from registry.errors import (
     RegistryDenied,
     RegistryRefused,
     RegistryUnavailable,
+    TooLarge,
     WrongContent,
 )
 from registry.manifests import ManifestError, signed_payload
 from registry.media_types import ACCEPTED, DOCKER_SCHEMA1_SIGNED, bare
-from registry.models import MAX_SIZE, OWN_USER_AGENT_PREFIX
+from registry.models import MAX_SIZE, OWN_USER_AGENT_PREFIX, RESTORING_SUFFIX
 from registry.names import (
     InvalidDigest,
     InvalidName,
@@ -200,6 +201,26 @@ class RegistryClient:
         _require(answer.status == 200, request, answer)
         return _content_length(answer)
 
+    async def has_blob(self, repository: str, digest: bytes) -> bool:
+        """Whether a blob can be read: its first byte is asked for.
+
+        A registry whose cache outlived a garbage collection still answers HEAD for what is gone.
+        """
+        try:
+            await self.head_blob(repository, digest)
+        except NotFound:
+            return False
+        request = self._blob("GET", repository, digest)
+        request = replace(request, headers={**request.headers, "Range": "bytes=0-0"})
+        try:
+            answer = await self.transport.send(request)
+        except TooLarge:
+            return True  # no ranges here: all of it was about to come
+        except WrongContent:
+            return False  # announced, and not there
+        # 416: a blob without bytes. A redirect leads to a storage that has it.
+        return answer.status in (200, 206, 416) or answer.status in REDIRECTS
+
     async def get_blob(self, repository: str, digest: bytes, max_bytes: int) -> bytes:
         """A blob of at most `max_bytes` (a config). Raises NotFound, WrongContent, TooLarge."""
 
@@ -250,15 +271,25 @@ class RegistryClient:
         return True
 
     async def put_manifest(
-        self, repository: str, reference: str | bytes, body: bytes, media_type: str
+        self,
+        repository: str,
+        reference: str | bytes,
+        body: bytes,
+        media_type: str,
+        *,
+        restoring: bool = False,
     ) -> datetime | None:
-        """Put a manifest by tag or (raw) digest. Raises RegistryRefused when blobs are missing."""
+        """Put a manifest by tag or (raw) digest. Raises RegistryRefused when blobs are missing.
+
+        `restoring`: it was pushed before, and its event must not make it the newest image.
+        """
+        agent = {"User-Agent": USER_AGENT + RESTORING_SUFFIX} if restoring else {}
         request = self._manifest(
             "PUT",
             repository,
             reference,
             action="pull,push",
-            headers={"Content-Type": media_type},
+            headers={"Content-Type": media_type} | agent,
             body=body,
         )
         answer = await self.transport.send(request)

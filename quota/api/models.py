@@ -306,6 +306,40 @@ class RunWithItems(RunAnswer):
     items: list[RunItem]
 
 
+class MovedTagAnswer(Answer):
+    """A tag that names another image by now."""
+
+    tag: str
+    digest: str
+
+
+class RestoredImageAnswer(Answer):
+    """What became of one manifest that was to be put back."""
+
+    repository: str
+    app: str
+    digest: str
+    tags: Annotated[list[str], Field(description="Tags that name it now.")]
+    state: Literal["restored", "present", "lost", "failed"]
+    why: str
+    missing: Annotated[list[str], Field(description="Digests that the registry has no more.")]
+    moved_tags: list[MovedTagAnswer]
+
+
+class RestoreAnswer(Answer):
+    """What was put back, what was there, and what is lost."""
+
+    workspace: str
+    run: UUID | None
+    restored: Count
+    present: Count
+    lost: Count
+    failed: Count
+    usage_bytes: Count
+    images: list[RestoredImageAnswer]
+    warnings: list[str]
+
+
 class MappedAnswer(Answer):
     """A repository's new place, and what moved with it."""
 

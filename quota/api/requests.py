@@ -1,12 +1,19 @@
 """What callers send. Unknown workspaces, apps and digests are fine; nonsense is told by field."""
 
 import json
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 from uuid import UUID
 
 from aiohttp import web
 from aiohttp.http_exceptions import ContentEncodingError
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from quota.api.problems import ProblemError, of_validation
 
@@ -119,6 +126,24 @@ class CleanupRequest(BaseModel):
 
     plan: UUID | None = None
     timeout_s: Seconds = 60.0
+
+
+class RestoreRequest(BaseModel):
+    """`POST /v1/workspaces/{workspace}/restores`: a cleanup's run, or one image."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: UUID | None = None
+    image: Annotated[
+        str | None,
+        Field(max_length=1000, description="REPOSITORY:TAG, REPOSITORY@DIGEST or DIGEST."),
+    ] = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if (self.run is None) == (self.image is None):
+            raise ValueError("give either `run` (a cleanup's id) or `image`")
+        return self
 
 
 Model = TypeVar("Model", bound=BaseModel)

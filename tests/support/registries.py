@@ -1,12 +1,12 @@
 """Real registries of a test's own, as child processes with settings that a stack's has not."""
 
 import asyncio
+import functools
 import os
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,7 @@ from tests.support.waiting import wait_until
 HTPASSWD = "tester:$2b$04$lTSQQ4tfLl0HLdkJrr3tPe8WHN2wjmGdVi.4ge6noxGZN/FVzccWW\n"
 
 
-@cache
+@functools.cache
 def _program() -> Path:
     """The registry that `make run` would take; fetched or built once if the machine has none.
 
@@ -45,7 +45,12 @@ def program_or_skip() -> Path:
 
 @contextmanager
 def running_registry(
-    folder: Path, *, deletes: bool = True, htpasswd: bool = False, read_only: bool = False
+    folder: Path,
+    *,
+    deletes: bool = True,
+    htpasswd: bool = False,
+    read_only: bool = False,
+    cache: bool = False,
 ) -> Iterator[str]:
     """A registry with its storage in `folder`; yields its base URL. Await `answering(url)` before use."""
     program = program_or_skip()
@@ -57,6 +62,7 @@ def running_registry(
         f"  filesystem: {{rootdirectory: {folder / 'storage'}}}",
         f"  delete: {{enabled: {str(deletes).lower()}}}",
         f"  maintenance: {{readonly: {{enabled: {str(read_only).lower()}}}}}",
+        *(["  cache: {blobdescriptor: inmemory}"] if cache else []),
         f"http: {{addr: '127.0.0.1:{port}'}}",
     ]
     if htpasswd:

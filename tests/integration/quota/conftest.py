@@ -71,7 +71,15 @@ class Service:
             await self.tell(repository, None, image.manifest.content, image.manifest.media_type)
         await self.tell(repository, tag, index.manifest.content, index.manifest.media_type)
 
-    async def tell(self, repository: str, tag: str | None, body: bytes, media_type: str) -> None:
+    async def tell(
+        self,
+        repository: str,
+        tag: str | None,
+        body: bytes,
+        media_type: str,
+        *,
+        at_ns: int | None = None,
+    ) -> None:
         """What the registry's notification would have told the ledger."""
         parsed = parse_manifest(body, media_type)
         await self.recorder.record(
@@ -80,7 +88,7 @@ class Service:
                     "default",
                     repository,
                     hashlib.sha256(body).digest(),
-                    (time.time_ns(), uuid.uuid4().bytes),
+                    (at_ns or time.time_ns(), uuid.uuid4().bytes),
                     media_type,
                     len(body),
                     tag,

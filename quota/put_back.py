@@ -1,0 +1,149 @@
+"""Putting a kept manifest back: by digest and by tag, read again, told to the ledger as a look.
+
+The registry's clock orders it behind the delete; the time of its own push stays what it was.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime
+
+from ledger import undo
+from ledger.contents import content_of_manifest
+from ledger.facts import Fact, ManifestSeen
+from ledger.record import Recorded
+from ledger.undo import Kept
+from quota.deleting import Tools
+from quota.graph import subject_of_tag
+from quota.looking import each, require_date, stamp_of
+from quota.plan import ManifestKey
+from registry.errors import RegistryError, WrongContent
+from registry.manifests import ManifestError, parse_manifest
+from registry.models import ParsedManifest
+from registry.timestamps import to_ns
+from runtime.postgres import Connection
+
+_MOST_WAITS = 15
+_WAIT_SECONDS = 0.2
+
+
+class GoneError(Exception):
+    """It cannot be put back: `missing` are digests that its registry has no more."""
+
+    def __init__(self, message: str, missing: Sequence[bytes] = ()) -> None:
+        super().__init__(message)
+        self.missing = tuple(missing)
+
+
+def parsed_of(kept: Kept) -> ParsedManifest | None:
+    """What a kept document refers to; None when it cannot be read."""
+    try:
+        return parse_manifest(kept.document, kept.recorded.item.media_type)
+    except ManifestError:
+        return None
+
+
+async def missing_of(tools: Tools, kept: Kept) -> list[bytes]:
+    """What it needs and the registry has no more: blobs, or the children of an index."""
+    item, parsed = kept.recorded.item, parsed_of(kept)
+    if parsed is None:
+        return []
+    wanted = list(dict.fromkeys(r.digest for r in parsed.references if not r.foreign))
+    if parsed.kind == "index":
+
+        async def there(digest: bytes) -> bool:
+            return (await tools.client.head_manifest(item.repository, digest)).exists
+
+    else:
+
+        async def there(digest: bytes) -> bool:
+            return await tools.client.has_blob(item.repository, digest)
+
+    return [digest for digest, found in await each(wanted, there) if not found]
+
+
+async def put_back(
+    tools: Tools, kept: Kept, tags: Sequence[str], *, source: str, note: str | None = None
+) -> Recorded:
+    """Put a manifest by digest and by these tags, and record that it exists.
+
+    Raises GoneError when the registry takes it and cannot give it back, and RegistryError.
+    """
+    item, client = kept.recorded.item, tools.client
+    references: list[str | bytes] = [item.digest, *tags]
+    for reference in references:
+        await client.put_manifest(
+            item.repository, reference, kept.document, item.media_type, restoring=True
+        )
+    try:
+        # After a garbage collection a registry's cache may let it skip what it believes to have.
+        fetched = await client.get_manifest(item.repository, item.digest)
+    except RegistryError as error:
+        raise GoneError(
+            "the registry took it and cannot give it back: its blob cache is older than its last"
+            f" garbage collection; restart the registry and try again ({error})"
+        ) from error
+    if fetched.body != kept.document:  # pragma: no cover - the client has checked the digest
+        raise WrongContent(f"{item.repository} gave other bytes back")
+    date = await _after_its_delete(tools, kept, require_date(fetched.date))
+    facts = _seen(tools, kept, tags, date)
+
+    async def mark(connection: Connection, _recorded: Recorded) -> None:
+        await undo.mark_restored(connection, kept.run_id, item.position, note)
+
+    return await tools.recorder.record(facts, now=tools.clock(), source=source, within=mark)
+
+
+async def _after_its_delete(tools: Tools, kept: Kept, date: datetime) -> datetime:
+    """The registry's clock, once it is past the delete: its Date has whole seconds."""
+    item = kept.recorded.item
+    async with tools.pool.acquire() as connection:
+        deleted = await undo.newest_delete(connection, item.repository_id, item.digest)
+    for _wait in range(_MOST_WAITS):
+        if to_ns(date) > max(deleted, kept.gone_ns - 1):
+            break
+        await asyncio.sleep(_WAIT_SECONDS)
+        head = await tools.client.head_manifest(item.repository, item.digest)
+        date = require_date(head.date)
+    return date
+
+
+def _seen(tools: Tools, kept: Kept, tags: Sequence[str], date: datetime) -> list[Fact]:
+    item, parsed = kept.recorded.item, parsed_of(kept)
+    content = None if parsed is None else content_of_manifest(parsed)
+    return [
+        ManifestSeen(
+            item.registry,
+            item.repository,
+            item.digest,
+            stamp_of(date, tools.new_id),
+            item.media_type,
+            len(kept.document),
+            tag,
+            content,
+        )
+        for tag in (tags or (None,))
+    ]
+
+
+def with_what_it_needs(kept: Sequence[Kept], named: set[ManifestKey]) -> list[Kept]:
+    """Of a unit: what is named, its children, and what refers to any of them."""
+    wanted = set(named)
+    # Holders stand before what they hold.
+    for k in kept:
+        key = k.recorded.item.key
+        if _refers_to(k, wanted):
+            wanted.add(key)
+        if key in wanted and (parsed := parsed_of(k)) is not None:
+            wanted |= {(*key[:2], child.digest) for child in parsed.children}
+    return [k for k in kept if k.recorded.item.key in wanted]
+
+
+def _refers_to(kept: Kept, wanted: set[ManifestKey]) -> bool:
+    """Whether its subject, by field or by tag, is among these."""
+    item, parsed = kept.recorded.item, parsed_of(kept)
+    named = {subject_of_tag(tag) for tag in item.tags}
+    subject = None if parsed is None else parsed.subject
+    return any(
+        key[:2] == item.key[:2] and (key[2] == subject or (len(key[2]), key[2][:32]) in named)
+        for key in wanted
+    )
