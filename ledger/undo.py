@@ -66,6 +66,15 @@ NEWEST_DELETE = """
 SELECT delete_ns FROM manifests WHERE repository_id = $1 AND digest = $2
 """
 
+# A later run that knew the push has deleted what it had every right to.
+_NEWEST = """
+  AND NOT EXISTS (
+    SELECT FROM cleanup_items later
+    WHERE later.repository_id = i.repository_id AND later.digest = i.digest
+      AND later.push_ns > i.push_ns AND later.state IN ('deleting', 'deleted', 'restored'))
+ORDER BY i.run_id, i.position DESC
+"""
+
 # A push newer than the plan, and older than the end of the DELETE: the DELETE may have hit it. The
 # registry's clock has told both.
 HIT_PUSHES = (
@@ -74,8 +83,8 @@ HIT_PUSHES = (
 JOIN manifests m ON m.repository_id = i.repository_id AND m.digest = i.digest
 WHERE i.state = 'deleted' AND i.done_at > $1 AND i.document IS NOT NULL
   AND m.push_ns > i.push_ns AND m.push_ns <= i.gone_ns
-ORDER BY i.run_id, i.position DESC
 """
+    + _NEWEST
 )
 
 # A tag that our DELETE took along was removed within its time; a later removal is somebody's wish.
@@ -102,8 +111,8 @@ JOIN unnest($2::int[], $3::bytea[], $4::int8[]) AS needed(repository_id, digest,
   ON needed.repository_id = i.repository_id AND needed.digest = i.digest
 WHERE i.state = 'deleted' AND i.done_at > $1 AND i.document IS NOT NULL
   AND needed.push_ns > i.push_ns
-ORDER BY i.run_id, i.position DESC
 """
+    + _NEWEST
 )
 
 

@@ -49,6 +49,31 @@ async def test_a_plan_shows_what_the_cleanup_then_does(system, command):
     assert "nothing to do" in again.out
 
 
+async def test_a_shown_plan_is_carried_out_refused_when_used_up_and_undone(system, command):
+    name = await workspace_with(system, command, images=7, quota_bytes=400_000)
+    before = await system.usage(name)
+    plan = json.loads((await command("plan", name, "--json")).out)
+    cleaned = await command("cleanup", name, "--plan", plan["id"], "--json")
+    assert cleaned.code == 0, cleaned
+    outcome = json.loads(cleaned.out)
+    assert outcome["freed_bytes"] == plan["freed_bytes"] > 0
+
+    again = await command("cleanup", name, "--plan", plan["id"])
+    assert again.code == 3, again
+    assert outcome["run_id"] in again.err
+
+    undone = await command("restore", outcome["run_id"])
+    assert undone.code == 0, undone
+    assert f"{len(outcome['images'])} put back" in undone.out
+    await system.settled()
+    assert await system.usage(name) == before
+    one = await command("restore", f"{name}/api:1.0", "--json")
+    assert (one.code, json.loads(one.out)["present"]) == (0, 1)
+    lost = await command("restore", f"{name}/api:9.9")
+    assert lost.code == 1
+    assert "no such image" in lost.err
+
+
 async def test_a_breaker_refuses_with_exit_code_3_and_says_why(system, command):
     name = await workspace_with(
         system, command, images=5, quota_bytes=200_000, max_images_per_run=1

@@ -88,6 +88,22 @@ async def test_what_was_pushed_after_the_delete_needs_no_repair(service):
     assert (await service.registry.tag_digest("acme/api", "new")).digest == victim.digest
 
 
+async def test_what_a_later_cleanup_deleted_knowing_of_the_push_stays_deleted(service):
+    """The push lies within the second of the first delete, whose time the registry told roughly."""
+    images = await full(service)
+    task, _outcome, _own = service.cleaner.start("acme", Incoming(), cause="a test")
+    await task
+    await service.push_built("acme/api", "again", images[0])
+    for number in range(7):
+        await service.push("acme/api", f"2.{number}", 100_000)
+    await service.configure("acme", 1_000_000, max_ratio_per_run=1)
+    task, outcome, _own = service.cleaner.start("acme", Incoming(), cause="a test")
+    await task
+    assert f"sha256:{images[0].digest.hex()}" in [image.digest for image in outcome.images]
+    assert await repairer(service).sweep() == 0
+    assert not (await service.registry.head_manifest("acme/api", images[0].digest)).exists
+
+
 @pytest.mark.parametrize("told", ["at once", "twice"])
 async def test_an_index_that_needs_what_was_deleted_gets_it_back(service, monkeypatch, told):
     """A client that finds the child there does not push it: only the index tells."""
