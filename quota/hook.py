@@ -45,6 +45,8 @@ _MARGIN = 0.25
 _MOST_MARGIN = 2.0
 """Seconds."""
 _REMEMBER_SECONDS = 10.0
+_ANNOUNCE_AGAIN = (1.0, 2.0, 5.0, 15.0, 30.0)
+"""Seconds between attempts to announce what was denied while the database was away."""
 _NAMED = 3
 """Apps that are named when there is too little room."""
 
@@ -124,11 +126,14 @@ class PreBuildHook:
         self._strict: set[str] = set()
         self._largest: dict[int, tuple[datetime, LargestApps]] = {}
         self._checks: set[asyncio.Task[Answer]] = set()
+        self._announcing: set[asyncio.Task[None]] = set()
 
     async def check(self, build: PreBuild) -> Answer:
         """Decide within the caller's time-out. Our own failure proceeds, unless strict."""
         with self._metrics.hook_seconds.time():
             answer = await self._check_in_time(build)
+        if answer.verdict.reason == "check_failed":
+            self._announce_later(build, answer)
         self._metrics.decisions.labels(answer.verdict.decision, answer.verdict.reason).inc()
         return answer
 
@@ -163,6 +168,24 @@ class PreBuildHook:
             log.error("pre_build_check_failed", workspace=build.workspace, exc_info=error)
             return self._unchecked(build, f"{type(error).__name__} on our side, see the log")
         return task.result()
+
+    def _announce_later(self, build: PreBuild, answer: Answer) -> None:
+        """Say behind the answer that a build was denied: what could not be checked may not be written now."""
+        if answer.verdict.decision == "deny" and not build.dry_run:
+            task = asyncio.create_task(self._announce_unchecked(build, answer.verdict))
+            self._announcing.add(task)
+            task.add_done_callback(self._announcing.discard)
+
+    async def _announce_unchecked(self, build: PreBuild, verdict: Verdict) -> None:
+        for wait in _ANNOUNCE_AGAIN:
+            try:
+                async with self._pool.acquire() as connection:
+                    now = await self._read(connection, build)
+                    await self._announce_denial(connection, now, build, verdict, [])
+                return
+            except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+                log.info("denial_not_announced", reason=type(error).__name__, retry_in=wait)
+                await asyncio.sleep(wait)
 
     def _forget_check(self, task: "asyncio.Task[Answer]") -> None:
         self._checks.discard(task)
@@ -424,7 +447,7 @@ class PreBuildHook:
                 "reserved_bytes": figures.reserved_bytes,
                 "incoming_bytes": figures.incoming_bytes,
                 "quota_bytes": figures.quota_bytes,
-                "missing_bytes": figures.total_bytes - figures.quota_bytes,
+                "missing_bytes": max(0, figures.total_bytes - figures.quota_bytes),
                 "largest_apps": [{"app": app, "bytes": size} for app, size in largest],
             },
         )

@@ -6,6 +6,7 @@ from datetime import timedelta
 from ledger import leases, workspaces
 from ledger.workspaces import Settings
 from tests.integration.quota.conftest import DEFAULT_QUOTA, utc_now
+from tests.support.waiting import wait_until
 
 
 async def reserved(service, workspace="acme"):
@@ -124,6 +125,14 @@ async def test_a_strict_workspace_denies_what_cannot_be_checked(service):
         answer = await service.ask("acme", build_id="b", incoming_bytes=5, timeout_s=0.5)
     assert (answer.verdict.decision, answer.verdict.reason) == ("deny", "check_failed")
     assert answer.figures.incoming_bytes == 5
+
+    async def announced():
+        return await service.pool.fetchval(
+            "SELECT data::jsonb ->> 'reason' FROM outbox"
+            " WHERE type = 'io.registryquota.build.denied.v1'"
+        )
+
+    assert await wait_until(announced, what="the event") == "check_failed"
 
 
 async def test_a_source_that_stopped_reporting_is_named_and_nothing_goes(service):
