@@ -203,6 +203,11 @@ class Registry(Part):
         """Base URL, without a slash at its end."""
         return f"http://{LOOPBACK}:{self.port}"
 
+    @property
+    def configuration_file(self) -> Path:
+        """What the registry is started with; its garbage collection needs it, too."""
+        return self._data / "config.yml"
+
     async def prepare(self, say: Say) -> None:
         """Find the program and write its configuration (mode 600: the notification token is in it).
 
@@ -220,14 +225,14 @@ class Registry(Part):
             token=self._token,
         )
         # JSON is YAML.
-        write_file(self._data / "config.yml", json.dumps(values, indent=2) + "\n", mode=0o600)
+        write_file(self.configuration_file, json.dumps(values, indent=2) + "\n", mode=0o600)
 
     def launch(self) -> Launch:
         """The registry itself."""
         if self.binary is None:
             raise StackError("the registry was not prepared")
         return Launch(
-            argv=(str(self.binary.path), "serve", str(self._data / "config.yml")),
+            argv=(str(self.binary.path), "serve", str(self.configuration_file)),
             # Version 3 would send its traces to a collector on this machine.
             env={"OTEL_TRACES_EXPORTER": "none"},
         )

@@ -189,23 +189,6 @@ async def held(connection: Connection, workspace_id: int, digests: set[bytes]) -
     return {row["digest"]: Held(row["refs"], row["size"]) for row in rows}
 
 
-# Freed here, held nowhere, and nobody let go of it later: counted once, under its last holder.
-AWAITING_GC = """
-SELECT coalesce(sum(h.size), 0)::int8
-FROM workspace_digests h
-WHERE h.workspace_id = $1 AND h.refs = 0 AND h.released_at IS NOT NULL
-  AND NOT EXISTS (
-    SELECT FROM workspace_digests other
-    WHERE other.digest = h.digest AND other.workspace_id <> h.workspace_id
-      AND (other.refs > 0 OR (other.released_at, other.workspace_id) > (h.released_at, h.workspace_id)))
-"""
-
-
-async def awaiting_gc_bytes(connection: Connection, workspace_id: int) -> int:
-    """Bytes that the registry's garbage collection would free, as far as this workspace let them go."""
-    return int(await connection.fetchval(AWAITING_GC, workspace_id))
-
-
 EVENTS = """
 SELECT id, event_id, type, workspace, data, occurred_at, published_at
 FROM outbox WHERE workspace_id = $1 AND id > $2 ORDER BY id LIMIT $3

@@ -477,3 +477,25 @@ cleanup_plans = Table(
     _timestamp("expires_at", nullable=False),
     Index("cleanup_plans_workspace_id_made_at_idx", "workspace_id", "made_at"),
 )
+
+gc_verifications = Table(
+    "gc_verifications",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("workspace", Text, comment="null: all of them"),
+    Column("state", Text, nullable=False),
+    Column("message", Text, comment="what ended it early"),
+    Column("counts", JSONB, nullable=False, comment="bytes and digests, in all"),
+    Column("workspaces", JSONB, nullable=False, comment="the same by workspace"),
+    _timestamp("started_at", nullable=False),
+    _timestamp("changed_at", nullable=False),
+    _timestamp("finished_at"),
+    CheckConstraint("state in ('running', 'finished', 'stopped')", name="state_known"),
+    # One at a time, whoever asks.
+    Index(
+        "gc_verifications_one_running_idx",
+        "state",
+        unique=True,
+        postgresql_where=text("state = 'running'"),
+    ),
+)

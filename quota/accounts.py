@@ -8,8 +8,8 @@ from uuid import UUID, uuid4
 
 import msgspec
 
+from ledger import garbage, reading, reconcile, reservations, verify, workspaces
 from ledger import images as image_rows
-from ledger import reading, reconcile, reservations, verify, workspaces
 from ledger.images import Cursor
 from ledger.reading import WorkspaceView
 from ledger.record import LevelRule
@@ -32,7 +32,6 @@ class Graph(msgspec.Struct, frozen=True):
     tags: int
     untagged_images: int
     untagged_bytes: int
-    awaiting_gc_bytes: int
     as_of: datetime
     changed_at: datetime
     cost_seconds: float
@@ -107,6 +106,9 @@ class Accounts:
     async def usage(self, view: WorkspaceView) -> dict[str, Any]:
         """`GET …/usage`: what is stored, exact; the graph's figures with their own time."""
         graph = await self._graph(view)
+        async with self._pool.acquire() as connection:
+            # Not a figure of this workspace's alone: another may take up what it let go of.
+            awaiting_gc_bytes = await garbage.awaiting_bytes(connection, view.id)
         return {
             "workspace": view.name,
             "usage_bytes": view.usage_bytes,
@@ -118,7 +120,7 @@ class Accounts:
             "tags": graph.tags,
             "untagged_images": graph.untagged_images,
             "untagged_bytes": graph.untagged_bytes,
-            "awaiting_gc_bytes": graph.awaiting_gc_bytes,
+            "awaiting_gc_bytes": awaiting_gc_bytes,
             "as_of": graph.as_of,
         }
 
@@ -143,7 +145,6 @@ class Accounts:
                 tags=sum(len(item.tags) for item in manifests),
                 untagged_images=rest.images,
                 untagged_bytes=rest.bytes,
-                awaiting_gc_bytes=await reading.awaiting_gc_bytes(connection, view.id),
                 as_of=now,
                 changed_at=view.changed_at,
                 cost_seconds=time.monotonic() - started,

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import asyncpg
 
-from ledger import outbox, plans, reading, runs, workspaces
+from ledger import garbage, outbox, plans, reading, runs, workspaces
 from ledger.facts import Content
 from ledger.outbox import QuotaEvent
 from ledger.runs import AlreadyRunningError, Item, Lease, RecordedItem, Run, TakenOver
@@ -402,11 +402,12 @@ class Job:
                 if not ours:
                     return  # its new owner closes it, and announces it
                 await runs.skip_rest(connection, self._lease.run_id, _NOT_REACHED, now)
+            awaiting = await garbage.awaiting_bytes(connection, snapshot.workspace.id)
             await outbox.add_events(
-                connection, self._events(snapshot, target), now=now, new_id=tools.new_id
+                connection, self._events(snapshot, target, awaiting), now=now, new_id=tools.new_id
             )
 
-    def _events(self, snapshot: Snapshot, target: int) -> list[QuotaEvent]:
+    def _events(self, snapshot: Snapshot, target: int, awaiting_gc: int) -> list[QuotaEvent]:
         workspace, outcome = snapshot.workspace, self._outcome
         common = {
             "run_id": str(outcome.run_id) if outcome.run_id else None,
@@ -416,6 +417,7 @@ class Job:
             "target_bytes": target,
             "target_reached": outcome.target_reached,
             "freed_bytes": outcome.freed_bytes,
+            "awaiting_gc_bytes": awaiting_gc,
         }
         events = []
         if outcome.run_id is not None:

@@ -90,6 +90,9 @@ class Cleanup(EventData):
     target_bytes: Count
     target_reached: bool
     freed_bytes: Count
+    awaiting_gc_bytes: Annotated[
+        Count, Field(description="Freed by the account; the registry's disk waits for it.")
+    ]
 
 
 class CleanupFinished(Cleanup):
@@ -152,6 +155,21 @@ class SizeMismatch(EventData):
     stored_bytes: int
 
 
+class GcVerified(EventData):
+    """The registry's garbage collection was verified; bytes, and digests."""
+
+    verification_id: UUID
+    predicted_bytes: Count
+    predicted: Count
+    collected_bytes: Count
+    collected: Count
+    present_bytes: Count
+    present: Count
+    unknown_bytes: Count
+    unknown: Count
+    awaiting_gc_bytes: Count
+
+
 DATA: Final[dict[str, type[EventData]]] = {
     outbox.IMAGE_RECORDED: ImageRecorded,
     outbox.IMAGE_REMOVED: ImageRemoved,
@@ -161,6 +179,7 @@ DATA: Final[dict[str, type[EventData]]] = {
     outbox.BUILD_DENIED: BuildDenied,
     outbox.DRIFT_DETECTED: DriftDetected,
     outbox.SIZE_MISMATCH: SizeMismatch,
+    outbox.GC_VERIFIED: GcVerified,
 }
 """Type → the model of its data."""
 

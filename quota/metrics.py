@@ -36,6 +36,12 @@ class QuotaMetrics:
             "Manifests put back because a push had raced their deletion",
             registry=self.registry,
         )
+        self.gc_bytes = Counter(
+            "registry_quota_gc_bytes",
+            "Bytes that garbage collections were predicted to free, and what verifying them found",
+            ["outcome"],
+            registry=self.registry,
+        )
         self.published = Counter(
             "registry_quota_events_published",
             "Quota events handed to Kafka",

@@ -16,6 +16,7 @@ from quota.access import Authenticate, any_of, internal_keys, operator_tokens
 from quota.accounts import Accounts
 from quota.api.app import Api
 from quota.api.cleanups import CleanupRoutes
+from quota.api.garbage import GarbageRoutes
 from quota.api.history import HistoryRoutes
 from quota.api.internal import InternalRoutes
 from quota.api.leases import LeaseRoutes
@@ -24,6 +25,7 @@ from quota.api.restores import RestoreRoutes
 from quota.api.server import RouteGroup, create_app
 from quota.api.tokens import TokenRoutes
 from quota.cleanup import Cleaner
+from quota.garbage import GarbageCollection
 from quota.grpc.server import serving_grpc
 from quota.grpc.service import BuildService
 from quota.history import History
@@ -114,6 +116,7 @@ def route_groups(
     accounts: Accounts,
     hook: PreBuildHook,
     cleaner: Cleaner,
+    collection: GarbageCollection,
     clock: Callable[[], datetime] = utc_now,
     stopping: Stopping | None = None,
 ) -> list[RouteGroup]:
@@ -160,6 +163,7 @@ def route_groups(
             stopping=stopping or Stopping(),
             clock=clock,
         ),
+        GarbageRoutes(collection, authenticate=doors.api),
     ]
 
 
@@ -248,6 +252,8 @@ async def run(settings: Settings) -> int:
             clock=utc_now,
             metrics=metrics,
         )
+        collection = GarbageCollection(pool, client, clock=utc_now, metrics=metrics)
+        stack.push_async_callback(collection.finish)
         await hook.remember_strict()
         await stack.enter_async_context(
             background("strict workspaces", hook.keep_strict_known(stopping), stopping)
@@ -264,6 +270,7 @@ async def run(settings: Settings) -> int:
             hook=hook,
             cleaner=cleaner,
             stopping=stopping,
+            collection=collection,
         )
 
         async def ready() -> str | None:

@@ -75,7 +75,7 @@ class WorkspaceAnswer(Answer):
 
 
 class UsageAnswer(Answer):
-    """What a workspace stores. The graph's figures (images to awaiting_gc_bytes) are as of `as_of`."""
+    """What a workspace stores. The graph's figures (images to untagged_bytes) are as of `as_of`."""
 
     workspace: str
     usage_bytes: Count
@@ -158,6 +158,37 @@ class LeaseAnswer(Answer):
     reported_at: datetime
     expires_at: datetime
     stale: bool
+
+
+class GcCounts(Answer):
+    """What was predicted to be collected, and what is known of it. Bytes, and digests."""
+
+    predicted_bytes: Count
+    predicted: Count
+    collected_bytes: Count
+    collected: Count
+    present_bytes: Count
+    present: Count
+    unknown_bytes: Count
+    unknown: Count
+
+
+class GcOfWorkspace(GcCounts):
+    """The same for one workspace."""
+
+    workspace: str
+
+
+class GcVerification(GcCounts):
+    """One verification of a garbage collection."""
+
+    id: UUID
+    workspace: str | None
+    state: Literal["running", "finished", "stopped"]
+    message: str | None
+    workspaces: list[GcOfWorkspace]
+    started_at: datetime
+    finished_at: datetime | None
 
 
 class HookReservation(Answer):

@@ -33,6 +33,7 @@ def bare_application(*more: RouteGroup) -> web.Application:
         accounts=nothing,
         hook=nothing,
         cleaner=nothing,
+        collection=nothing,
     )
     return create_app(
         *groups, *more, ready=nothing, metrics=CollectorRegistry(), stopping=Stopping()

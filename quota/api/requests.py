@@ -83,6 +83,14 @@ class ReservationRequest(BaseModel):
     ttl_s: int = Field(3600, ge=1, le=86_400, strict=True)
 
 
+class GcVerificationRequest(BaseModel):
+    """`POST /v1/gc/verifications`: without a workspace, all of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    workspace: Name | None = None
+
+
 class LeaseRequest(BaseModel):
     """`POST /v1/workspaces/{workspace}/leases`: everything that the source has in use. Seconds."""
 

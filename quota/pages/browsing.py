@@ -8,7 +8,7 @@ from uuid import UUID
 
 import msgspec
 
-from ledger import browsing, reading
+from ledger import browsing, garbage, reading
 from ledger import images as image_rows
 from ledger.browsing import ORDERS, Fullness, Pulse, Totals
 from ledger.fold import ManifestKey
@@ -144,7 +144,7 @@ class Browsing:
     async def awaiting_gc_bytes(self, _name: str, workspace_id: int) -> int:
         """Bytes that are freed in the account and still on the registry's disk."""
         async with self._pool.acquire() as connection:
-            return await reading.awaiting_gc_bytes(connection, workspace_id)
+            return await garbage.awaiting_bytes(connection, workspace_id)
 
 
 def _sorted_by_size(

@@ -11,6 +11,7 @@ import pytest
 
 from devstack.config import RegistryVersion, StackConfig
 from devstack.ports import free_port
+from devstack.processes import run_tool
 from devstack.registry import Registry
 from devstack.rundir import RunDir
 from devstack.stack import Stack
@@ -24,6 +25,8 @@ class EmbeddedRegistry:
         self.url = part.url
         self.version = part.binary.version if part.binary else ""
         self._keeper = supervisor["registry"]
+        self._binary = part.binary
+        self._config = part.configuration_file
 
     async def stop(self) -> None:
         """SIGTERM."""
@@ -36,6 +39,18 @@ class EmbeddedRegistry:
     async def restart(self) -> None:
         """Stop and start."""
         await self.stop()
+        await self.start()
+
+    async def collect_garbage(self) -> None:
+        """Run the registry's own garbage collection while the registry is stopped."""
+        if self._binary is None:
+            raise RuntimeError("the registry has no program")
+        await self.stop()
+        await run_tool(
+            [self._binary.path, "garbage-collect", self._config],
+            what="the registry's garbage collection",
+            env={"OTEL_TRACES_EXPORTER": "none"},
+        )
         await self.start()
 
     async def kill(self) -> None:

@@ -17,6 +17,7 @@ from quota.api.models import Problem
 from quota.api.openapi import endpoints, problem_statuses
 from quota.api.server import create_app
 from quota.cleanup import Cleaner
+from quota.garbage import GarbageCollection
 from quota.hook import PreBuildHook
 from quota.levels import level
 from quota.metrics import QuotaMetrics
@@ -148,6 +149,7 @@ async def live_api(
                 pool, cleaner, default_quota_bytes=quota, clock=clock, metrics=metrics
             ),
             cleaner=cleaner,
+            collection=GarbageCollection(pool, client, clock=clock, metrics=metrics),
             clock=clock,
         )
 
