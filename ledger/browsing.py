@@ -96,7 +96,7 @@ FROM workspaces w WHERE w.id = $1
 
 RUNNING = """
 SELECT c.id, c.cause, c.started_at, c.promised_bytes, count(i.position) AS items,
-       count(i.position) FILTER (WHERE i.state <> 'planned') AS done,
+       count(i.position) FILTER (WHERE i.state NOT IN ('planned', 'deleting')) AS done,
        coalesce(sum(i.freed_bytes), 0)::int8 AS freed_bytes
 FROM cleanup_runs c LEFT JOIN cleanup_items i ON i.run_id = c.id
 WHERE c.workspace_id = $1 AND c.state = 'running' GROUP BY c.id

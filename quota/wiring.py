@@ -121,7 +121,7 @@ def route_groups(
     stopping: Stopping | None = None,
 ) -> list[RouteGroup]:
     """The handlers of every address of the API, and of the pages."""
-    runs = Runs(pool, cleaner, clock=clock)
+    runs, restorer = Runs(pool, cleaner, clock=clock), Restorer(cleaner)
     mapper = Mapper(
         pool,
         rule=WorkspaceRule(settings.workspace_pattern),
@@ -140,7 +140,7 @@ def route_groups(
     return [
         api,
         CleanupRoutes(runs, accounts=accounts, authenticate=doors.api),
-        RestoreRoutes(Restorer(cleaner), accounts=accounts, authenticate=doors.api),
+        RestoreRoutes(restorer, accounts=accounts, authenticate=doors.api),
         TokenRoutes(tokens, authenticate=doors.api, clock=clock),
         HistoryRoutes(history, accounts, authenticate=doors.api, clock=clock),
         ReservationRoutes(accounts, authenticate=doors.api, clock=clock),
@@ -159,6 +159,7 @@ def route_groups(
             accounts=accounts,
             cleaner=cleaner,
             runs=runs,
+            restorer=restorer,
             history=history,
             stopping=stopping or Stopping(),
             clock=clock,

@@ -19,6 +19,7 @@ from quota.pages.sessions import Proxy, Sessions
 from quota.pages.signing_in import SigningIn
 from quota.pages.visits import Visits
 from quota.pages.workspaces import Workspaces
+from quota.restore import Restorer
 from quota.runs import Runs
 from quota.snapshot import Incoming
 from quota.tokens import Tokens
@@ -37,6 +38,7 @@ def pages(
     accounts: Accounts,
     cleaner: Cleaner,
     runs: Runs,
+    restorer: Restorer,
     history: History,
     stopping: Stopping,
     clock: Callable[[], datetime],
@@ -83,5 +85,11 @@ def pages(
         renderer=renderer,
         stopping=stopping,
     )
-    actions = Actions(runs=runs, workspaces=workspaces, visits=visits)
+    actions = Actions(
+        runs=runs,
+        restorer=restorer,
+        workspaces=workspaces,
+        visits=visits,
+        renderer=renderer,
+    )
     return [assets, SigningIn(sessions, visits, renderer), workspaces, live, actions]

@@ -26,7 +26,7 @@ from runtime.postgres import UNAVAILABLE
 _MOST_STREAMS: Final = 500
 _EVERY_SECONDS: Final = 0.5
 _PARTS_EVERY_SECONDS: Final = 2.0
-_CHECK_SESSION_SECONDS: Final = 5.0
+_CHECK_SESSION_SECONDS: Final = 3.0
 _SIGN_OF_LIFE_SECONDS: Final = 15.0
 
 

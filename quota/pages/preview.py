@@ -12,6 +12,7 @@ from quota.snapshot import Snapshot
 from registry.names import format_digest
 
 MOST_SHOWN = 100
+_MOST_REMEMBERED = 20_000
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -45,6 +46,8 @@ class Preview(msgspec.Struct, frozen=True):
     kept: Mapping[str, int]
     """What stays and how many manifests, in words."""
     made_at: datetime
+    protections: Mapping[tuple[str, str], str]
+    """(repository, digest) → the reason's code, of what a rule keeps; empty for large workspaces."""
 
 
 def preview_of(snapshot: Snapshot, plan: Plan) -> Preview:
@@ -77,4 +80,15 @@ def preview_of(snapshot: Snapshot, plan: Plan) -> Preview:
             if why in KEPT_AS
         },
         made_at=snapshot.now,
+        protections=_protections(plan),
     )
+
+
+def _protections(plan: Plan) -> dict[tuple[str, str], str]:
+    if len(plan.decisions) > _MOST_REMEMBERED:
+        return {}
+    return {
+        (decision.manifest.repository, format_digest(decision.manifest.digest)): decision.why
+        for decision in plan.decisions
+        if decision.keep and decision.why in KEPT_AS and decision.why != "frees_nothing"
+    }

@@ -8,9 +8,9 @@ from urllib.parse import quote, urlencode
 from aiohttp import hdrs, web
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from quota.levels import LEVELS
 from quota.pages.assets import Assets
 from quota.pages.warning import percent, size_text, warning
+from quota.reasons import KEPT_AS
 from quota.words import format_seconds, plural
 
 # Only files of ours: no inline script or style, no frame, no other host.
@@ -57,7 +57,7 @@ class Renderer:
             "plural": plural,
             "format_seconds": format_seconds,
             "query": _query,
-            "LEVELS": LEVELS,
+            "kept_as": KEPT_AS,
         }
 
     def text(self, template: str, **values: Any) -> str:

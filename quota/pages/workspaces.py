@@ -241,8 +241,10 @@ class Workspaces:
         """A page of images."""
         query = _image_query(look.request)
         known = await self._breakdown(look.view, look.wait if query.sort in BY_SIZE else None)
+        preview = await self._preview(look)
         return {
             "breakdown": known,
+            "protections": {} if preview is None else preview.protections,
             "images": await self._browsing.images(
                 look.view, query, limit=_IMAGES_A_PAGE, known=known
             ),
@@ -258,10 +260,13 @@ class Workspaces:
 
     async def next(self, look: Look) -> dict[str, Any]:
         """What a cleanup would delete now."""
+        return {"preview": await self._preview(look, wait=look.wait)}
+
+    async def _preview(self, look: Look, *, wait: float | None = None) -> Preview | None:
         view = look.view
         state = (view.changed_at, view.reserved_bytes)
-        known = await self._previews.of(view.name, view.id, state, wait=look.wait)
-        return {"preview": None if known is None else known.value}
+        known = await self._previews.of(view.name, view.id, state, wait=wait)
+        return None if known is None else known.value
 
     async def cleanups(self, look: Look) -> dict[str, Any]:
         """Runs, newest first."""

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import (
     Browser,
     BrowserContext,
@@ -78,6 +79,8 @@ class Seen:
     """What a browser was asked to fetch and what it complained about."""
 
     base: str
+    allowed: tuple[str, ...] = ()
+    """Other hosts that are meant to be asked."""
     complaints: list[str] = field(default_factory=list)
     elsewhere: list[str] = field(default_factory=list)
 
@@ -91,27 +94,34 @@ class Seen:
             self.complaints.append(message.text)
 
     def _request(self, request: Request) -> None:
-        if urlsplit(request.url).netloc != urlsplit(self.base).netloc:
+        if urlsplit(request.url).netloc not in {urlsplit(self.base).netloc, *self.allowed}:
             self.elsewhere.append(request.url)
 
 
 @asynccontextmanager
 async def a_context(
-    browser: Browser, base: str, *, width: int = 1280, height: int = 900, **options: Any
+    browser: Browser,
+    base: str,
+    *,
+    width: int = 1280,
+    height: int = 900,
+    allowed: tuple[str, ...] = (),
+    forgiving: bool = False,
+    **options: Any,
 ) -> AsyncIterator[tuple[BrowserContext, Seen]]:
-    """A browser profile of its own. Fails at its end when anything went wrong in it."""
+    """A browser profile of its own. Fails at its end when anything went wrong in it, unless forgiving."""
     context = await browser.new_context(
         base_url=base, viewport={"width": width, "height": height}, **options
     )
     context.set_default_timeout(10_000)
-    seen = Seen(base)
+    seen = Seen(base, allowed)
     context.on("page", seen.watch)
     try:
         yield context, seen
     finally:
         await context.close()
-    assert not seen.complaints
-    assert not seen.elsewhere
+    assert forgiving or not seen.complaints, seen.complaints
+    assert not seen.elsewhere, seen.elsewhere
 
 
 SHOTS = Path(os.environ.get("RQ_TEST_SHOTS", ".run/test-screenshots"))
@@ -119,4 +129,24 @@ SHOTS = Path(os.environ.get("RQ_TEST_SHOTS", ".run/test-screenshots"))
 
 async def shoot(page: Page, name: str, *, whole: bool = True) -> None:
     """Keep a picture as the tests' output."""
-    await page.screenshot(path=SHOTS / f"{name}.png", full_page=whole, animations="disabled")
+    # Without Playwright's own style, which our pages' policy refuses (and complains of).
+    await page.screenshot(
+        path=SHOTS / f"{name}.png", full_page=whole, caret="initial", animations="allow"
+    )
+
+
+async def accessible(page: Page) -> None:
+    """axe-core finds nothing to object to."""
+    results = await Axe().run(page)
+    found = [
+        (item["id"], item["help"], [node["html"][:200] for node in item["nodes"][:3]])
+        for item in results.response["violations"]
+    ]
+    assert not found, (page.url, found)
+    assert results.response["passes"], "axe looked at nothing"
+
+
+async def fits(page: Page) -> None:
+    """Nothing makes the page wider than its window."""
+    width, window = await page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+    assert width <= window, (page.url, width, window)

@@ -151,6 +151,7 @@ async def live_api(
             cleaner=cleaner,
             collection=GarbageCollection(pool, client, clock=clock, metrics=metrics),
             clock=clock,
+            stopping=stopping,
         )
 
         async def ready() -> str | None:
@@ -164,5 +165,7 @@ async def live_api(
             origins=known.cors_origins,
         )
         port = await stack.enter_async_context(serving(app, host="127.0.0.1", port=0))
+        # Streams end when the test does.
+        stack.callback(stopping.set, "end of test")
         session = await stack.enter_async_context(aiohttp.ClientSession())
         yield LiveApi(f"http://127.0.0.1:{port}", session, pool, recorder, tokens, clock, app)

@@ -1,0 +1,76 @@
+"""A real cleanup in a real registry, watched and undone in a real browser."""
+
+from contextlib import AsyncExitStack
+from datetime import timedelta
+
+from playwright.async_api import expect
+
+from registry.client import RegistryClient
+from tests.browser.conftest import Site
+from tests.support.browser import accessible, fits, shoot
+from tests.support.live_api import live_api
+from tests.support.slow_registry import slow_deletes
+
+LAYER = 20_000
+QUOTA = 250_000
+DELETE_SECONDS = 0.5
+
+
+async def test_a_cleanup_is_watched_explained_and_undone(pool, backend, chromium):
+    async with AsyncExitStack() as stack:
+        registry = await stack.enter_async_context(
+            backend.registry("any", notification_url="http://127.0.0.1:9/none", token="t")
+        )
+        slow = await stack.enter_async_context(slow_deletes(registry.url, DELETE_SECONDS))
+        client = await stack.enter_async_context(RegistryClient(registry.url))
+        api = await stack.enter_async_context(live_api(pool, slow))
+        site = Site(api, chromium)
+        for number in range(12):
+            age = timedelta(hours=24 - number)
+            await site.push(client, "acme/api", f"1.{number}", LAYER, age=age)
+        await api.call("PATCH", "/v1/workspaces/acme", {"quota_bytes": QUOTA})
+
+        page, _seen = await stack.enter_async_context(site.visit("/workspaces/acme"))
+        await expect(page.locator("[data-notice=critical]")).to_be_visible()
+        planned = page.locator("#part-next tbody tr")
+        await expect(planned.first).to_contain_text("12th newest")
+        going = await planned.count()
+        assert going >= 3
+        await page.get_by_role("button", name="Clean now").click()
+
+        # It is shown as it goes, step by step.
+        progress = page.locator(".progress progress")
+        await expect(progress).to_be_visible()
+        await accessible(page)
+        steps = set()
+        while await progress.count():
+            value = await page.evaluate("document.querySelector('.progress progress')?.value")
+            if value is not None and value not in steps:
+                steps.add(value)
+                if value == 2:
+                    await shoot(page, "during-cleanup")
+            await page.wait_for_timeout(50)
+        assert len(steps) >= 3, steps
+        await expect(page.locator("[data-notice=critical]")).to_have_count(0)
+        runs = page.locator("#part-cleanups tbody tr")
+        await expect(runs).to_have_count(1)
+        await expect(runs.first).to_contain_text("finished")
+        await expect(page.locator("#part-next")).to_contain_text("Nothing:")
+        await expect(page.locator("#part-history .mark")).to_have_count(1)
+        await expect(page.locator("#part-events")).to_contain_text("cleanup finished")
+        assert len([tag async for tag in client.list_tags("acme/api")]) == 12 - going
+
+        # Every image and its reason, and back with them.
+        await runs.first.get_by_role("link").click()
+        items = page.locator("tbody tr")
+        await expect(items).to_have_count(going)
+        await expect(items.first).to_contain_text("12th newest, frees")
+        await accessible(page)
+        await fits(page)
+        await page.get_by_role("button", name=f"Restore {going} images").click()
+        await expect(page.get_by_role("heading", name=f"{going} images restored")).to_be_visible()
+        await accessible(page)
+        assert len([tag async for tag in client.list_tags("acme/api")]) == 12
+        await page.get_by_role("link", name="cleanup").click()
+        await expect(page.locator(".state-restored")).to_have_count(going)
+        await expect(page.get_by_role("button", name="Restore")).to_have_count(0)
