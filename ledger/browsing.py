@@ -113,9 +113,7 @@ FROM repositories r JOIN manifests m ON m.repository_id = r.id
 WHERE r.workspace_id = $1 AND m.present
 """  # noqa: S608 - a constant
 
-ALL_HELD = "SELECT digest, refs, size FROM workspace_digests WHERE workspace_id = $1 AND refs > 0"
-
-_PREFETCH = 2000
+_PREFETCH = 500
 
 
 class Fullness(msgspec.Struct, frozen=True):
@@ -244,11 +242,3 @@ async def contents(connection: Connection, workspace_id: int) -> AsyncIterator[C
     """Every manifest of a workspace, streamed. Call it within a transaction."""
     async for row in connection.cursor(CONTENTS, workspace_id, prefetch=_PREFETCH):
         yield Contents(*row.values())
-
-
-async def all_held(connection: Connection, workspace_id: int) -> dict[bytes, tuple[int, int]]:
-    """Digest → (references, bytes) of all that a workspace holds. Call it within a transaction."""
-    found: dict[bytes, tuple[int, int]] = {}
-    async for row in connection.cursor(ALL_HELD, workspace_id, prefetch=_PREFETCH):
-        found[row["digest"]] = (row["refs"], row["size"])
-    return found

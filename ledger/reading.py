@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 import asyncpg
@@ -26,6 +27,8 @@ m.present, {PUSHED} AS pushed_ns, greatest(m.push_ns, m.seen_ns) AS known_ns,
 m.push_ns < 0 AS estimated, m.delete_ns, m.pulled_ns, m.left_ns,
 m.config_media_type, m.artifact_type, m.subject, m.subject_known, m.blobs, m.children, m.claimed_ns
 """
+_PREFETCH = 500
+_DIGESTS_AT_A_TIME = 5000
 _VIEW_COLUMNS = 14
 """How many of them a view takes as they are."""
 
@@ -139,10 +142,11 @@ ORDER BY t.name
 async def manifests_of(connection: Connection, workspace_id: int) -> list[ManifestView]:
     """Every manifest of a workspace. Call it in one REPEATABLE READ transaction with `sizes_of`."""
     tags: dict[tuple[int, bytes], list[str]] = {}
-    for row in await connection.fetch(LIVE_TAGS, workspace_id):
+    # A stretch at a time: others of the process get their turn between two of them.
+    async for row in connection.cursor(LIVE_TAGS, workspace_id, prefetch=_PREFETCH):
         tags.setdefault((row["repository_id"], row["digest"]), []).append(row["name"])
     views = []
-    for row in await connection.fetch(MANIFESTS, workspace_id):
+    async for row in connection.cursor(MANIFESTS, workspace_id, prefetch=_PREFETCH):
         key = (row["repository_id"], row["digest"])
         views.append(view_of_row(row, tags.get(key, ())))
     return views
@@ -185,8 +189,12 @@ WHERE h.workspace_id = $1 AND h.digest = ANY($2::bytea[])
 
 async def held(connection: Connection, workspace_id: int, digests: set[bytes]) -> dict[bytes, Held]:
     """The account's entries for some digests; digests that the workspace never had are absent."""
-    rows = await connection.fetch(HELD, workspace_id, sorted(digests))
-    return {row["digest"]: Held(row["refs"], row["size"]) for row in rows}
+    found: dict[bytes, Held] = {}
+    waiting = iter(digests)
+    while some := sorted(islice(waiting, _DIGESTS_AT_A_TIME)):
+        rows = await connection.fetch(HELD, workspace_id, some)
+        found.update((row["digest"], Held(row["refs"], row["size"])) for row in rows)
+    return found
 
 
 EVENTS = """

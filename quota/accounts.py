@@ -1,5 +1,6 @@
 """Questions about workspaces, and settings: one method a question, one transaction each."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -138,8 +139,9 @@ class Accounts:
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
             manifests = await reading.manifests_of(connection, view.id)
-            held = await reading.held(connection, view.id, images.digests_of(manifests))
-            rest = untagged(manifests, held)
+            digests = await asyncio.to_thread(images.digests_of, manifests)
+            held = await reading.held(connection, view.id, digests)
+            rest = await asyncio.to_thread(untagged, manifests, held)
             graph = Graph(
                 images=sum(item.present for item in manifests),
                 tags=sum(len(item.tags) for item in manifests),

@@ -129,12 +129,14 @@ class Job:
         if snapshot is None:
             raise LookupError(f"workspace {self._workspace} is not known")
         done = self._deletions
-        given = plan_input(
-            snapshot,
-            frozenset() if done is None else frozenset(done.given_up),
-            deleted_before=0 if done is None else done.images,
-        )
-        return snapshot, await asyncio.to_thread(make_plan, given)
+        given_up = frozenset() if done is None else frozenset(done.given_up)
+        before = 0 if done is None else done.images
+
+        def think() -> Plan:
+            return make_plan(plan_input(snapshot, given_up, deleted_before=before))
+
+        # In a thread: a large workspace must not hold up the hooks of all others.
+        return snapshot, await asyncio.to_thread(think)
 
     async def _read_unresolved(self, snapshot: Snapshot, plan: Plan) -> bool:
         """Fetch manifests that stay only because too little is known of them: size, subject, children."""

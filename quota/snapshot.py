@@ -1,5 +1,6 @@
 """One consistent reading of a workspace, and the planner's view of it."""
 
+import asyncio
 from collections.abc import Mapping
 from datetime import datetime
 
@@ -67,7 +68,8 @@ async def take_snapshot(
         if view is None:
             return None
         manifests = await reading.manifests_of(connection, view.id)
-        held = await reading.held(connection, view.id, digests_of(manifests))
+        digests = await asyncio.to_thread(digests_of, manifests)
+        held = await reading.held(connection, view.id, digests)
         leases = await leases_of(connection, view.id)
     return Snapshot(view, parse_policy(view.policy), incoming, manifests, held, leases, now)
 

@@ -1,5 +1,6 @@
 """All pages together, made from what the process has."""
 
+import asyncio
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 
@@ -65,14 +66,17 @@ def pages(
             raise LookupError(name)
         return preview_of(*planned)
 
+    heavy = asyncio.Semaphore(1)
     workspaces = Workspaces(
         accounts=accounts,
         browsing=browsing,
         history=history,
         runs=runs,
-        breakdowns=Figures("breakdown", browsing.breakdown, clock=clock),
-        awaiting=Figures("awaiting", browsing.awaiting_gc_bytes, clock=clock),
-        previews=Figures("preview", preview, clock=clock),
+        breakdowns=Figures("breakdown", browsing.breakdown, clock=clock, one_at_a_time=heavy),
+        awaiting=Figures(
+            "awaiting", browsing.awaiting_gc_bytes, clock=clock, one_at_a_time=asyncio.Semaphore(2)
+        ),
+        previews=Figures("preview", preview, clock=clock, one_at_a_time=heavy),
         visits=visits,
         renderer=renderer,
         clock=clock,

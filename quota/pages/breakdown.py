@@ -8,6 +8,7 @@ import msgspec
 from ledger.browsing import Contents
 from ledger.fold import ManifestKey
 from ledger.packing import unpack_digests
+from ledger.reading import Held
 
 
 class AppShare(msgspec.Struct, frozen=True):
@@ -37,8 +38,8 @@ class Breakdown(msgspec.Struct, frozen=True):
     """What deleting just this one would free. Bytes."""
 
 
-def break_down(contents: Iterable[Contents], held: Mapping[bytes, tuple[int, int]]) -> Breakdown:
-    """`held`: digest → (references, bytes)."""
+def break_down(contents: Iterable[Contents], held: Mapping[bytes, Held]) -> Breakdown:
+    """`held` has what the workspace's account says of all their digests."""
     holders: dict[bytes, str | None] = {}
     members: dict[str, set[bytes]] = defaultdict(set)
     tagged: dict[str, int] = defaultdict(int)
@@ -47,7 +48,7 @@ def break_down(contents: Iterable[Contents], held: Mapping[bytes, tuple[int, int
     children_of: dict[ManifestKey, tuple[bytes, ...]] = {}
     sizes: dict[ManifestKey, int] = {}
     unique: dict[ManifestKey, int] = {}
-    nothing = (0, 0)
+    nothing = Held(0, 0)
     for item in contents:
         key = (item.repository_id, item.digest)
         app = item.app
@@ -57,8 +58,8 @@ def break_down(contents: Iterable[Contents], held: Mapping[bytes, tuple[int, int
         own = {item.digest, *digests}
         members[app] |= own
         entries = [held.get(digest, nothing) for digest in own]
-        unique[key] = sum(size for refs, size in entries if refs == 1)
-        sizes[key] = sum(held.get(digest, nothing)[1] for digest in set(digests))
+        unique[key] = sum(entry.size for entry in entries if entry.refs == 1)
+        sizes[key] = sum(held.get(digest, nothing).size for digest in set(digests))
         if item.children:
             children_of[key] = unpack_digests(item.children)
         blobs_of[key] = digests
@@ -67,12 +68,12 @@ def break_down(contents: Iterable[Contents], held: Mapping[bytes, tuple[int, int
             holders[digest] = None if digest in holders else app
     for key in children_of:
         reached = _reached(key, blobs_of, children_of)
-        sizes[key] = sum(held.get(digest, nothing)[1] for digest in reached)
+        sizes[key] = sum(held.get(digest, nothing).size for digest in reached)
     exclusive: dict[str, int] = defaultdict(int)
     shared: dict[str, int] = defaultdict(int)
     for app, digests_of_app in members.items():
         for digest in digests_of_app:
-            size = held.get(digest, nothing)[1]
+            size = held.get(digest, nothing).size
             if holders[digest] == app:
                 exclusive[app] += size
             else:
@@ -80,6 +81,15 @@ def break_down(contents: Iterable[Contents], held: Mapping[bytes, tuple[int, int
     apps = [AppShare(app, tagged[app], count[app], exclusive[app], shared[app]) for app in members]
     apps.sort(key=lambda item: (-item.exclusive_bytes, -item.shared_bytes, item.app))
     return Breakdown(tuple(apps), sum(tagged.values()), sum(count.values()), sizes, unique)
+
+
+def digests_of(contents: Iterable[Contents]) -> set[bytes]:
+    """Every digest that they hold, their own among them."""
+    found: set[bytes] = set()
+    for item in contents:
+        found.add(item.digest)
+        found.update(_digests(item.blobs))
+    return found
 
 
 def _digests(packed: bytes | None) -> list[bytes]:

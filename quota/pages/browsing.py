@@ -14,7 +14,7 @@ from ledger.browsing import ORDERS, Fullness, Pulse, Totals
 from ledger.fold import ManifestKey
 from ledger.reading import WorkspaceView
 from quota import images
-from quota.pages.breakdown import Breakdown, break_down
+from quota.pages.breakdown import Breakdown, break_down, digests_of
 from quota.pages.figures import Known
 from runtime.postgres import Pool
 
@@ -137,8 +137,9 @@ class Browsing:
             self._pool.acquire() as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
-            held = await browsing.all_held(connection, workspace_id)
             contents = [item async for item in browsing.contents(connection, workspace_id)]
+            digests = await asyncio.to_thread(digests_of, contents)
+            held = await reading.held(connection, workspace_id, digests)
         return await asyncio.to_thread(break_down, contents, held)
 
     async def awaiting_gc_bytes(self, _name: str, workspace_id: int) -> int:

@@ -19,7 +19,8 @@ log = get_logger(__name__)
 
 Value = TypeVar("Value")
 
-_WAIT_SECONDS = 0.25
+WAIT_SECONDS = 0.25
+"""How long a page waits for figures that it can be sent without."""
 _RENEW_AFTER = 20
 """A figure may be older than the account by this many times what working it out takes."""
 _KEPT = 16
@@ -35,7 +36,7 @@ class Known(msgspec.Struct, Generic[Value]):
 
 
 class Figures(Generic[Value]):
-    """Works out one kind of figure per workspace, one workspace at a time, and keeps the newest."""
+    """Works out one kind of figure per workspace, and keeps the newest."""
 
     def __init__(
         self,
@@ -43,19 +44,18 @@ class Figures(Generic[Value]):
         work_out: Callable[[str, int], Awaitable[Value]],
         *,
         clock: Callable[[], datetime],
-        wait_seconds: float = _WAIT_SECONDS,
+        one_at_a_time: asyncio.Semaphore,
     ) -> None:
-        """`work_out` takes a workspace's name and id."""
+        """`work_out` takes a workspace's name and id; kinds may share `one_at_a_time`."""
         self._name = name
         self._work_out = work_out
         self._clock = clock
-        self._wait = wait_seconds
         self._known: OrderedDict[int, Known[Value]] = OrderedDict()
         self._working: dict[int, asyncio.Task[None]] = {}
-        self._one_at_a_time = asyncio.Semaphore(1)
+        self._one_at_a_time = one_at_a_time
 
     async def of(
-        self, name: str, workspace_id: int, state: object, *, wait: float | None = None
+        self, name: str, workspace_id: int, state: object, *, wait: float = WAIT_SECONDS
     ) -> Known[Value] | None:
         """The figure of a workspace in a state (anything that changes with it); None: not worked out yet."""
         known = self._known.get(workspace_id)
@@ -71,7 +71,7 @@ class Figures(Generic[Value]):
             )
             self._working[workspace_id] = task
             task.add_done_callback(lambda _task: self._working.pop(workspace_id, None))
-        await asyncio.wait([task], timeout=self._wait if wait is None else wait)
+        await asyncio.wait([task], timeout=wait)
         return self._known.get(workspace_id)
 
     async def _renew(self, name: str, workspace_id: int, state: object) -> None:

@@ -1,5 +1,6 @@
 """The pages themselves: the list, a workspace, each of its parts alone, a cleanup."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any, Final
@@ -16,7 +17,7 @@ from quota.history import History, usual_step
 from quota.pages import charts
 from quota.pages.breakdown import Breakdown
 from quota.pages.browsing import BY_SIZE, SORTS, Browsing, ImageQuery
-from quota.pages.figures import Figures, Known
+from quota.pages.figures import WAIT_SECONDS, Figures, Known
 from quota.pages.preview import Preview
 from quota.pages.render import Renderer, html, workspace_path
 from quota.pages.sessions import Visitor
@@ -45,9 +46,9 @@ class Look(msgspec.Struct, frozen=True):
     """One part alone was asked for."""
 
     @property
-    def wait(self) -> float | None:
-        """Seconds that figures may take."""
-        return _PATIENT_SECONDS if self.patient else None
+    def wait(self) -> float:
+        """Seconds that figures may take. A whole page has waited for all of them together."""
+        return _PATIENT_SECONDS if self.patient else 0.0
 
 
 class Workspaces:
@@ -144,6 +145,11 @@ class Workspaces:
         """A workspace with all its parts."""
         view = await self.view(request, visitor, "read")
         look = Look(request, visitor, view, patient=False)
+        await asyncio.gather(
+            self._breakdown(view, WAIT_SECONDS),
+            self._awaited(view, view.changed_at),
+            self._preview(look, WAIT_SECONDS),
+        )
         values: dict[str, Any] = {}
         for make in self._parts.values():
             values |= await make(look)
@@ -194,8 +200,8 @@ class Workspaces:
     async def summary_of(self, view: WorkspaceView) -> dict[str, Any]:
         """Also sent by itself while something happens."""
         pulse = await self._browsing.pulse(view.id)
-        awaiting = await self._awaiting.of(view.name, view.id, pulse.changed_at)
-        breakdown = await self._breakdown(view, None)
+        awaiting = await self._awaited(view, pulse.changed_at)
+        breakdown = await self._breakdown(view, 0)
         return {
             "pulse": pulse,
             "awaiting": awaiting,
@@ -240,8 +246,8 @@ class Workspaces:
     async def images(self, look: Look) -> dict[str, Any]:
         """A page of images."""
         query = _image_query(look.request)
-        known = await self._breakdown(look.view, look.wait if query.sort in BY_SIZE else None)
-        preview = await self._preview(look)
+        known = await self._breakdown(look.view, look.wait if query.sort in BY_SIZE else 0)
+        preview = await self._preview(look, 0)
         return {
             "breakdown": known,
             "protections": {} if preview is None else preview.protections,
@@ -260,9 +266,9 @@ class Workspaces:
 
     async def next(self, look: Look) -> dict[str, Any]:
         """What a cleanup would delete now."""
-        return {"preview": await self._preview(look, wait=look.wait)}
+        return {"preview": await self._preview(look, look.wait)}
 
-    async def _preview(self, look: Look, *, wait: float | None = None) -> Preview | None:
+    async def _preview(self, look: Look, wait: float) -> Preview | None:
         view = look.view
         state = (view.changed_at, view.reserved_bytes)
         known = await self._previews.of(view.name, view.id, state, wait=wait)
@@ -291,7 +297,10 @@ class Workspaces:
         )
         return {"events": events, "more_events": more}
 
-    async def _breakdown(self, view: WorkspaceView, wait: float | None) -> Known[Breakdown] | None:
+    async def _awaited(self, view: WorkspaceView, changed_at: datetime) -> Known[int] | None:
+        return await self._awaiting.of(view.name, view.id, changed_at)
+
+    async def _breakdown(self, view: WorkspaceView, wait: float) -> Known[Breakdown] | None:
         return await self._breakdowns.of(view.name, view.id, view.changed_at, wait=wait)
 
 

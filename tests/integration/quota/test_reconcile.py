@@ -129,7 +129,7 @@ async def test_an_existing_registry_is_taken_in(service: Service) -> None:
     await exact(service)
     views = [await service.accounts.workspace(item.workspace) for item in report.drift]
     assert all(view and view.found_by_reconciliation and not view.configured for view in views)
-    async with service.pool.acquire() as connection:
+    async with service.pool.acquire() as connection, connection.transaction():
         manifests = await manifests_of(
             connection, next(v.id for v in views if v and v.name == "ws0")
         )

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from ledger.browsing import Contents
 from ledger.packing import pack_blobs, pack_digests
+from ledger.reading import Held
 from quota.pages.breakdown import break_down
 
 
@@ -38,10 +39,10 @@ def test_own_bytes_and_shared_bytes_are_what_is_used(images):
         for n, (app, layers, tagged) in enumerate(images)
     ]
     references = Counter(x for _app, layers, _tagged in images for x in layers)
-    held = {digest(x): (count, x * 10) for x, count in references.items()}
-    held |= {item.digest: (1, 7) for item in contents}
+    held = {digest(x): Held(count, x * 10) for x, count in references.items()}
+    held |= {item.digest: Held(1, 7) for item in contents}
     found = break_down(contents, held)
-    used = sum(size for _refs, size in held.values())
+    used = sum(entry.size for entry in held.values())
     exclusive = sum(app.exclusive_bytes for app in found.apps)
     apps_of = {x: {app for app, layers, _tagged in images if x in layers} for x in references}
     shared_once = sum(x * 10 for x, apps in apps_of.items() if len(apps) > 1)
@@ -58,5 +59,5 @@ def test_an_index_is_as_large_as_the_distinct_blobs_of_its_children():
     one = Contents(1, "api", digest(1), pack_blobs([(digest(10), 5), (digest(11), 6)]), None, False)
     two = Contents(1, "api", digest(2), pack_blobs([(digest(10), 5), (digest(12), 7)]), None, False)
     index = Contents(1, "api", digest(3), b"", pack_digests([digest(1), digest(2)]), True)
-    held = {digest(10): (2, 5), digest(11): (1, 6), digest(12): (1, 7)}
+    held = {digest(10): Held(2, 5), digest(11): Held(1, 6), digest(12): Held(1, 7)}
     assert break_down([index, one, two], held).sizes[1, digest(3)] == 18
