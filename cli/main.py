@@ -5,6 +5,7 @@ import sys
 import typer
 
 from cli import (
+    alerts,
     cleanup,
     demo,
     dev,
@@ -47,6 +48,7 @@ for module in (
     tokens,
     events,
     garbage,
+    alerts,
     verify,
     replay,
     restore,

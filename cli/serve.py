@@ -1,4 +1,4 @@
-"""`registry-quota serve receiver|consumer|api|all`."""
+"""`registry-quota serve receiver|consumer|api|all|temporal-worker`."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -20,6 +20,7 @@ class Role(StrEnum):
     consumer = "consumer"
     api = "api"
     all = "all"
+    temporal_worker = "temporal-worker"
 
 
 def register(app: typer.Typer) -> None:
@@ -27,7 +28,11 @@ def register(app: typer.Typer) -> None:
     app.command("serve", help="Run one role (or all of them in one process) until Ctrl-C.")(serve)
 
 
-def serve(role: Annotated[Role, typer.Argument(help="receiver, consumer, api or all")]) -> None:
+def serve(
+    role: Annotated[
+        Role, typer.Argument(help="receiver, consumer, api, all of these, or temporal-worker")
+    ],
+) -> None:
     """Run one role in the foreground."""
     import uvloop
 
@@ -46,8 +51,20 @@ def serve(role: Annotated[Role, typer.Argument(help="receiver, consumer, api or 
 
 def _runner(role: Role) -> Callable[[Settings], Coroutine[Any, Any, int]]:
     """The role's composition root; only its own rooms are imported."""
-    room = {Role.receiver: "webhook_receiver", Role.consumer: "consumer", Role.api: "quota"}[role]
-    run: Callable[[Settings], Coroutine[Any, Any, int]] = import_module(f"{room}.wiring").run
+    room = {
+        Role.receiver: "webhook_receiver",
+        Role.consumer: "consumer",
+        Role.api: "quota",
+        Role.temporal_worker: "temporal_worker",
+    }[role]
+    try:
+        run: Callable[[Settings], Coroutine[Any, Any, int]] = import_module(f"{room}.wiring").run
+    except ModuleNotFoundError as error:
+        if error.name != "temporalio":
+            raise
+        raise CommandError(
+            "this needs the extra: pip install 'registry-quota[temporal]'"
+        ) from error
     return run
 
 

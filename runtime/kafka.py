@@ -1,6 +1,7 @@
 """Kafka connections: one place for the client settings that aiokafka's defaults get wrong for us."""
 
 import ssl
+from collections.abc import Sequence
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -12,6 +13,8 @@ from runtime.settings import MESSAGE_MAX_BYTES, Settings
 NOTIFICATIONS_TOPIC = "registry.notifications"
 DEAD_LETTER_TOPIC = "registry.notifications.dead-letter"
 QUOTA_EVENTS_TOPIC = "registry.quota-events"
+ALERTS_DEAD_LETTER_TOPIC = "registry.quota-events.dead-letter"
+"""What `alerts forward` could not deliver; it creates the topic itself."""
 TOPICS = (NOTIFICATIONS_TOPIC, DEAD_LETTER_TOPIC, QUOTA_EVENTS_TOPIC)
 
 
@@ -41,7 +44,7 @@ def _ssl_context(settings: Settings) -> ssl.SSLContext:
     return context
 
 
-async def create_topics(settings: Settings) -> list[str]:
+async def create_topics(settings: Settings, topics: Sequence[str] = TOPICS) -> list[str]:
     """Create the topics that are missing; return the names of those created.
 
     Notifications are kept without limit: the log can rebuild the ledger.
@@ -50,7 +53,7 @@ async def create_topics(settings: Settings) -> list[str]:
     await admin.start()
     try:
         present = set(await admin.list_topics())
-        missing = [name for name in TOPICS if name not in present]
+        missing = [name for name in topics if name not in present]
         if not missing:
             return []
         response = await admin.create_topics([_new_topic(name, settings) for name in missing])

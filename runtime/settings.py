@@ -91,6 +91,19 @@ class Settings(BaseSettings):
     proxy_workspaces_header: str | None = Field(None, pattern=r"^[A-Za-z0-9-]{1,100}$")
     proxy_scope: str = Field("read", pattern="^(read|write)$")
 
+    # Alerts that are forwarded
+    alerts_url: SecretStr | None = None
+    """Of the webhook, Slack or Alertmanager; chat tools' addresses let anybody in who knows them."""
+    alerts_secret: SecretStr | None = None
+    """Signs webhooks: `whsec_` and base64."""
+
+    # Temporal worker
+    grpc_target: str | None = None
+    """`host:port` of the gRPC door; by default the host of `RQ_API_URL` and `RQ_GRPC_PORT`."""
+    temporal_address: str = "127.0.0.1:7233"
+    temporal_namespace: str = "default"
+    temporal_task_queue: str = "registry-quota"
+
     # Accounting
     default_quota_bytes: int = Field(10 * 1024**3, ge=1, le=2**62)
     workspace_pattern: str = r"^(?P<workspace>[^/]+)/(?P<app>.+)$"
@@ -227,6 +240,19 @@ class Settings(BaseSettings):
     def proxy_networks(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
         """Where a proxy that signs people in may speak from."""
         return tuple(ipaddress.ip_network(part, strict=False) for part in self.proxy_addresses)
+
+    def required_worker_token(self) -> str:
+        """What the Temporal worker calls with: an API token, else the internal key. SettingsError."""
+        if self.api_token is not None:
+            return self.required_api_token()
+        return self.required_internal_api_keys()[0]
+
+    def grpc_address(self) -> str:
+        """`host:port` of the gRPC door."""
+        if self.grpc_target:
+            return self.grpc_target
+        host = urlsplit(self.api_url or f"http://{self.host}").hostname or self.host
+        return f"[{host}]:{self.grpc_port}" if ":" in host else f"{host}:{self.grpc_port}"
 
     def required_registry_url(self) -> str:
         """The registry's base URL or host. Raises SettingsError when unset."""

@@ -11,7 +11,7 @@ from yarl import URL
 from cli.doctor.findings import Finding, failed, ok, warning
 from runtime.settings import Settings, SettingsError
 
-_FROM_THE_STACK: Final = frozenset({"RQ_WEBHOOK_URL", "RQ_WEBHOOK_TOKEN", "RQ_GRPC_TARGET"})
+_FROM_THE_STACK: Final = frozenset({"RQ_WEBHOOK_URL", "RQ_WEBHOOK_TOKEN"})
 """Variables of `.run/env` that only tell other programs where a stack is."""
 
 _OF_THE_STACK: Final = frozenset(

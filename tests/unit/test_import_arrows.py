@@ -17,6 +17,8 @@ ARROWS: dict[str, set[str]] = {
     "registry": {"runtime"},
     "runtime": set(),
     "migrations": {"ledger", "runtime"},
+    "alerts": {"runtime"},
+    "temporal_worker": {"runtime", "idp"},
     "devstack": {"runtime"},
     "idp": set(),
     "registry_quota": set(),
@@ -30,11 +32,14 @@ ARROWS: dict[str, set[str]] = {
         "migrations",
         "devstack",
         "registry_quota",
+        "alerts",
+        "temporal_worker",
     },
 }
 
 # Modules that stay free of I/O and of clocks of their own, however their room grows.
 PURE = [
+    "alerts/render.py",
     "consumer/translate.py",
     "ledger/announce.py",
     "ledger/contents.py",

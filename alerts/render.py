@@ -1,0 +1,172 @@
+"""A quota event as each tool takes it: a signed webhook, Slack's text, Alertmanager's alerts. PURE."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+
+PREFIX: Final = "io.registryquota."
+QUIET: Final = frozenset({"image.recorded", "image.removed"})
+"""What happens with every push: only webhooks get it unasked."""
+
+_LEVEL_STAYS: Final = timedelta(days=7)
+"""Alertmanager drops an alert that nobody repeats; a level stays until the next event about it."""
+_INCIDENT_STAYS: Final = timedelta(hours=1)
+_SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - no secret
+_SEVERITY: Final = {"build.denied": "critical", "cleanup.insufficient": "warning"}
+
+
+class BadEventError(ValueError):
+    """A record that is no CloudEvent of ours. The message says why."""
+
+
+class BadSecretError(ValueError):
+    """A signing secret that is none. The message says how to make one."""
+
+
+class Event(msgspec.Struct, frozen=True):
+    """A CloudEvent of ours, and its bytes as they came."""
+
+    id: str
+    type: str
+    subject: str
+    time: datetime
+    data: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """The type without prefix and version: `usage.level_changed`."""
+        return self.type.removeprefix(PREFIX).rpartition(".v")[0]
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """What is to be POSTed."""
+
+    event_id: str
+    body: bytes
+    headers: dict[str, str]
+
+
+Render = Callable[[Event, bytes, datetime], Delivery]
+"""(event, its bytes, now) → what is POSTed."""
+
+_decoder = msgspec.json.Decoder(Event)
+
+
+def read_event(raw: bytes | None) -> Event:
+    """A record's value. Raises BadEventError."""
+    try:
+        event = _decoder.decode(raw or b"")
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadEventError(f"not a quota event: {error}") from error
+    if not event.id or not event.id.isprintable() or len(event.id) > 255:
+        raise BadEventError("not a quota event: its id cannot name it")
+    return event
+
+
+def webhook(secret: str) -> Render:
+    """Standard Webhooks: the event itself, signed. Raises BadSecretError."""
+    key = signing_key(secret)
+
+    def render(event: Event, raw: bytes, now: datetime) -> Delivery:
+        timestamp = str(int(now.timestamp()))
+        return Delivery(
+            event.id,
+            raw,
+            {
+                "content-type": "application/cloudevents+json",
+                "webhook-id": event.id,
+                "webhook-timestamp": timestamp,
+                "webhook-signature": sign(key, event.id, timestamp, raw),
+            },
+        )
+
+    return render
+
+
+def signing_key(secret: str) -> bytes:
+    """`whsec_` and base64 → the key. Raises BadSecretError."""
+    try:
+        key = base64.b64decode(secret.strip().removeprefix(_SECRET_PREFIX), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if not 24 <= len(key) <= 64:
+        raise BadSecretError(
+            "the signing secret must be 24 to 64 random bytes in base64 behind `whsec_`, "
+            'e.g. "whsec_$(openssl rand -base64 32)"'
+        )
+    return key
+
+
+def sign(key: bytes, message_id: str, timestamp: str, body: bytes) -> str:
+    """The header `webhook-signature`."""
+    signed = b".".join((message_id.encode(), timestamp.encode(), body))
+    return "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+
+
+def slack(event: Event, _raw: bytes, _now: datetime) -> Delivery:
+    """An incoming webhook's text."""
+    text = _escaped(sentence(event))
+    return _json(event, {"text": f"*{_escaped(event.subject)}*: {text}"})
+
+
+def alertmanager(event: Event, _raw: bytes, _now: datetime) -> Delivery:
+    """`POST /api/v2/alerts`: the alert, and the end of the one whose place it takes."""
+    alerts = []
+    if event.kind == "usage.level_changed":
+        previous, level = str(event.data.get("previous_level")), str(event.data.get("level"))
+        if previous != "ok":
+            alerts.append(_alert(event, "RegistryQuotaUsage", previous, timedelta(0)))
+        if level != "ok":
+            alerts.append(_alert(event, "RegistryQuotaUsage", level, _LEVEL_STAYS))
+    else:
+        name = "RegistryQuota" + "".join(
+            part.capitalize() for part in event.kind.replace("_", ".").split(".")
+        )
+        severity = _SEVERITY.get(event.kind, "info")
+        alerts.append(_alert(event, name, severity, _INCIDENT_STAYS))
+    return _json(event, alerts)
+
+
+def _alert(event: Event, name: str, severity: str, stays: timedelta) -> dict[str, Any]:
+    return {
+        "labels": {"alertname": name, "workspace": event.subject, "severity": severity},
+        "annotations": {"summary": sentence(event), "event_id": event.id},
+        "startsAt": event.time.isoformat(),
+        "endsAt": (event.time + stays).isoformat(),
+    }
+
+
+def sentence(event: Event) -> str:
+    """What happened, for people."""
+    data = event.data
+    if event.kind == "usage.level_changed":
+        ratio = data.get("ratio")
+        share = f"{ratio:.1%}" if isinstance(ratio, int | float) else "?"
+        return (
+            f"usage is {data.get('level')} (was {data.get('previous_level')}): {share} of the quota, "
+            f"{data.get('usage_bytes')} of {data.get('quota_bytes')} bytes"
+        )
+    if event.kind == "build.denied":
+        return str(data.get("message") or "a build was denied")
+    if event.kind.startswith("cleanup."):
+        end = "" if data.get("target_reached") else f"; not enough: {data.get('reason')}"
+        return f"cleanup freed {data.get('freed_bytes')} bytes{end}"
+    if event.kind.startswith("image."):
+        tags = ", ".join(map(str, data.get("tags") or ())) or "untagged"
+        return f"{event.kind.replace('.', ' ')}: {data.get('repository')} ({tags})"
+    return event.kind.replace(".", " ").replace("_", " ")
+
+
+def _escaped(text: str) -> str:
+    """Text from outside without Slack's markup: no link, no mention."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _json(event: Event, document: object) -> Delivery:
+    return Delivery(event.id, msgspec.json.encode(document), {"content-type": "application/json"})

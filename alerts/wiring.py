@@ -1,0 +1,58 @@
+"""The forwarding process: Kafka in, one address out."""
+
+import random
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from functools import partial
+
+import aiohttp
+from aiokafka import AIOKafkaConsumer
+
+from alerts.forward import Forwarder, Policy
+from alerts.render import Render
+from alerts.send import Sender
+from runtime.kafka import ALERTS_DEAD_LETTER_TOPIC, connection_options, create_topics
+from runtime.lifecycle import Stopping, background, run_until_stopped
+from runtime.logs import get_logger
+from runtime.patience import until_it_answers
+from runtime.producers import discard_producer, open_producer
+from runtime.settings import Settings
+
+log = get_logger(__name__)
+
+_MAX_POLL_MS = 3_600_000
+"""An event may be tried for a long time; who died is known by its heartbeat."""
+
+
+async def run(settings: Settings, *, url: str, group: str, render: Render, policy: Policy) -> int:
+    """Forward until a signal comes or too much cannot be delivered; returns the exit code."""
+
+    async def start(stack: AsyncExitStack, stopping: Stopping) -> None:
+        waiting = partial(until_it_answers, "kafka", stopping=stopping, check="RQ_KAFKA_BOOTSTRAP")
+        await waiting(connect=partial(create_topics, settings, (ALERTS_DEAD_LETTER_TOPIC,)))
+        producer = await waiting(connect=partial(open_producer, settings))
+        stack.push_async_callback(discard_producer, producer)
+        consumer = AIOKafkaConsumer(
+            **connection_options(settings),
+            group_id=group,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            max_poll_interval_ms=_MAX_POLL_MS,
+        )
+        await consumer.start()
+        stack.push_async_callback(consumer.stop)
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        forwarder = Forwarder(
+            consumer=consumer,
+            producer=producer,
+            render=render,
+            send=Sender(session, url),
+            policy=policy,
+            stopping=stopping,
+            clock=lambda: datetime.now(UTC),
+            jitter=lambda: random.uniform(0.5, 1.0),  # noqa: S311 - not a secret
+        )
+        await stack.enter_async_context(background("forward", forwarder.run(), stopping))
+        log.info("forwarding", group=group)
+
+    return await run_until_stopped(start)

@@ -1,0 +1,115 @@
+"""Quota events as webhook, Slack and Alertmanager take them."""
+
+import base64
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from alerts.render import (
+    BadEventError,
+    BadSecretError,
+    alertmanager,
+    read_event,
+    sign,
+    signing_key,
+    slack,
+    webhook,
+)
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def event(kind="usage.level_changed", subject="acme", **data):
+    raw = json.dumps(
+        {
+            "specversion": "1.0",
+            "id": "e-1",
+            "type": f"io.registryquota.{kind}.v1",
+            "subject": subject,
+            "time": "2026-01-02T03:04:00Z",
+            "data": data,
+        }
+    ).encode()
+    return read_event(raw), raw, NOW
+
+
+def level(previous, now):
+    return event(level=now, previous_level=previous, ratio=0.91, usage_bytes=91, quota_bytes=100)
+
+
+def test_the_signature_is_that_of_the_specifications_own_example():
+    body = b'{"test": 2432232314}'
+    signed = sign(signing_key(SECRET), "msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", body)
+    assert signed == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+
+
+def test_a_webhook_carries_the_event_as_it_is_with_the_three_headers():
+    delivery = webhook(SECRET)(*level("warning", "critical"))
+    assert delivery.body == level("warning", "critical")[1]
+    assert delivery.headers["webhook-id"] == "e-1"
+    assert delivery.headers["webhook-timestamp"] == str(int(NOW.timestamp()))
+    assert delivery.headers["webhook-signature"].startswith("v1,")
+
+
+@pytest.mark.parametrize("secret", ["", "whsec_", "whsec_short", "not base64!", "x" * 200])
+def test_a_secret_that_is_none_is_refused_with_how_to_make_one(secret):
+    with pytest.raises(BadSecretError, match="openssl rand"):
+        webhook(secret)
+
+
+def test_a_generated_secret_works():
+    assert signing_key("whsec_" + base64.b64encode(bytes(32)).decode()) == bytes(32)
+
+
+def test_slack_gets_a_sentence_in_which_names_have_no_markup():
+    text = json.loads(slack(*event("build.denied", "a<!here>&", message="<b>")).body)["text"]
+    assert text == "*a&lt;!here&gt;&amp;*: &lt;b&gt;"
+    assert "critical (was warning): 91.0%" in slack(*level("warning", "critical")).body.decode()
+
+
+@pytest.mark.parametrize(
+    ("previous", "now", "expected"),
+    [
+        ("ok", "warning", [("warning", True)]),
+        ("warning", "critical", [("warning", False), ("critical", True)]),
+        ("critical", "ok", [("critical", False)]),
+    ],
+)
+def test_alertmanager_gets_the_new_level_and_the_end_of_the_old_one(previous, now, expected):
+    alerts = json.loads(alertmanager(*level(previous, now)).body)
+    found = [(alert["labels"]["severity"], alert["endsAt"] > alert["startsAt"]) for alert in alerts]
+    assert found == expected
+    assert {alert["labels"]["workspace"] for alert in alerts} == {"acme"}
+
+
+def test_every_kind_of_event_has_a_sentence_and_an_alert():
+    for kind in (
+        "image.recorded",
+        "image.removed",
+        "usage.level_changed",
+        "cleanup.finished",
+        "cleanup.insufficient",
+        "build.denied",
+        "drift.detected",
+        "size.mismatch",
+        "something.new",
+    ):
+        assert json.loads(slack(*event(kind)).body)["text"]
+        assert json.loads(alertmanager(*event(kind)).body)[-1]["labels"]["alertname"]
+
+
+@pytest.mark.parametrize(
+    "raw", [None, b"", b"[]", b"\xff", b"{}", b'{"id": 1}', b"[" * 100_000, b'{"id": ""}']
+)
+def test_what_is_no_event_is_told_so(raw):
+    with pytest.raises(BadEventError):
+        read_event(raw)
+
+
+def test_an_id_that_could_break_a_header_is_no_id():
+    with pytest.raises(BadEventError):
+        read_event(
+            b'{"id": "a\\nb", "type": "t", "subject": "s", "time": "2026-01-02T03:04:00Z", "data": {}}'
+        )
