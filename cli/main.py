@@ -7,6 +7,7 @@ import typer
 from cli import (
     alerts,
     cleanup,
+    dead_letters,
     demo,
     dev,
     doctor,
@@ -49,6 +50,7 @@ for module in (
     events,
     garbage,
     alerts,
+    dead_letters,
     verify,
     replay,
     restore,

@@ -1,4 +1,8 @@
-"""What cannot be processed goes to the dead-letter topic, with the reason, and the log moves on."""
+"""What cannot be processed goes to the dead-letter topic, with the reason, and the log moves on.
+
+Up to a ceiling: one poisoned event is data, a thousand in a row are a bad release of ours, and that
+must stop instead of emptying the whole topic into the dead letters.
+"""
 
 from datetime import datetime
 
@@ -7,6 +11,35 @@ from aiokafka import AIOKafkaProducer, ConsumerRecord
 from runtime.kafka import DEAD_LETTER_TOPIC
 
 MAX_REASON_BYTES = 2000
+_KEPT = frozenset({"source", "traceparent"})
+
+
+class TooManyDeadLettersError(Exception):
+    """More events fail than pass: nothing is dead-lettered any more until a person has looked."""
+
+
+class Ceiling:
+    """How many more dead letters there may be.
+
+    Each takes one of the allowance, each event that passes gives one back (up to all of it). So it
+    is used up only when more events fail than pass, by `allowance`. 0: no ceiling.
+    """
+
+    def __init__(self, allowance: int) -> None:
+        self._allowance = allowance
+        self.used = 0
+
+    def spend(self) -> None:
+        """Count a dead letter before it is sent. Raises TooManyDeadLettersError."""
+        if self._allowance and self.used >= self._allowance:
+            raise TooManyDeadLettersError(
+                f"{self.used} more events became dead letters than could be processed"
+            )
+        self.used += 1
+
+    def give_back(self) -> None:
+        """Count an event that passed."""
+        self.used -= self.used > 0
 
 
 def headers(record: ConsumerRecord, reason: str, now: datetime) -> list[tuple[str, bytes]]:
@@ -16,7 +49,7 @@ def headers(record: ConsumerRecord, reason: str, now: datetime) -> list[tuple[st
         ("reason", reason.encode()[:MAX_REASON_BYTES]),
         ("origin", f"{record.topic}/{record.partition}/{record.offset}".encode()),
         ("first-seen", received or now.isoformat().encode()),
-        *((name, value) for name, value in record.headers or () if name == "source"),
+        *((name, value) for name, value in record.headers or () if name in _KEPT),
     ]
 
 

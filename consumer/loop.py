@@ -5,6 +5,7 @@ and loses nothing. The group's own offsets in Kafka are only for people and lag 
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from functools import partial
@@ -21,17 +22,17 @@ from aiokafka import (
 )
 from aiokafka.errors import KafkaError
 
-from consumer.dead_letters import send_dead_letter
+from consumer.dead_letters import Ceiling, TooManyDeadLettersError, send_dead_letter
 from consumer.metrics import ConsumerMetrics
+from consumer.outcomes import Decoded, line
 from consumer.translate import facts_of
 from ledger import offsets
-from ledger.facts import Fact
 from ledger.offsets import Advance, StaleOwnerError
 from ledger.record import Recorded, Recorder
 from registry.notifications import BadEvent, decode_event
 from runtime.kafka import NOTIFICATIONS_TOPIC
 from runtime.lifecycle import Stopping
-from runtime.logs import get_logger
+from runtime.logs import Outcomes, get_logger
 from runtime.postgres import UNAVAILABLE, Connection, Pool
 from runtime.settings import DEFAULT_REGISTRY
 
@@ -44,13 +45,6 @@ _LONGEST_WAIT = 5.0
 T = TypeVar("T")
 
 Batch = dict[TopicPartition, list[ConsumerRecord]]
-
-
-class Decoded(msgspec.Struct):
-    """One record, taken apart."""
-
-    record: ConsumerRecord
-    fact: Fact | None
 
 
 class Ownership(msgspec.Struct):
@@ -77,6 +71,7 @@ class NotificationConsumer:
         cluster_id: str,
         owner: str,
         batch_max_events: int,
+        dead_letter_ceiling: int = 0,
         clock: Callable[[], datetime],
         on_pending: Callable[[], None],
     ) -> None:
@@ -92,10 +87,18 @@ class NotificationConsumer:
         self._clock = clock
         self._on_pending = on_pending
         self._owned: dict[int, Ownership] = {}
+        self._ceiling = Ceiling(dead_letter_ceiling)
+        self._outcomes = Outcomes("notification")
         self.ready = False
+        self.halted: str | None = None
+        """Why it takes nothing any more, until a person starts it again."""
 
     async def run(self) -> None:
-        """Consume; a stale owner rejoins the group."""
+        """Consume; a stale owner rejoins the group.
+
+        When too many events fail it leaves the group and waits for its end, rather than ending:
+        whoever restarts processes would otherwise have the whole topic dead-lettered piece by piece.
+        """
         while not self._stopping.is_set():
             kafka = self._connect()
             await kafka.start()
@@ -104,10 +107,21 @@ class NotificationConsumer:
                 await self._consume(kafka)
             except StaleOwnerError as error:
                 log.warning("partition_lost", reason=str(error), action="rejoining the group")
+            except TooManyDeadLettersError as error:
+                self.halted = str(error)
             finally:
                 self.ready = False
                 self._owned.clear()
                 await kafka.stop()
+            if self.halted:
+                self._metrics.halted.set(1)
+                log.error(
+                    "consumer_halted",
+                    reason=self.halted,
+                    action="look at `registry-quota dead-letters list`, then start a consumer that can "
+                    "read these events; it goes on where this one stopped",
+                )
+                await self._stopping.wait()
 
     async def _consume(self, kafka: AIOKafkaConsumer) -> None:
         while not self._stopping.is_set():
@@ -193,41 +207,75 @@ class NotificationConsumer:
     async def _take(self, kafka: AIOKafkaConsumer, batch: Batch) -> None:
         """Record a batch in one transaction, then move the group's offsets."""
         started = asyncio.get_running_loop().time()
-        decoded = [await self._decode(record) for records in batch.values() for record in records]
+        oldest_ms = min(records[0].timestamp for records in batch.values())
+        self._metrics.oldest_ms = oldest_ms
+        decoded, too_many = await self._decode_all(batch)
+        if not decoded and too_many is not None:
+            raise too_many
         taken = await self._while_database_is_away(lambda: self._record(decoded))
         if taken is None:
             return  # asked to stop meanwhile; the offsets have not moved
+        self._metrics.oldest_ms = None
         self._metrics.batch_events.observe(len(decoded))
         self._metrics.batch_seconds.observe(asyncio.get_running_loop().time() - started)
+        self._metrics.delay_seconds.observe(max(0.0, self._clock().timestamp() - oldest_ms / 1000))
+        self._tell(decoded)
         if any(getattr(item.fact, "content", True) is None for item in decoded):
             self._on_pending()
+        ends = {
+            TopicPartition(item.record.topic, item.record.partition): item.record.offset + 1
+            for item in decoded
+        }
         try:
-            await kafka.commit(
-                {partition: records[-1].offset + 1 for partition, records in batch.items()}
-            )
+            await kafka.commit(ends)
         except KafkaError as error:
             # Only lag tools look at these; the ledger's own offsets are what counts.
             log.info("group_offsets_not_moved", reason=type(error).__name__)
+        if too_many is not None:
+            raise too_many
+
+    async def _decode_all(
+        self, batch: Batch
+    ) -> tuple[list[Decoded], TooManyDeadLettersError | None]:
+        """The records of a batch, up to the first that may not become a dead letter any more."""
+        decoded: list[Decoded] = []
+        try:
+            for records in batch.values():
+                for record in records:
+                    decoded.append(await self._decode(record))  # noqa: PERF401 - kept when it raises
+        except TooManyDeadLettersError as error:
+            return decoded, error
+        return decoded, None
 
     async def _decode(self, record: ConsumerRecord) -> Decoded:
         try:
             notification = decode_event(record.value or b"")
             fact = facts_of(source_of(record), notification)
         except BadEvent as error:
-            await self._bury(record, str(error))
-            return Decoded(record, None)
-        self._metrics.events.labels(notification.action).inc()
-        return Decoded(record, fact)
+            await self._bury(record, str(error), "malformed")
+            return Decoded(record, None, refused=True)
+        if self._ceiling.used:
+            self._ceiling.give_back()
+        return Decoded(record, fact, notification)
 
-    async def _bury(self, record: ConsumerRecord, reason: str) -> None:
+    async def _bury(self, record: ConsumerRecord, reason: str, kind: str) -> None:
+        self._ceiling.spend()
         log.warning(
             "dead_letter",
             reason=reason,
+            workspace=(record.key or b"").decode(errors="replace"),
             partition=record.partition,
             offset=record.offset,
         )
         await send_dead_letter(self._producer, record, reason, self._clock())
-        self._metrics.events.labels("dead-letter").inc()
+        self._metrics.dead_letters.labels(kind).inc()
+
+    def _tell(self, decoded: list[Decoded]) -> None:
+        """Count the outcomes, and log those that changed an image."""
+        self._metrics.counted(Counter((item.action, item.result) for item in decoded))
+        self._outcomes.write(
+            [line(item) for item in decoded if self._outcomes.wants(telling=item.telling)]
+        )
 
     async def _record(self, decoded: list[Decoded]) -> bool:
         """One transaction for all; if the data itself is refused, one for each to find the culprit."""
@@ -235,8 +283,8 @@ class NotificationConsumer:
             await self._transaction(decoded)
         except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
             if len(decoded) == 1:
-                await self._bury(decoded[0].record, f"the ledger refused it: {error}")
-                decoded[0].fact = None
+                await self._bury(decoded[0].record, f"the ledger refused it: {error}", "refused")
+                decoded[0].fact, decoded[0].refused = None, True
                 await self._transaction(decoded)
                 return True
             log.warning("batch_refused", reason=str(error), action="recording one by one")

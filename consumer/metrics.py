@@ -1,4 +1,8 @@
-"""What the consumer counts. Text from outside is never a label."""
+"""What the consumer counts. Text from outside is never a label. `docs/reference/metrics.md` lists it."""
+
+import time
+from collections import Counter as Tally
+from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -6,12 +10,26 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 class ConsumerMetrics:
     """Metrics of one consumer process."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        """`now` is seconds since the epoch, UTC."""
         self.registry = CollectorRegistry()
         self.events = Counter(
             "registry_quota_consumer_events",
-            "Events taken from the topic, by action (or 'dead-letter')",
-            ["action"],
+            "Events taken from the topic, by action and result",
+            ["action", "result"],
+            registry=self.registry,
+        )
+        self.dead_letters = Counter(
+            "registry_quota_consumer_dead_letters",
+            "Events put aside, by why: malformed, or refused by the ledger",
+            ["reason"],
+            registry=self.registry,
+        )
+        for reason in ("malformed", "refused"):
+            self.dead_letters.labels(reason)
+        self.halted = Gauge(
+            "registry_quota_consumer_halted",
+            "1 while it takes nothing because too many events failed (RQ_DEAD_LETTER_CEILING)",
             registry=self.registry,
         )
         self.batch_events = Histogram(
@@ -26,10 +44,26 @@ class ConsumerMetrics:
             buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
             registry=self.registry,
         )
+        self.delay_seconds = Histogram(
+            "registry_quota_consumer_delay_seconds",
+            "Seconds from Kafka's taking the oldest event of a batch to the batch's commit",
+            buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800),
+            registry=self.registry,
+        )
         self.lag = Gauge(
             "registry_quota_consumer_lag_events",
             "Events in the assigned partitions that are not recorded yet",
             registry=self.registry,
+        )
+        self.oldest_ms: int | None = None
+        """When Kafka took the oldest event that is being recorded: milliseconds since the epoch."""
+        lag_seconds = Gauge(
+            "registry_quota_consumer_lag_seconds",
+            "Age of the oldest event that was fetched and is not recorded yet",
+            registry=self.registry,
+        )
+        lag_seconds.set_function(
+            lambda: 0.0 if self.oldest_ms is None else max(0.0, now() - self.oldest_ms / 1000)
         )
         self.database_waits = Counter(
             "registry_quota_consumer_database_waits",
@@ -37,8 +71,8 @@ class ConsumerMetrics:
             registry=self.registry,
         )
         self.pending = Gauge(
-            "registry_quota_sizes_pending",
-            "Manifests whose size is not known yet",
+            "registry_quota_consumer_sizes_pending",
+            "Manifests whose size is not known yet, when this process last looked",
             registry=self.registry,
         )
         self.tag_checks = Counter(
@@ -53,3 +87,8 @@ class ConsumerMetrics:
             ["outcome"],
             registry=self.registry,
         )
+
+    def counted(self, tally: Tally[tuple[str, str]]) -> None:
+        """Count events by (action, result); once a batch, because a label costs its look-up."""
+        for labels, count in tally.items():
+            self.events.labels(*labels).inc(count)

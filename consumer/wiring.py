@@ -117,11 +117,14 @@ async def run(settings: Settings) -> int:
             cluster_id=cluster,
             owner=f"{socket.gethostname()}/{os.getpid()}",
             batch_max_events=settings.batch_max_events,
+            dead_letter_ceiling=settings.dead_letter_ceiling,
             clock=utc_now,
             on_pending=resolver.wake,
         )
 
         async def ready() -> str | None:
+            if consumer.halted:
+                return f"halted: {consumer.halted}"
             return None if consumer.ready else "no partitions are assigned yet"
 
         app = web.Application()

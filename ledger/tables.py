@@ -225,6 +225,18 @@ consumer_offsets = Table(
     postgresql_with={"fillfactor": "50"},
 )
 
+handled_dead_letters = Table(
+    "handled_dead_letters",
+    metadata,
+    Column("cluster_id", Text, nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("record_offset", BigInteger, nullable=False),
+    Column("outcome", Text, nullable=False),
+    _timestamp("handled_at", nullable=False),
+    PrimaryKeyConstraint("cluster_id", "partition", "record_offset"),
+    CheckConstraint("outcome in ('retried', 'dropped')", name="outcome_known"),
+)
+
 outbox = Table(
     "outbox",
     metadata,
@@ -236,6 +248,7 @@ outbox = Table(
     Column("data", JSON, nullable=False),
     _timestamp("occurred_at", nullable=False),
     _timestamp("published_at"),
+    Column("traceparent", Text, comment="W3C trace context, if traced"),
     Index("outbox_unpublished_idx", "id", postgresql_where=text("published_at IS NULL")),
     Index("outbox_workspace_idx", "workspace_id", "id"),
 )

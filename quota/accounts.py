@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from ledger import garbage, reading, reconcile, reservations, verify, workspaces
+from ledger import garbage, reading, reservations, workspaces
 from ledger import images as image_rows
 from ledger.images import Cursor
 from ledger.reading import WorkspaceView
@@ -20,7 +20,6 @@ from quota import images
 from quota.policy import DEFAULT_POLICY, Policy, parse_policy
 from quota.usage import untagged
 from runtime.postgres import Pool, retry_conflicts
-from runtime.settings import DEFAULT_REGISTRY
 
 _RECOMPUTE_AFTER = 20
 """The graph's figures may be older than the account by this many times what computing them takes."""
@@ -221,16 +220,6 @@ class Accounts:
         async with self._pool.acquire() as connection:
             view = await reading.find_workspace(connection, name, now=self._clock())
             return view is not None and await reservations.release(connection, view.id, reservation)
-
-    async def status(self) -> dict[str, Any]:
-        """`GET /v1/status`: whether the pipeline is healthy."""
-        async with self._pool.acquire() as connection:
-            document = await reading.status(connection, now=self._clock())
-            document["reconciliation"] = await reconcile.status(connection, DEFAULT_REGISTRY)
-            document["drift"] = msgspec.to_builtins(
-                await verify.kept(connection), builtin_types=(datetime,)
-            )
-            return document
 
     async def ready(self) -> str | None:
         """None when the database answers."""

@@ -23,6 +23,7 @@ from quota.api.leases import LeaseRoutes
 from quota.api.reservations import ReservationRoutes
 from quota.api.restores import RestoreRoutes
 from quota.api.server import RouteGroup, create_app
+from quota.api.status import StatusRoutes
 from quota.api.tokens import TokenRoutes
 from quota.cleanup import Cleaner
 from quota.garbage import GarbageCollection
@@ -35,6 +36,7 @@ from quota.levels import level
 from quota.metrics import QuotaMetrics
 from quota.pages.app import pages
 from quota.pages.sessions import Proxy
+from quota.pipeline import Pipeline
 from quota.reconcile import Reconciler
 from quota.reconcile_schedule import ReconcileMetrics, ReconcileSchedule
 from quota.records import Records
@@ -117,6 +119,7 @@ def route_groups(
     hook: PreBuildHook,
     cleaner: Cleaner,
     collection: GarbageCollection,
+    pipeline: Pipeline,
     clock: Callable[[], datetime] = utc_now,
     stopping: Stopping | None = None,
 ) -> list[RouteGroup]:
@@ -165,6 +168,7 @@ def route_groups(
             clock=clock,
         ),
         GarbageRoutes(collection, authenticate=doors.api),
+        StatusRoutes(pipeline, authenticate=doors.api),
     ]
 
 
@@ -261,6 +265,8 @@ async def run(settings: Settings) -> int:
         )
         tokens = Tokens(pool, clock=utc_now)
         doors = open_doors(settings, tokens)
+        pipeline = Pipeline(settings, pool, clock=utc_now)
+        stack.push_async_callback(pipeline.close)
         groups = route_groups(
             settings,
             pool,
@@ -272,6 +278,7 @@ async def run(settings: Settings) -> int:
             cleaner=cleaner,
             stopping=stopping,
             collection=collection,
+            pipeline=pipeline,
         )
 
         async def ready() -> str | None:

@@ -119,6 +119,8 @@ class Settings(BaseSettings):
     # Consumer
     consumer_metrics_port: int = Field(0, ge=0, le=65535)
     batch_max_events: int = Field(2000, ge=1, le=50_000)
+    dead_letter_ceiling: int = Field(1000, ge=0)
+    """By how many events more may fail than pass before the consumer stops taking any; 0: no end."""
 
     # Logs
     log_level: str = Field("info", pattern="^(?i:debug|info|warning|error)$")

@@ -94,7 +94,7 @@ async def _examine(settings: Settings) -> list[Finding]:
         *registry_findings,
         receiver_finding,
         api_finding,
-        *(kafka.arriving(log) if log is not None else ()),
+        *(kafka.arriving(log, (status or {}).get("dead_letters")) if log is not None else ()),
         *doors.judge_status(status, log, now=doors.utc_now()),
     ]
 

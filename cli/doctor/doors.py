@@ -89,8 +89,8 @@ def judge_status(status: Status | None, log: Log | None, *, now: datetime) -> li
     """Whether the pipeline behind the receiver keeps up."""
     if status is None:
         why = "the API does not tell"
-        return [skipped(check, why) for check in ("consumer", "sizes", "quota events")]
-    return [_consumer(status, log, now), _sizes(status), _outbox(status)]
+        return [skipped(check, why) for check in ("consumer", "sizes", "quota events", "counters")]
+    return [_consumer(status, log, now), _sizes(status), _outbox(status), _counters(status)]
 
 
 def _consumer(status: Status, log: Log | None, now: datetime) -> Finding:
@@ -135,6 +135,16 @@ def _outbox(status: Status) -> Finding:
         return ok("quota events", found)
     mend = "see the API's log (its relay publishes them), and that it reaches Kafka"
     return failed("quota events", found, mend)
+
+
+def _counters(status: Status) -> Finding:
+    drift = status["drift"]
+    if not drift["drift_bytes"] and not drift["wrong_digests"]:
+        return ok("counters", "equal the newest recount")
+    names = ", ".join(drift["workspaces"][:5])
+    found = f"off by {drift['drift_bytes']} bytes in {names}"
+    mend = "`registry-quota verify` shows what differs, `registry-quota replay --swap` mends it"
+    return failed("counters", found, mend)
 
 
 def utc_now() -> datetime:

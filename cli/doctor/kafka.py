@@ -242,8 +242,11 @@ def summarized(log: Log, newest: Sequence[ConsumerRecord], *, now: float) -> Log
     )
 
 
-def arriving(log: Log) -> list[Finding]:
-    """Whether the registry notifies us, and whether what it said was understood."""
+def arriving(log: Log, open_dead_letters: int | None = None) -> list[Finding]:
+    """Whether the registry notifies us, and whether what it said was understood.
+
+    `open_dead_letters`: those that nobody has dealt with; None: not known, all count.
+    """
     findings: list[Finding] = []
     if log.events == 0:
         findings.append(
@@ -268,14 +271,13 @@ def arriving(log: Log) -> list[Finding]:
         )
     elif log.with_references:
         findings.append(ok("references", "pushes carry them"))
-    if log.dead_letters:
-        findings.append(
-            warning(
-                "dead letters",
-                f"{log.dead_letters} messages could not be processed",
-                f"read them in the topic {DEAD_LETTER_TOPIC}: the header `reason` says why",
-            )
+    dead = log.dead_letters if open_dead_letters is None else open_dead_letters
+    if dead:
+        mend = (
+            "`registry-quota dead-letters list` says why; then `retry` those that can be read now "
+            "and `drop` the others"
         )
+        findings.append(warning("dead letters", f"{dead} could not be processed", mend))
     else:
-        findings.append(ok("dead letters", "none"))
+        findings.append(ok("dead letters", "none that nobody has dealt with"))
     return findings

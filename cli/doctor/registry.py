@@ -8,7 +8,7 @@ from typing import Final
 from cli.doctor.findings import Finding, failed, ok, skipped, warning
 from registry.client import RegistryClient
 from registry.connect import registry_client
-from registry.errors import BadRegistryUrl, RegistryDenied, RegistryError
+from registry.errors import BadRegistryUrl, NotFound, RegistryDenied, RegistryError
 from runtime.settings import Settings, SettingsError
 
 PROBE_REPOSITORY: Final = "registry-quota/doctor"
@@ -27,7 +27,7 @@ def _now() -> datetime:
 
 
 async def check(settings: Settings, *, clock: Clock = _now) -> list[Finding]:
-    """Findings `registry`, `clock` and `deletes`."""
+    """Findings `registry`, `clock`, `lists` and `deletes`."""
     try:
         client = registry_client(settings)
     except (SettingsError, BadRegistryUrl) as error:
@@ -54,7 +54,7 @@ async def _ask(client: RegistryClient, clock: Clock) -> list[Finding]:
     except RegistryError as error:
         return [_unreachable(client, str(error))]
     answers = ok("registry", f"{client.base} answers and lets us in")
-    return [answers, skew(date, before, clock()), await _deletes(client)]
+    return [answers, skew(date, before, clock()), await _lists(client), await _deletes(client)]
 
 
 def _unreachable(client: RegistryClient, why: str) -> Finding:
@@ -74,6 +74,25 @@ def skew(date: datetime | None, before: datetime, after: datetime) -> Finding:
     found = f"the registry's is {apart:.0f} s {behind} ours: grace periods and ages are off by that"
     mend = "let both machines keep time by NTP"
     return (failed if apart > _HARMFUL_SKEW else warning)("clock", found, mend)
+
+
+async def _lists(client: RegistryClient) -> Finding:
+    """Whether repositories and their tags can be listed: reconciliation walks through both."""
+    try:
+        async for repository in client.catalog():
+            try:
+                async for _tag in client.list_tags(repository):
+                    break
+            except NotFound:
+                continue  # an emptied repository stays in the catalog
+            return ok("lists", f"repositories and tags can be listed (tried {repository})")
+    except RegistryDenied as error:
+        mend = "give RQ_REGISTRY_USERNAME the right to list everything (`registry:catalog:*`)"
+        return failed("lists", f"refused: {error}", mend)
+    except RegistryError as error:
+        mend = "reconcile needs `_catalog` and `tags/list`: let the proxy before the registry pass them"
+        return failed("lists", f"do not come: {error}", mend)
+    return ok("lists", "can be listed; the registry holds no repository yet")
 
 
 async def _deletes(client: RegistryClient) -> Finding:

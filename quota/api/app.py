@@ -22,7 +22,6 @@ from quota.api.models import (
     ImageAnswer,
     MappedAnswer,
     Page,
-    StatusAnswer,
     UsageAnswer,
     WorkspaceAnswer,
 )
@@ -84,7 +83,6 @@ class Api:
             web.get(f"{workspace}/images", self.images),
             web.get(f"{workspace}/events", self.events),
             web.put("/v1/repositories/{registry}/{repository:.+}", self.map_repository),
-            web.get("/v1/status", self.status),
         ]
 
     # -- hook ------------------------------------------------------------------------------------
@@ -323,17 +321,3 @@ class Api:
         return answer(msgspec.structs.asdict(mapped))
 
     # -- the whole ------------------------------------------------------------------------------
-
-    @describe(
-        "operations",
-        "Whether the pipeline is healthy.",
-        scope="read",
-        answers={200: StatusAnswer},
-        details="For tokens that are good for all workspaces.",
-    )
-    async def status(self, request: web.Request) -> web.Response:
-        """Scope `read`, for all workspaces."""
-        caller = await identify(request, self._authenticate, "read")
-        if caller.workspaces is not None:
-            raise ProblemError(403, "the status covers all workspaces; this token has only some")
-        return answer(await self._accounts.status())

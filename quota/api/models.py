@@ -452,6 +452,10 @@ class RecountStatus(Answer):
 class StatusAnswer(Answer):
     """Whether the pipeline is healthy."""
 
+    kafka_reachable: bool
+    lag_events: Count | None
+    lag_seconds: float | None
+    dead_letters: Count | None
     outbox_waiting: Count
     outbox_age_seconds: float | None
     sizes_pending: Count

@@ -34,6 +34,7 @@ def bare_application(*more: RouteGroup) -> web.Application:
         hook=nothing,
         cleaner=nothing,
         collection=nothing,
+        pipeline=nothing,
     )
     return create_app(
         *groups, *more, ready=nothing, metrics=CollectorRegistry(), stopping=Stopping()

@@ -70,6 +70,7 @@ async def consuming(
     *,
     cluster: str = "test",
     batch_max_events: int = 500,
+    dead_letter_ceiling: int = 0,
 ) -> AsyncIterator[NotificationConsumer]:
     """A consumer that runs; the topic is shared by all tests, so only one's own names count."""
     stopping = Stopping()
@@ -84,6 +85,7 @@ async def consuming(
         cluster_id=cluster,
         owner=owner,
         batch_max_events=batch_max_events,
+        dead_letter_ceiling=dead_letter_ceiling,
         clock=lambda: datetime.now(UTC),
         on_pending=lambda: None,
     )

@@ -21,6 +21,7 @@ from quota.garbage import GarbageCollection
 from quota.hook import PreBuildHook
 from quota.levels import level
 from quota.metrics import QuotaMetrics
+from quota.pipeline import Pipeline
 from quota.tokens import Tokens
 from quota.wiring import open_doors, route_groups
 from registry.client import RegistryClient
@@ -138,6 +139,8 @@ async def live_api(
         )
         quota = known.default_quota_bytes
         tokens = Tokens(pool, clock=clock)
+        pipeline = Pipeline(known, pool, clock=clock)
+        stack.push_async_callback(pipeline.close)
         groups = route_groups(
             known,
             pool,
@@ -150,6 +153,7 @@ async def live_api(
             ),
             cleaner=cleaner,
             collection=GarbageCollection(pool, client, clock=clock, metrics=metrics),
+            pipeline=pipeline,
             clock=clock,
             stopping=stopping,
         )

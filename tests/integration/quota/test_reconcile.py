@@ -15,6 +15,7 @@ from ledger import reconcile as rows
 from ledger.facts import ManifestPulled, ManifestSeen
 from ledger.reading import manifests_of
 from ledger.record import Recorder
+from quota.pipeline import Pipeline
 from quota.reconcile import UNTAGGED, AlreadyReconcilingError, Reconciler, Report
 from quota.reconcile_schedule import ReconcileMetrics, ReconcileSchedule
 from registry.client import RegistryClient
@@ -31,6 +32,7 @@ from registry.push import (
 from registry.workspaces import WorkspaceRule
 from runtime.lifecycle import Stopping
 from runtime.postgres import Pool
+from runtime.settings import Settings
 from tests.integration.quota.conftest import Service
 from tests.support import ledgers
 from tests.support.waiting import wait_until
@@ -397,7 +399,8 @@ async def test_passes_run_on_a_schedule_in_one_process_at_a_time(service: Servic
     assert await service.pool.fetchval("SELECT count(*) FROM reconcile_passes") == 1
     stopping.set("the test is over")
     await asyncio.wait_for(asyncio.gather(*running), 5)
-    document = await service.accounts.status()
+    pipeline = Pipeline(Settings(kafka_bootstrap="127.0.0.1:1"), service.pool, clock=utc_now)
+    document = await pipeline.status()
     assert document["drift"]["drift_bytes"] == document["drift"]["wrong_digests"] == 0
     assert document["drift"]["counted_at"] is not None, "a pass recounts what it walked"
     status = document["reconciliation"]

@@ -143,8 +143,13 @@ def test_garbage_in_the_log_says_nothing_about_references():
 
 
 def test_dead_letters_are_counted():
-    [*_, last] = kafka.arriving(Log(ends={}, events=1, dead_letters=4))
-    assert (last.state, last.found) == ("warning", "4 messages could not be processed")
+    log = Log(ends={}, events=1, dead_letters=4)
+    [*_, last] = kafka.arriving(log)
+    assert (last.state, last.found) == ("warning", "4 could not be processed")
+    [*_, last] = kafka.arriving(log, open_dead_letters=1)
+    assert last.found.startswith("1 could")
+    [*_, last] = kafka.arriving(log, open_dead_letters=0)
+    assert last.state == "ok"
 
 
 @pytest.mark.parametrize(
@@ -171,10 +176,11 @@ def test_a_registry_without_a_clock_is_warned_of():
     assert skew(None, NOW, NOW).state == "warning"
 
 
-def status(*, offsets=(10, 5), idle=0.0, pending=0, waiting=0, oldest=None):
+def status(*, offsets=(10, 5), idle=0.0, pending=0, waiting=0, oldest=None, drift=0):
     moved = (NOW - timedelta(seconds=idle)).isoformat()
     return {
         "sizes_pending": pending,
+        "drift": {"drift_bytes": drift, "wrong_digests": 0, "workspaces": ["acme"]},
         "outbox_waiting": waiting,
         "outbox_age_seconds": oldest,
         "partitions": [
@@ -191,15 +197,16 @@ def states(document, log=SOME):
 @pytest.mark.parametrize(
     ("document", "expected"),
     [
-        (status(idle=90_000), ["ok", "ok", "ok"]),
-        (status(offsets=(10, 0), idle=2), ["ok", "ok", "ok"]),
-        (status(offsets=(10, 0), idle=120), ["failed", "ok", "ok"]),
-        (status(offsets=(10,), idle=120), ["failed", "ok", "ok"]),
-        (status(offsets=()), ["failed", "ok", "ok"]),
-        (status(pending=2), ["ok", "warning", "ok"]),
-        (status(waiting=3, oldest=2.0), ["ok", "ok", "ok"]),
-        (status(waiting=3, oldest=900.0), ["ok", "ok", "failed"]),
-        (None, ["skipped", "skipped", "skipped"]),
+        (status(idle=90_000), ["ok", "ok", "ok", "ok"]),
+        (status(offsets=(10, 0), idle=2), ["ok", "ok", "ok", "ok"]),
+        (status(offsets=(10, 0), idle=120), ["failed", "ok", "ok", "ok"]),
+        (status(offsets=(10,), idle=120), ["failed", "ok", "ok", "ok"]),
+        (status(offsets=()), ["failed", "ok", "ok", "ok"]),
+        (status(pending=2), ["ok", "warning", "ok", "ok"]),
+        (status(waiting=3, oldest=2.0), ["ok", "ok", "ok", "ok"]),
+        (status(waiting=3, oldest=900.0), ["ok", "ok", "failed", "ok"]),
+        (status(drift=-7), ["ok", "ok", "ok", "failed"]),
+        (None, ["skipped", "skipped", "skipped", "skipped"]),
     ],
 )
 def test_a_pipeline_that_falls_behind_is_told(document, expected):
@@ -207,7 +214,7 @@ def test_a_pipeline_that_falls_behind_is_told(document, expected):
 
 
 def test_without_kafkas_word_nobody_is_blamed():
-    assert states(status(idle=900), log=None) == ["skipped", "ok", "ok"]
+    assert states(status(idle=900), log=None) == ["skipped", "ok", "ok", "ok"]
 
 
 def test_the_block_to_paste_has_address_token_and_switches():
