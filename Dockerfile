@@ -16,7 +16,8 @@ RUN /build/bin/pip wheel --no-deps --no-index --no-build-isolation -w /dist . \
  && /build/bin/pip --python /opt/registry-quota/bin/python install --no-deps --no-index /dist/*.whl
 
 FROM ${PYTHON_IMAGE}
-RUN useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin registry-quota
+RUN useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin registry-quota \
+ && install -d -o registry-quota -g registry-quota -m 750 /secrets
 COPY --from=build /opt/registry-quota /opt/registry-quota
 # Inside a container the loopback address is the container's own: what is published is compose's choice.
 ENV PATH=/opt/registry-quota/bin:$PATH \

@@ -5,7 +5,9 @@ printed settings object never shows them.
 """
 
 import ipaddress
+import os
 import re
+from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import urlsplit
 
@@ -170,9 +172,17 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls) -> Self:
-        """Read the environment. Raises SettingsError with a line for each wrong setting."""
+        """Read the environment, then the files of `RQ_SECRETS_DIR`: one a setting, called like it.
+
+        Raises SettingsError with a line for each wrong setting.
+        """
+        folder = os.environ.get("RQ_SECRETS_DIR") or None
+        if folder is not None and not Path(folder).is_dir():
+            raise SettingsError(
+                f"RQ_SECRETS_DIR={folder} is not a folder; mount the secrets there, or unset it"
+            )
         try:
-            return cls()
+            return cls(_secrets_dir=folder)
         except ValidationError as error:
             lines = [
                 f"{_variable(item['loc'])}: {item['msg']} (got {item['input']!r})"

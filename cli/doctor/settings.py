@@ -138,7 +138,7 @@ def _secrets(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
 
 def _unknown(environ: Mapping[str, str]) -> list[Finding]:
     known = {f"RQ_{name.upper()}" for name in Settings.model_fields}
-    known |= _FROM_THE_STACK | _OF_THE_STACK
+    known |= _FROM_THE_STACK | _OF_THE_STACK | {"RQ_SECRETS_DIR"}
     names = sorted(
         name
         for name in environ
