@@ -32,12 +32,14 @@ timeout=${RQ_TIMEOUT:-60}
 [ -n "${RQ_WORKSPACE:-}" ] || unchecked "RQ_WORKSPACE is not set"
 case $timeout in '' | *[!0-9]* | 0*) unchecked "RQ_TIMEOUT must be whole seconds, not '$timeout'" ;; esac
 case ${RQ_INCOMING_BYTES:-} in *[!0-9]*) unchecked "RQ_INCOMING_BYTES must be a number, not '$RQ_INCOMING_BYTES'" ;; esac
+# JSON has no numbers with zeros in front.
+incoming=$(printf '%s' "${RQ_INCOMING_BYTES:-}" | sed 's/^0*\(.\)/\1/')
 command -v curl >/dev/null 2>&1 || unchecked "curl is not installed here"
 
 body="{\"workspace\": $(quoted "$RQ_WORKSPACE"), \"timeout_s\": $timeout"
 [ -z "${RQ_APP:-}" ] || body="$body, \"app\": $(quoted "$RQ_APP")"
 [ -z "${RQ_BUILD_ID:-}" ] || body="$body, \"build_id\": $(quoted "$RQ_BUILD_ID")"
-[ -z "${RQ_INCOMING_BYTES:-}" ] || body="$body, \"incoming_bytes\": $RQ_INCOMING_BYTES"
+[ -z "$incoming" ] || body="$body, \"incoming_bytes\": $incoming"
 body="$body}"
 
 # The token goes in by standard input: arguments are there for everybody on the machine to see.

@@ -1,12 +1,12 @@
 """The gRPC server in the API process: our service, health and reflection on one port."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from quota.grpc.service import SERVICE, BuildService
 from runtime.http import Ready
@@ -22,6 +22,8 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", 64 * 1024),
 )
 
+_REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
+
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -35,9 +37,9 @@ async def serving_grpc(
     server.add_generic_rpc_handlers((service.handlers(),))
     state = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
-    reflection.enable_server_reflection(
-        (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server
-    )
+    services = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME, _REFLECTION_V1)
+    reflection.enable_server_reflection(services, server)
+    server.add_generic_rpc_handlers((_reflection_v1(services),))
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         bound = server.add_insecure_port(address)
@@ -61,3 +63,18 @@ async def serving_grpc(
     finally:
         with contextlib.suppress(Exception):
             await server.stop(_GRACE_SECONDS)
+
+
+def _reflection_v1(services: Sequence[str]) -> grpc.GenericRpcHandler:
+    """The library has `v1alpha` only; `v1`, which newer tools ask for, is the same messages."""
+    servicer = reflection.aio.ReflectionServicer(services)
+    return grpc.method_handlers_generic_handler(
+        _REFLECTION_V1,
+        {
+            "ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(
+                servicer.ServerReflectionInfo,
+                request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+                response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+            )
+        },
+    )

@@ -89,14 +89,15 @@ class Live:
         told_at = checked_at = alive_at = time.monotonic()
         while not await self._stopping.sleep(_EVERY_SECONDS if shown is not None else 0.01):
             now = time.monotonic()
-            if now - checked_at >= _CHECK_SESSION_SECONDS:
-                checked_at = now
-                visitor = await self._sessions.visitor(request)
-                if visitor is None or not visitor.principal.may("read", view.name):
-                    await _send(response, "signed-out", "now")
-                    return
             try:
                 pulse = await self._pulse(view.id)
+                # Before anything is shown, and now and then while there is nothing to show.
+                if pulse != shown or now - checked_at >= _CHECK_SESSION_SECONDS:
+                    checked_at = now
+                    visitor = await self._sessions.visitor(request)
+                    if visitor is None or not visitor.principal.may("read", view.name):
+                        await _send(response, "signed-out", "now")
+                        return
             except UNAVAILABLE:
                 continue
             if shown is None:

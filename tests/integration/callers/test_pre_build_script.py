@@ -58,6 +58,13 @@ async def test_the_script_says_what_was_decided_and_goes_on(api, tmp_path):
     assert [item["app"] for item in reserved["items"]] == ['we"ird\\app']
 
 
+async def test_zeros_in_front_of_a_size_are_no_reason_not_to_check(api):
+    for padded in ("0001048576", "000"):
+        code, said = await run(api.base, RQ_INCOMING_BYTES=padded)
+        assert code == 0
+        assert said.startswith("registry-quota: proceed (below_threshold)"), said
+
+
 async def test_a_denial_alone_stops_the_build(api):
     await api.call(
         "PATCH", "/v1/workspaces/acme", {"quota_bytes": GIGABYTE, "enforcement": "strict"}

@@ -4,7 +4,7 @@ import grpc
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 
 from idp.build.v1 import build_pb2 as pb
 from tests.integration.quota.grpc.conftest import OPERATOR
@@ -112,13 +112,21 @@ async def test_health_and_reflection_answer_anybody(door):
     for name in ("", "idp.build.v1.BuildService"):
         answer = await stub.Check(health_pb2.HealthCheckRequest(service=name))
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
-    asked = reflection_pb2.ServerReflectionRequest(
-        file_containing_symbol="idp.build.v1.BuildService"
-    )
-    reflected = reflection_pb2_grpc.ServerReflectionStub(door.channel).ServerReflectionInfo(
-        iter([asked])
-    )
-    async for answer in reflected:
-        raw = answer.file_descriptor_response.file_descriptor_proto[0]
+    for version in ("v1alpha", "v1"):
+        # Both versions are the same messages; the library has classes of the first only.
+        reflect = door.channel.stream_stream(
+            f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+            request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+            response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+        )
+        asked = [
+            reflection_pb2.ServerReflectionRequest(list_services=""),
+            reflection_pb2.ServerReflectionRequest(
+                file_containing_symbol="idp.build.v1.BuildService"
+            ),
+        ]
+        listed, described = [answer async for answer in reflect(iter(asked))]
+        names = {service.name for service in listed.list_services_response.service}
+        assert {"idp.build.v1.BuildService", f"grpc.reflection.{version}.ServerReflection"} <= names
+        raw = described.file_descriptor_response.file_descriptor_proto[0]
         assert FileDescriptorProto.FromString(raw).package == pb.DESCRIPTOR.package
-        break

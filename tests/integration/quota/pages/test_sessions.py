@@ -1,9 +1,10 @@
 """Sign-in, and when it ends; nobody gets in or writes who may not."""
 
+import asyncio
 from datetime import timedelta
 
 from tests.support.live_api import OPERATOR_NEXT, live_api
-from tests.support.visitor import Visitor
+from tests.support.visitor import COOKIE, Visitor
 
 PATHS = ["/", "/workspaces/acme", "/workspaces/acme/images", "/workspaces/acme/live"]
 
@@ -61,6 +62,21 @@ async def test_a_session_ends_with_its_token(api):
     await api.call("DELETE", f"/v1/tokens/{token.split('_')[1]}")
     answer = await visitor.get("/workspaces/acme")
     assert (answer.status, "ended=1" in answer.header("Location")) == (303, True)
+
+
+async def test_who_watches_is_shown_nothing_after_the_token_is_revoked(api):
+    await set_up(api)
+    token = await api.token("read", workspaces=["acme"])
+    visitor = Visitor(api)
+    await visitor.sign_in(token)
+    cookie = {"Cookie": f"{COOKIE}={visitor.cookie}"}
+    async with api.session.get(f"{api.base}/workspaces/acme/live", headers=cookie) as stream:
+        assert await stream.content.readline() == b"event: summary\n"
+        await api.call("DELETE", f"/v1/tokens/{token.split('_')[1]}")
+        await api.call("PATCH", "/v1/workspaces/acme", {"quota_bytes": 10**6})
+        rest = await asyncio.wait_for(stream.content.read(), 10)
+    told = [line for line in rest.splitlines() if line.startswith(b"event: ")]
+    assert told == [b"event: signed-out"]
 
 
 async def test_a_session_ends_after_its_time(api, visitor):
