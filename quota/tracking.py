@@ -30,6 +30,9 @@ from runtime.settings import DEFAULT_REGISTRY
 
 _TAG_WAITS = (0.1, 0.3, 0.6)
 """Seconds between looks for a tag: a registry writes it a moment after it announced the push."""
+_DELETED_WAITS = (0.2, 1.0)
+"""Seconds between looks at an image that was deleted and pushed again within the second: a look is stamped
+in whole seconds, before that delete. By then the push's event is here, or the next second has begun."""
 _CLEANUP_WAIT = 0.25
 """Seconds between attempts to map while a cleanup runs."""
 
@@ -96,17 +99,23 @@ class Tracker:
         is asked or changed, TrackingError when the registry or the books do not allow it.
         """
         await self._placement(pushed, may)
-        try:
-            digest, tagged, found = await self._look(pushed)
-        except NotFound as error:
-            raise TrackingError(f"the registry does not have it: {error}") from error
-        except (RegistryError, ManifestError) as error:
-            raise TrackingError(f"the registry could not tell: {error}") from error
-        await self._place(pushed, may)
-        await self._recorder.record(
-            self._facts(pushed, digest, found, tagged=tagged), now=self._clock(), source="track"
-        )
-        return await self._account(pushed, digest)
+        for wait in (*_DELETED_WAITS, None):
+            try:
+                digest, tagged, found = await self._look(pushed)
+            except NotFound as error:
+                raise TrackingError(f"the registry does not have it: {error}") from error
+            except (RegistryError, ManifestError) as error:
+                raise TrackingError(f"the registry could not tell: {error}") from error
+            await self._place(pushed, may)
+            await self._recorder.record(
+                self._facts(pushed, digest, found, tagged=tagged), now=self._clock(), source="track"
+            )
+            tracked = await self._account(pushed, digest)
+            if tracked is not None:
+                return tracked
+            if wait is not None:
+                await asyncio.sleep(wait)
+        raise TrackingError("the image was deleted from the registry meanwhile")
 
     # Whose it is
 
@@ -221,7 +230,8 @@ class Tracker:
 
     # What it comes to
 
-    async def _account(self, pushed: Pushed, digest: bytes) -> Tracked:
+    async def _account(self, pushed: Pushed, digest: bytes) -> Tracked | None:
+        """None when a newer fact says that the image is gone."""
         async with (
             self._pool.acquire() as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
@@ -231,7 +241,7 @@ class Tracker:
             )
             view = await image_rows.find(connection, DEFAULT_REGISTRY, pushed.repository, digest)
             if workspace is None or view is None:
-                raise TrackingError("the image was deleted from the registry meanwhile")
+                return None
             views = await image_rows.with_children(connection, [view])
             held = await reading.held(connection, workspace.id, digests_of(views.values()))
         if view.content is None:

@@ -163,7 +163,7 @@ async def test_the_github_action_runs_the_script_with_its_inputs(api, tmp_path):
     given = {"api-url": api.base, "api-token": OPERATOR, "workspace": "acme", "build-id": "1-1"}
 
     def filled(text: str) -> str:
-        found = re.fullmatch(r"\$\{\{ inputs\.([a-z-]+) \}\}", text)
+        found = re.fullmatch(r"\$\{\{ inputs\.([a-z-]+)(?: \|\| format\(.+\))? \}\}", text)
         assert found is not None, text
         return str(given.get(found[1], action["inputs"][found[1]].get("default", "")))
 
@@ -183,6 +183,16 @@ async def test_the_github_action_runs_the_script_with_its_inputs(api, tmp_path):
     for name, output in action["outputs"].items():
         assert output["value"] == f"${{{{ steps.{step['id']}.outputs.{name} }}}}"
         assert f"{name}=" in outputs
+
+
+def test_each_app_of_a_run_has_a_build_id_of_its_own():
+    (step,) = read("github/action.yml")["runs"]["steps"]
+    assert step["env"]["RQ_BUILD_ID"] == (
+        "${{ inputs.build-id || "
+        "format('{0}-{1}-{2}', github.run_id, github.run_attempt, inputs.app) }}"
+    )
+    job = read("gitlab/pre-build.yml")[".registry-quota-pre-build"]
+    assert job["variables"]["RQ_BUILD_ID"] == "$CI_PIPELINE_ID-$RQ_APP"
 
 
 def test_the_gitlab_template_has_the_script_word_for_word():

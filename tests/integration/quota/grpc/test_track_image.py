@@ -1,7 +1,12 @@
 """`TrackImage`: what a build pushed is in the books before the answer, whatever the events do."""
 
+import time
+import uuid
+from datetime import UTC, datetime
+
 import pytest
 
+from ledger.facts import ManifestDeleted
 from registry.names import format_digest
 from registry.push import build_image, build_index, build_layer, push_image, push_index
 from tests.support import ledgers
@@ -74,6 +79,20 @@ async def test_repeating_it_changes_nothing(door):
     image = await door.behind.push("acme/api", "v1", 10_000, told=False)
     first = await door.track(digest=format_digest(image.digest))
     assert await door.track(digest=format_digest(image.digest)) == first
+
+
+async def test_an_image_that_was_deleted_and_pushed_again_within_the_second_is_tracked(door):
+    """The registry's clock on answers has whole seconds, the one on events is exact."""
+    image = await door.behind.push("acme/api", "v1", 10_000)
+    end_of_this_second = (time.time_ns() // 10**9 + 1) * 10**9 - 1
+    deleted = ManifestDeleted(
+        "default", "acme/api", image.digest, (end_of_this_second, uuid.uuid4().bytes)
+    )
+    await door.behind.recorder.record([deleted], now=datetime.now(UTC))
+    answer = await door.track(digest=format_digest(image.digest))
+    assert (answer.error, answer.size_bytes) == ("", blobs_of(image))
+    assert answer.new_total_usage == await door.behind.usage("acme") > answer.size_bytes
+    assert (await ledgers.tags(door.behind.pool))["acme/api"] == {"v1": image.digest}
 
 
 async def test_a_tag_that_moved_on_is_not_moved_back(door):
