@@ -1,6 +1,7 @@
 """Infrastructure for tests from `devstack`: processes of this machine."""
 
 import asyncio
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -16,6 +17,8 @@ from devstack.registry import Registry
 from devstack.rundir import RunDir
 from devstack.stack import Stack
 from devstack.supervisor import Supervisor
+
+_MEMORY_BYTES = 4 * 1024**3
 
 
 class EmbeddedRegistry:
@@ -65,6 +68,10 @@ class EmbeddedBackend:
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="rq-test-"))
+        self._folders = {
+            "kafka": self._folder,
+            "postgres": Path(tempfile.mkdtemp(prefix="rq-test-", dir=_memory())),
+        }
         self._running = AsyncExitStack()
         self._stacks: dict[str, Stack] = {}
         self._starting = asyncio.Lock()
@@ -72,7 +79,7 @@ class EmbeddedBackend:
     async def _stack(self, part: str) -> Stack:
         async with self._starting:
             if part not in self._stacks:
-                config = StackConfig.for_tests(self._folder / part)
+                config = StackConfig.for_tests(self._folders[part] / part)
                 stack = Stack(config, parts=(part,))
                 self._stacks[part] = await self._running.enter_async_context(stack)
             return self._stacks[part]
@@ -120,4 +127,19 @@ class EmbeddedBackend:
     async def close(self) -> None:
         """Stop everything and remove its data."""
         await self._running.aclose()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        for folder in self._folders.values():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _memory() -> Path | None:
+    """A folder in memory where there is plenty, else None: the usual place for temporary files.
+
+    Each test has a database of its own, of some 300 files: a disk's file system that makes and
+    removes thousands of them takes longer than the tests.
+    """
+    shared = Path("/dev/shm")
+    try:
+        usable = os.access(shared, os.W_OK) and shutil.disk_usage(shared).free >= _MEMORY_BYTES
+    except OSError:
+        return None
+    return shared if usable else None
