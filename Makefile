@@ -55,8 +55,9 @@ format: setup ## Format and fix what can be fixed by itself
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-reference: setup ## Write docs/reference/ anew: OpenAPI, AsyncAPI and the events' JSON Schemas, from the code
+reference: setup ## Write docs/reference/ anew: OpenAPI, AsyncAPI, JSON Schemas of the events, metrics, from the code
 	@$(BIN)/python -m quota.api.reference docs/reference
+	@$(BIN)/python -m cli.metric_table > docs/reference/metrics.md
 
 clean: ## Remove what was built and what the embedded stack kept
 	rm -rf $(VENV) .run .mypy_cache .ruff_cache .pytest_cache .hypothesis

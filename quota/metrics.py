@@ -1,4 +1,4 @@
-"""What the API process counts. Text from outside is never a label."""
+"""What the API process counts. Text from outside is never a label. `docs/reference/metrics.md` lists it."""
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from ledger import reconcile as rows
 from ledger import verify
 from ledger.reconcile import Pass
-from quota.reconcile import AlreadyReconcilingError, Reconciler, Report
+from quota.reconcile import AlreadyReconcilingError, Progress, Reconciler, Report
 from registry.errors import RegistryError
 from runtime.lifecycle import Stopping
 from runtime.logs import get_logger
@@ -27,7 +27,23 @@ _LOOK_SECONDS = 30.0
 class ReconcileMetrics:
     """The last pass, whoever made it."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, progress: Callable[[], Progress] = Progress
+    ) -> None:
+        """`progress` tells how far this process's own pass is."""
+        repositories = Gauge(
+            "registry_quota_reconcile_repositories",
+            "Repositories of this process's newest pass: in all, and done",
+            ["state"],
+            registry=registry,
+        )
+        repositories.labels("total").set_function(lambda: progress().total)
+        repositories.labels("done").set_function(lambda: progress().done)
+        self.running = Gauge(
+            "registry_quota_reconcile_running",
+            "Whether any process is reconciling (1) or not (0)",
+            registry=registry,
+        )
         self.finished = Gauge(
             "registry_quota_reconcile_last_finished_timestamp_seconds",
             "When a pass through the whole registry last came to its end (0: never)",
@@ -49,7 +65,6 @@ class ReconcileMetrics:
             "Manifests and tags that a pass did not find and that wait for a second one",
             registry=registry,
         )
-
         self.recount = Gauge(
             "registry_quota_recount_drift_bytes",
             "Counters minus independent recounts of all workspaces (0 is the only good value)",
@@ -68,6 +83,7 @@ class ReconcileMetrics:
             drift = [] if last is None else await rows.drift(connection, last.id)
             self.suspected.set(await rows.count_suspected(connection))
             recount = await verify.kept(connection)
+            self.running.set(await rows.running(connection))
         self.recount.set(recount.drift_bytes)
         self.recounted.set(0 if recount.counted_at is None else recount.counted_at.timestamp())
         if last is not None and last.finished_at is not None:

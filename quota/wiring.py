@@ -47,6 +47,7 @@ from quota.runs import Runs
 from quota.sweep import Sweep
 from quota.tokens import Tokens
 from quota.tracking import Tracker
+from quota.watch import Watch, WatchMetrics
 from registry.client import RegistryClient
 from registry.connect import registry_client
 from registry.transport import Retries
@@ -297,10 +298,20 @@ async def run(settings: Settings) -> int:
         await stack.enter_async_context(background("relay", relay.run(), stopping))
         history = open_history(settings, pool)
         await stack.enter_async_context(background("history", history.run(stopping), stopping))
+        watch = Watch(
+            pipeline,
+            pool,
+            metrics=WatchMetrics(metrics.registry),
+            most_workspaces=settings.metrics_workspaces,
+            stopping=stopping,
+            clock=utc_now,
+        )
+        await stack.enter_async_context(background("watch", watch.run(), stopping))
+        reconciler = await open_reconciler(stack, settings, pool)
         schedule = ReconcileSchedule(
-            await open_reconciler(stack, settings, pool),
+            reconciler,
             pool=pool,
-            metrics=ReconcileMetrics(metrics.registry),
+            metrics=ReconcileMetrics(metrics.registry, progress=lambda: reconciler.progress),
             interval=timedelta(seconds=settings.reconcile_interval),
             stopping=stopping,
             clock=utc_now,

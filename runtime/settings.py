@@ -118,6 +118,10 @@ class Settings(BaseSettings):
     """Seconds between two passes in the background; 0: none."""
     reconcile_concurrency: int = Field(16, ge=1, le=256)
 
+    # Metrics
+    metrics_workspaces: int = Field(50, ge=0, le=1000)
+    """How many workspaces, the fullest, have series of their own."""
+
     # Consumer
     consumer_metrics_port: int = Field(0, ge=0, le=65535)
     batch_max_events: int = Field(2000, ge=1, le=50_000)

@@ -1,4 +1,4 @@
-"""What the receiver counts. Labels are ours: nothing that came from outside is ever one."""
+"""What the receiver counts. Labels are ours: nothing from outside is ever one. See docs/reference/metrics.md."""
 
 from bisect import bisect_left
 from collections import Counter
