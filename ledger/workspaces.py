@@ -19,10 +19,14 @@ SELECT id, name, quota_bytes, usage_bytes, level, first_image_at IS NOT NULL AS 
 FROM workspaces WHERE name = $1 FOR UPDATE
 """
 
+# What reconciliation found is not cleaned before somebody sets its quota or its policy; any other
+# workspace is there for people from now on.
 CONFIGURE = """
 UPDATE workspaces
 SET quota_bytes = coalesce($2, quota_bytes), policy = coalesce($3::jsonb, policy),
-    enforcement = coalesce($4, enforcement), level = $5, configured = true, changed_at = $6
+    enforcement = coalesce($4, enforcement), level = $5, changed_at = $6,
+    configured = configured OR NOT found_by_reconciliation
+      OR num_nonnulls($2::int8, $3::jsonb) > 0
 WHERE id = $1
 """
 

@@ -15,6 +15,7 @@ from ledger import reconcile as rows
 from ledger.facts import ManifestPulled, ManifestSeen
 from ledger.reading import manifests_of
 from ledger.record import Recorder
+from ledger.workspaces import Settings as WorkspaceSettings
 from quota.pipeline import Pipeline
 from quota.reconcile import UNTAGGED, AlreadyReconcilingError, Reconciler, Report
 from quota.reconcile_schedule import ReconcileMetrics, ReconcileSchedule
@@ -352,6 +353,22 @@ async def test_a_workspace_that_was_only_found_is_not_cleaned(service: Service) 
     answer = await service.ask("acme")
     assert "not_configured" in answer.warnings
     assert len(await service.tags("acme/api")) == 4
+
+
+@pytest.mark.parametrize("settings", [WorkspaceSettings(), WorkspaceSettings(enforcement="strict")])
+async def test_only_a_quota_or_a_policy_lets_a_found_workspace_be_cleaned(
+    service: Service, settings: WorkspaceSettings
+) -> None:
+    for number in range(4):
+        await push_image(service.registry, "acme/api", an_image(2000), str(number))
+    small = ledgers.recorder(service.pool, quota_bytes=5000)
+    await reconciler(service, recorder=small).run()
+    view = await service.accounts.configure("acme", settings)
+    assert not view.configured
+    assert "not_configured" in (await service.ask("acme")).warnings
+    assert len(await service.tags("acme/api")) == 4
+    view = await service.accounts.configure("acme", WorkspaceSettings(quota_bytes=5000))
+    assert view.configured
 
 
 async def test_a_workspace_that_was_heard_of_before_its_first_image_was_found_is_not_cleaned(
