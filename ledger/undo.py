@@ -6,6 +6,7 @@ from uuid import UUID
 
 import msgspec
 
+from ledger.fold import RACE_NS
 from ledger.packing import unpack_digests
 from ledger.runs import RecordedItem, recorded_item
 from runtime.postgres import Connection
@@ -76,13 +77,14 @@ ORDER BY i.run_id, i.position DESC
 """
 
 # A push newer than the plan, and older than the end of the DELETE: the DELETE may have hit it. The
-# registry's clock has told both.
+# registry's clock has told both. A delete clearly after ours is somebody's wish; replicas and proxies
+# have clocks of their own, and in doubt the manifest is put back.
 HIT_PUSHES = (
     _ITEM
-    + """
+    + f"""
 JOIN manifests m ON m.repository_id = i.repository_id AND m.digest = i.digest
 WHERE i.state = 'deleted' AND i.done_at > $1 AND i.document IS NOT NULL
-  AND m.push_ns > i.push_ns AND m.push_ns <= i.gone_ns
+  AND m.push_ns > i.push_ns AND m.push_ns <= i.gone_ns AND m.delete_ns <= i.gone_ns + {RACE_NS}
 """
     + _NEWEST
 )

@@ -6,6 +6,7 @@ import uuid
 import pytest
 
 from ledger.facts import ManifestDeleted, TagRemoved
+from ledger.fold import RACE_NS
 from quota.metrics import QuotaMetrics
 from quota.repair import Repairer
 from quota.snapshot import Incoming
@@ -102,6 +103,27 @@ async def test_what_a_later_cleanup_deleted_knowing_of_the_push_stays_deleted(se
     assert f"sha256:{images[0].digest.hex()}" in [image.digest for image in outcome.images]
     assert await repairer(service).sweep() == 0
     assert not (await service.registry.head_manifest("acme/api", images[0].digest)).exists
+
+
+async def test_what_somebody_deletes_after_a_cleanup_stays_deleted(service):
+    """The push lies within the second of our DELETE, whose time the registry told roughly."""
+    victim = (await full(service))[0]
+    task, _outcome, _own = service.cleaner.start("acme", Incoming(), cause="a test")
+    await task
+    gone_ns = await service.pool.fetchval(
+        "SELECT gone_ns FROM cleanup_items WHERE digest = $1", victim.digest
+    )
+    await service.push_built("acme/api", "new", victim, told=False)
+    manifest = victim.manifest
+    await service.tell("acme/api", "new", manifest.content, manifest.media_type, at_ns=gone_ns - 1)
+    await service.registry.delete_manifest("acme/api", victim.digest)
+    stamp = (gone_ns + RACE_NS + 1, uuid.uuid4().bytes)
+    await service.recorder.record(
+        [ManifestDeleted("default", "acme/api", victim.digest, stamp)],
+        now=service.cleaner.tools.clock(),
+    )
+    assert await repairer(service).sweep() == 0
+    assert not (await service.registry.head_manifest("acme/api", victim.digest)).exists
 
 
 @pytest.mark.parametrize("told", ["at once", "twice"])
