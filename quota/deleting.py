@@ -4,7 +4,7 @@ Every step is written down before it is done, so that whoever takes the run over
 happened: an item `deleting` is gone or not, and only the registry can say which.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -76,7 +76,7 @@ class Deletions:
     ) -> None:
         """Delete units in order. `contents` tells what holds what. Raises StopError."""
         for unit in units:
-            if await self._leased(unit):
+            if await self._leased(unit, contents):
                 for item in unit:
                     self.given_up.add(item.key)
                     await self._finish(item, "skipped", "it is in use, or holds what is")
@@ -104,7 +104,7 @@ class Deletions:
             self.images += 1
             stays = {r.item.key for r in unit if r.state in ("failed", "skipped")}
             rest = [recorded.item for recorded in unit if recorded.state == "planned"]
-            stays |= await self._leased(rest)
+            stays |= await self._leased(rest, contents)
             await self._unit(rest, contents, stays, unit=[r.item for r in unit])
 
     async def _unit(
@@ -209,8 +209,13 @@ class Deletions:
             return "an index needs it that was pushed after the plan was made"
         return None
 
-    async def _leased(self, unit: Sequence[Item]) -> set[ManifestKey]:
-        """What of it is in use: a lease reported after the plan was made counts as well."""
+    async def _leased(
+        self, unit: Sequence[Item], contents: Mapping[ManifestKey, Content | None]
+    ) -> set[ManifestKey]:
+        """What of it is in use: a lease reported after the plan was made counts as well.
+
+        As in the plan, an image is also in use under the name of its config, a layer or a child.
+        """
         async with self._tools.pool.acquire() as connection:
             leases = await leases_of(connection, self._workspace_id)
         now = self._tools.clock()
@@ -218,7 +223,9 @@ class Deletions:
         if stale is not None:
             raise StopError("stale_lease", f"lease source {stale.source} stopped reporting")
         in_use = {digest for lease in leases for digest in lease.digests}
-        return {item.key for item in unit if item.digest in in_use}
+        return {
+            item.key for item in unit if not in_use.isdisjoint(_names(item, contents.get(item.key)))
+        }
 
     async def _keep_document(self, item: Item) -> None:
         """Keep the bytes and write down that the DELETE comes next, under our lease."""
@@ -279,6 +286,14 @@ class Deletions:
                 failure=reason,
                 now=self._tools.clock(),
             )
+
+
+def _names(item: Item, content: Content | None) -> Iterator[bytes]:
+    """Digests under which a lease may know a manifest: its own, and those of what it holds."""
+    yield item.digest
+    if content is not None:
+        yield from content.children
+        yield from (digest for digest, _size in content.blobs)
 
 
 def _deleted(item: Item, freed: int) -> Deleted:

@@ -3,8 +3,11 @@
 import asyncio
 from datetime import timedelta
 
+import pytest
+
 from ledger import leases, workspaces
 from ledger.workspaces import Settings
+from registry.manifests import parse_manifest
 from tests.integration.quota.conftest import DEFAULT_QUOTA, utc_now
 from tests.support.waiting import wait_until
 
@@ -154,6 +157,28 @@ async def test_what_is_leased_stays_while_others_go(service):
     await lease(service, "prod", [images[0].digest], ttl=60)
     answer = await service.ask("acme")
     assert answer.outcome.images
+    assert "v0" in await service.tags("acme/api")
+
+
+@pytest.mark.parametrize("named_by", ["manifest", "config", "layer"])
+async def test_what_is_leased_after_the_plan_was_made_stays(service, monkeypatch, named_by):
+    """Some runtimes know an image by its config: that name protects as much during a run as before."""
+    await service.configure("acme", 1_000_000)
+    images = [await service.push("acme/api", f"v{number}", 100_000) for number in range(9)]
+    parsed = parse_manifest(images[0].manifest.content, images[0].manifest.media_type)
+    blobs = [reference.digest for reference in parsed.references]
+    name = {"manifest": images[0].digest, "config": blobs[0], "layer": blobs[-1]}[named_by]
+    listing = service.registry.list_tags
+
+    async def report_in_between(repository):
+        await lease(service, "prod", [name], ttl=60)
+        async for tag in listing(repository):
+            yield tag
+
+    monkeypatch.setattr(service.registry, "list_tags", report_in_between)
+    answer = await service.ask("acme")
+    assert answer.outcome.images
+    monkeypatch.undo()
     assert "v0" in await service.tags("acme/api")
 
 
