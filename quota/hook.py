@@ -206,7 +206,7 @@ class PreBuildHook:
             ),
             usage_before=0,
             incoming_source=source,
-            outcome=Outcome(target_reached=False, done=True),
+            outcome=Outcome(done=True),
             warnings=["check_failed"],
         )
 
@@ -220,7 +220,7 @@ class PreBuildHook:
         return 0, "none"
 
     async def _check(self, build: PreBuild, deadline: _Deadline) -> Answer:
-        nothing_done = Outcome(done=True)
+        nothing_done = Outcome(target_reached=True, done=True)
         answer = await self._answer(build, nothing_done, None, [])
         usage_before: int | None = None
         while answer is None:
@@ -239,7 +239,7 @@ class PreBuildHook:
         self, build: PreBuild, look: _Reading, clean_until: float, warnings: list[str]
     ) -> Outcome:
         if look.view is None or not look.figures.can_ever_fit:
-            return Outcome(target_reached=False, done=True)
+            return Outcome(done=True)
         if build.dry_run:
             outcome = await self._dry_run(build, look.incoming)
         else:
@@ -339,7 +339,8 @@ class PreBuildHook:
             # Somebody else's cleanup was for their build: is there room for this one, too?
             again = await self._look(build)
             if not needs_cleanup(again.figures, again.policy):
-                return Outcome(done=True)
+                target = target_bytes(again.figures.quota_bytes, again.policy)
+                return Outcome(target_reached=again.figures.total_bytes <= target, done=True)
             incoming = again.incoming
 
     async def _dry_run(self, build: PreBuild, incoming: Incoming) -> Outcome:
@@ -347,8 +348,8 @@ class PreBuildHook:
         outcome = Outcome(done=True, warnings=["dry_run"])
         if planned is not None:
             _snapshot, plan = planned
-            outcome.target_reached = plan.target_reached
-            outcome.obstacle = plan.why_not
+            outcome.target_reached = plan.target_reached and not plan.blocks
+            outcome.obstacle = plan.blocks[0].sentence if plan.blocks else plan.why_not
             outcome.warnings += [block.code for block in (*plan.blocks, *plan.warnings)]
         return outcome
 

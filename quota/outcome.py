@@ -30,7 +30,8 @@ class Outcome(msgspec.Struct):
     run_id: UUID | None = None
     images: list[Deleted] = msgspec.field(default_factory=list)
     failed: list[Failed] = msgspec.field(default_factory=list)
-    target_reached: bool = True
+    target_reached: bool = False
+    """Known at the end: not while the cleanup goes on."""
     warnings: list[str] = msgspec.field(default_factory=list)
     obstacle: str | None = None
     """Why the target was not reached, in words."""

@@ -113,3 +113,16 @@ async def test_an_image_that_a_new_index_needs_is_not_deleted(service, monkeypat
     answer = await service.ask("acme")
     assert answer.outcome.images
     assert await service.registry.get_manifest("acme/api", images[0].digest)
+
+
+async def test_a_dry_run_does_not_promise_what_a_breaker_would_refuse(service):
+    await service.configure("acme", 1_000_000, max_images_per_run=1)
+    for number in range(9):
+        await service.push("acme/api", f"v{number}", 100_000)
+    refused = await service.ask("acme", dry_run=True)
+    assert (refused.outcome.target_reached, refused.outcome.images) == (False, [])
+    assert "max_images_per_run" in refused.warnings
+    assert "max_images_per_run allows 1" in refused.verdict.message
+    await service.configure("acme", 1_000_000)
+    assert (await service.ask("acme", dry_run=True)).outcome.target_reached
+    assert len(await service.tags("acme/api")) == 9
