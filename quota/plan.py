@@ -207,3 +207,17 @@ class Plan:
         if self.blocks:
             return ()
         return tuple(member for unit in self.units for member in unit.members)
+
+    @property
+    def as_listed(self) -> list[Decision]:
+        """The decisions as people read them: deletions in their order, then what stays, newest first."""
+        turns = [member.key for unit in self.units for member in unit.members]
+        turn = {key: number for number, key in enumerate(turns)}
+        return sorted(
+            self.decisions,
+            key=lambda decision: (
+                turn.get(decision.manifest.key, len(turns)),
+                -decision.manifest.pushed_at_ns,
+                decision.manifest.key,
+            ),
+        )

@@ -187,6 +187,6 @@ def _document(snapshot: Snapshot, plan: Plan) -> dict[str, Any]:
                 "why": decision.sentence,
                 "freed_bytes": decision.freed_bytes,
             }
-            for decision in plan.decisions
+            for decision in plan.as_listed
         ],
     }

@@ -277,7 +277,7 @@ class PlanBlock(Answer):
 
 
 class PlanAnswer(Answer):
-    """A dry run: every image with keep or delete."""
+    """A dry run: every image with keep or delete; what goes first, in the order of deletion, then the rest, newest first."""
 
     id: UUID
     made_at: datetime

@@ -205,6 +205,21 @@ def test_the_order_of_the_input_does_not_matter():
     assert [d.manifest for d in back.decisions] == list(reversed(forth.manifests))
 
 
+def test_what_goes_is_listed_first_in_its_order_then_what_stays_the_newest_first():
+    workspace = Workspace()
+    workspace.series("api", 5, first_day=10)
+    plan = workspace.plan(free=2 * MB)
+    listed = [
+        next(n for n, m in workspace.manifests.items() if m is d.manifest) for d in plan.as_listed
+    ]
+    gone = workspace.deleted(plan)
+    assert gone
+    assert listed[: len(gone)] == gone
+    stays = [workspace.manifests[name].pushed_at_ns for name in listed[len(gone) :]]
+    assert stays == sorted(stays, reverse=True)
+    assert len(listed) == len(plan.decisions)
+
+
 def test_the_clock_is_an_argument():
     workspace = Workspace()
     workspace.series("api", 4)
