@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: run demo test check bench help setup lock proto reference format clean
+.PHONY: run demo test check bench help setup lock proto reference format build release-notes clean
 
 run: setup ## The whole system in the foreground: Kafka, Postgres, registry, receiver, consumer, API (Ctrl-C stops it)
 	@exec $(BIN)/registry-quota dev up
@@ -26,7 +26,7 @@ bench: setup ## Benchmarks, as a table and as JSON under bench/results/
 	@exec $(BIN)/python -m bench $(ARGS)
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)
 
@@ -59,5 +59,11 @@ reference: setup ## Write docs/reference/ anew: OpenAPI, AsyncAPI, JSON Schemas 
 	@$(BIN)/python -m quota.api.reference docs/reference
 	@$(BIN)/python -m cli.metric_table > docs/reference/metrics.md
 
+build: setup ## Wheel and source distribution in dist/
+	@$(BIN)/python -m hatchling build
+
+release-notes: setup ## What CHANGELOG.md says of VERSION (else of the project's version)
+	@$(BIN)/python -m tools.release_notes $(VERSION)
+
 clean: ## Remove what was built and what the embedded stack kept
-	rm -rf $(VENV) .run .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .run dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
