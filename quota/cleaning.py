@@ -62,6 +62,8 @@ class Job:
         self._position = 0
         self._unit = 0
         self._checked: set[str] = set()
+        self._not_found: dict[str, frozenset[bytes]] = {}
+        """Repository → digests for which the registry has none of the ledger's tags."""
         self._read: set[ManifestKey] = set()
 
     # -- three ways to begin -----------------------------------------------------------------------
@@ -131,9 +133,16 @@ class Job:
         done = self._deletions
         given_up = frozenset() if done is None else frozenset(done.given_up)
         before = 0 if done is None else done.images
+        not_found = frozenset(
+            (DEFAULT_REGISTRY, repository, digest)
+            for repository, digests in self._not_found.items()
+            for digest in digests
+        )
 
         def think() -> Plan:
-            return make_plan(plan_input(snapshot, given_up, deleted_before=before))
+            return make_plan(
+                plan_input(snapshot, given_up, not_found=not_found, deleted_before=before)
+            )
 
         # In a thread: a large workspace must not hold up the hooks of all others.
         return snapshot, await asyncio.to_thread(think)
@@ -269,15 +278,19 @@ class Job:
     # -- carrying out ------------------------------------------------------------------------------
 
     async def _registry_differs(self, snapshot: Snapshot, keys: Sequence[ManifestKey]) -> bool:
-        """Ask the registry about tags that the plan rests on; True when the ledger was corrected."""
-        repositories = sorted(
-            {repository for registry, repository, _digest in keys if registry == DEFAULT_REGISTRY}
-            - self._checked
-        )
+        """Ask the registry about tags that the plan rests on; True when it has to be made again."""
+        views = snapshot.by_key()
+        # Which images are the newest shows in all repositories of an app.
+        apps = {views[key].app for key in keys}
+        repositories = {
+            view.repository
+            for view in views.values()
+            if view.app in apps and view.registry == DEFAULT_REGISTRY
+        }
         corrected = False
-        for repository in repositories:
+        for repository in sorted(repositories - self._checked):
             try:
-                facts = await recheck.differences(
+                found = await recheck.differences(
                     self._tools.client, snapshot, repository, new_id=self._tools.new_id
                 )
             except RegistryError as error:
@@ -285,14 +298,21 @@ class Job:
                 raise StopError(
                     stop.warning, f"{repository} could not be checked: {error}"
                 ) from error
-            if facts:
-                await self._tools.recorder.record(facts, now=self._tools.clock(), source="cleanup")
+            if found.facts:
+                await self._tools.recorder.record(
+                    found.facts, now=self._tools.clock(), source="cleanup"
+                )
+            if found.not_found:
+                self._outcome.warn("images_not_found")
+            if found.facts or found.not_found != self._not_found.get(repository, frozenset()):
+                self._not_found[repository] = found.not_found
                 corrected = True
             else:
                 self._checked.add(repository)
         if corrected:
             # The registry's Date has whole seconds: what it says in the second of an event cannot
-            # overrule that event. It is asked again, until ledger and registry agree.
+            # overrule that event. It is asked again, until ledger and registry agree. And a tag whose
+            # event was told before it was written is there by then.
             await asyncio.sleep(_DATE_SECONDS)
         return corrected
 

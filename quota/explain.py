@@ -244,6 +244,8 @@ class _Explanation:
         rank = ranking.rank(number)
         if rank > kept:
             return None
+        if ranking.misses(number):
+            return "not_found", "the registry answers for none of its tags just now"
         if number not in ranking.image_of:
             return "newest", reasons.part_of_newest(kept, app)
         if ranking.images[app] == 1:

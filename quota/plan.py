@@ -34,6 +34,7 @@ Why = Literal[
     "subject_missing",  # its tag names a subject that is not in the repository
     "size_pending",  # what it holds is not known yet
     "index_pending",  # an index of the repository is not known yet: this may be its child
+    "not_found",  # the registry answers for none of its tags: it is counted among no newest
     "delete_failed",  # its deletion has failed in this run
     "stale_lease",  # a lease source of its scope has stopped reporting
     "not_configured",  # first seen by reconciliation, and nobody has set quota or policy
@@ -122,6 +123,8 @@ class PlanInput:
     """False: first seen by reconciliation, and nobody has set its quota or policy."""
     failed: frozenset[ManifestKey] = frozenset()
     """Deletions that failed in this run: others take their place."""
+    not_found: frozenset[ManifestKey] = frozenset()
+    """Tagged manifests for none of whose tags the registry answers: nothing is kept less for them."""
     deleted_before: int = 0
     """Images that this run has deleted already: its breakers count them, too."""
 

@@ -110,7 +110,7 @@ class _Selection:
         self._target = target
         self._usage = source.usage_bytes
         self._references = list(graph.references)
-        self._ranking = Ranking(graph)
+        self._ranking = Ranking(graph, source.not_found)
         self._protections = Protections(source, graph)
         self._remaining = dict(self._ranking.images)
         self._copies: dict[tuple[str, bytes], int] = {}

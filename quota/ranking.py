@@ -2,12 +2,14 @@
 
 What counts are an app's tagged top-level images (cleanup.md): several tags on one digest, and one
 digest in several repositories of the app, are one image; untagged manifests, referrers, children
-of indexes and tags that only name a subject do not count.
+of indexes and tags that only name a subject do not count. Nor does what the registry does not answer
+for: an app must not lose its last images to some that only the ledger has.
 """
 
 from bisect import bisect_left
 
 from quota.graph import Graph
+from quota.plan import ManifestKey
 
 _UNKNOWN_AGE = -1
 """Sorts images of unknown age behind all others, so that they push nothing out of the newest."""
@@ -16,8 +18,9 @@ _UNKNOWN_AGE = -1
 class Ranking:
     """Ranks by the newest push of any tag: 1 is the newest image of its app."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, not_found: frozenset[ManifestKey]) -> None:
         self._graph = graph
+        self._not_found = not_found
         pushes: dict[str, dict[bytes, int]] = {}
         self.image_of: dict[int, tuple[str, bytes]] = {}
         """Manifests that count → (app, digest), the image that they are."""
@@ -45,13 +48,18 @@ class Ranking:
             and number not in graph.parents
             and number not in graph.subjects
             and graph.manifests[number].subject is None
+            and not self.misses(number)
         )
+
+    def misses(self, number: int) -> bool:
+        """Whether the registry answers for none of its tags."""
+        return self._graph.manifests[number].key in self._not_found
 
     def rank(self, number: int) -> int:
         """The place among the newest of its app.
 
-        Of a tagged manifest that does not count (a child, a referrer): one behind the images that
-        are newer.
+        Of a tagged manifest that does not count (a child, a referrer, what was not found): one behind
+        the images that are newer.
         """
         image = self.image_of.get(number)
         if image is not None:

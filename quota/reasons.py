@@ -29,6 +29,7 @@ KEPT_AS: Final[dict[Why, str]] = {
     "subject_missing": "signatures of something that is not here",
     "size_pending": "not read yet",
     "index_pending": "beside an index that is not read yet",
+    "not_found": "not found in the registry",
     "delete_failed": "could not be deleted",
     "stale_lease": "in the scope of a lease source that has stopped reporting",
     "not_configured": "in a workspace that nobody has configured",

@@ -3,10 +3,14 @@
 A missed event must not cost an image, nor two clients that moved one tag at once. Every tag of a
 repository in which something is to go is asked for with a quiet conditional HEAD; what differs
 becomes an observation, stamped by the registry's own clock, and the plan is made again.
+
+A tag that is not there changes nothing in the ledger: it may be in the middle of being written, and
+only reconciliation forgets. But no image may go because of one that is not there.
 """
 
 import asyncio
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from uuid import UUID
 
 from ledger.contents import content_of_manifest
@@ -50,10 +54,19 @@ async def read_manifests(client: RegistryClient, views: Iterable[ManifestView]) 
     return facts
 
 
+@dataclass(frozen=True, slots=True)
+class Differences:
+    """What the registry says of a repository's tags and the ledger does not."""
+
+    facts: list[Fact]
+    not_found: frozenset[bytes]
+    """Digests for which the ledger has tags, and the registry answers for none of them."""
+
+
 async def differences(
     client: RegistryClient, snapshot: Snapshot, repository: str, *, new_id: Callable[[], UUID]
-) -> list[Fact]:
-    """What the registry says of a repository's tags and the ledger does not. Raises RegistryError."""
+) -> Differences:
+    """Ask for every tag that either of them knows. Raises RegistryError."""
     known = {
         tag: view.digest
         for view in snapshot.manifests
@@ -63,6 +76,7 @@ async def differences(
     listed = {tag async for tag in client.list_tags(repository)}
     tags = sorted(listed | known.keys())
     facts: list[Fact] = []
+    answered: set[bytes | None] = set()
     for start in range(0, len(tags), _TAGS_AT_ONCE):
         some = tags[start : start + _TAGS_AT_ONCE]
         # The client itself bounds how many requests are open.
@@ -70,13 +84,14 @@ async def differences(
             *(client.tag_digest(repository, tag, known.get(tag)) for tag in some)
         )
         for tag, state in zip(some, states, strict=True):
+            answered.add(state.digest)
             if state.digest is None or state.digest == known.get(tag):
-                continue  # a 404 changes nothing: the tag may be in the middle of being written
+                continue
             fact = await _tag_seen(client, repository, tag, state.digest, new_id)
             if fact is not None:
                 log.warning("ledger_corrected", repository=repository, tag=tag)
                 facts.append(fact)
-    return facts
+    return Differences(facts, frozenset(set(known.values()) - answered))
 
 
 async def _tag_seen(

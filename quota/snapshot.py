@@ -75,7 +75,11 @@ async def take_snapshot(
 
 
 def plan_input(
-    snapshot: Snapshot, failed: frozenset[planning.ManifestKey], *, deleted_before: int = 0
+    snapshot: Snapshot,
+    failed: frozenset[planning.ManifestKey],
+    *,
+    not_found: frozenset[planning.ManifestKey] = frozenset(),
+    deleted_before: int = 0,
 ) -> PlanInput:
     """What the planner is given. `deleted_before`: images that the run has deleted already."""
     left = _left_by_parents(snapshot.manifests)
@@ -99,6 +103,7 @@ def plan_input(
         ),
         configured=snapshot.workspace.configured or not snapshot.workspace.found_by_reconciliation,
         failed=failed,
+        not_found=not_found,
         deleted_before=deleted_before,
     )
 

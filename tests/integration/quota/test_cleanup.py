@@ -101,6 +101,21 @@ async def test_a_tag_that_no_event_told_is_found_before_anything_goes(service):
     )
 
 
+async def test_images_whose_deletion_no_event_told_do_not_cost_an_app_its_last_ones(service):
+    """The ledger's three newest are gone from the registry, and it has not heard of it."""
+    await service.configure("acme", 1_000_000)
+    images = await fill(service, count=9)
+    await fill(service, "acme/web", count=1)
+    for image in images[4:]:
+        await service.registry.delete_manifest("acme/api", image.digest)
+    answer = await service.ask("acme")
+    assert "images_not_found" in answer.warnings
+    assert {image.tags for image in answer.outcome.images} == {("1.0",), ("1.1",)}
+    assert await service.tags("acme/api") == {"1.2", "1.3"}
+    # Only reconciliation forgets.
+    assert (await ledgers.tags(service.pool))["acme/api"].keys() == {f"1.{n}" for n in range(2, 9)}
+
+
 async def test_deletes_disabled_stop_the_run_with_one_clear_message(pool, tmp_path):
     with running_registry(tmp_path, deletes=False) as url:
         await answering(url)

@@ -122,6 +122,7 @@ class Oracle:
                 and self.own_tags(n)
                 and manifest.subject is None
                 and not self.holders(n)
+                and manifest.key not in self.source.not_found
             ):
                 pushed = manifest.pushed_at_ns if manifest.age_known else -1
                 sorts = found.get(manifest.digest, (-2, b""))
@@ -134,7 +135,12 @@ class Oracle:
         manifest = self[number]
         counted = self.counted(manifest.app, self.all)
         pushed = manifest.pushed_at_ns if manifest.age_known else -1
-        if manifest.digest in counted and not self.holders(number) and manifest.subject is None:
+        if (
+            manifest.digest in counted
+            and not self.holders(number)
+            and manifest.subject is None
+            and manifest.key not in self.source.not_found
+        ):
             return sum(sorts >= counted[manifest.digest] for sorts in counted.values())
         return 1 + sum(sorts[0] > pushed for sorts in counted.values())
 

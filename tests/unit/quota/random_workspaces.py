@@ -113,4 +113,5 @@ def inputs(draw: st.DrawFn) -> PlanInput:
         in_use=frozenset({draw(digests)}) if draw(in_one_of(5)) else frozenset(),
         stale_sources=draw(seldom((StaleSource("k8s", "acme/web"),), ())),
         failed=draw(seldom(frozenset(m.key for m in found[:1]), frozenset())),
+        not_found=frozenset(m.key for m in found if draw(in_one_of(10)) and m.tags),
     )

@@ -97,6 +97,9 @@ def the_reason_for_keeping_is_true(planned: Planned):
                 assert oracle.subjects(number) & remaining
             case "newest":
                 assert oracle.rank(number) <= policy.keep_newest
+            case "not_found":
+                assert manifest.key in planned.source.not_found
+                assert oracle.rank(number) <= policy.keep_newest
             case "only_image":
                 assert len(oracle.counted(manifest.app, oracle.all)) <= 1
             case "latest":

@@ -318,6 +318,29 @@ def test_a_failed_deletion_stays_and_the_next_candidate_takes_its_place():
     assert workspace.sentence(plan, "api:1") == "kept: its deletion has failed in this run"
 
 
+def test_no_image_goes_because_of_newer_ones_that_the_registry_does_not_have():
+    workspace = Workspace()
+    workspace.series("api", 6)
+    gone = frozenset(workspace.manifests[f"api:{number}"].key for number in (4, 5, 6))
+    plan = workspace.plan(not_found=gone)
+    assert workspace.deleted(plan) == ["api:1"]
+    assert workspace.why(plan, "api:3") == "newest"
+    assert workspace.decision(plan, "api:6").why == "not_found"
+    assert (
+        workspace.sentence(plan, "api:6")
+        == "kept: the registry answers for none of its tags just now"
+    )
+
+
+def test_of_an_app_whose_tagged_images_are_not_found_the_newest_untagged_one_stays():
+    workspace = Workspace()
+    workspace.series("api", 3)
+    workspace.add("loose", day=10, layers={"loose layer": MB})
+    gone = frozenset(manifest.key for manifest in workspace.manifests.values() if manifest.tags)
+    assert workspace.deleted(workspace.plan(not_found=gone)) == []
+    assert workspace.deleted(workspace.plan()) == ["loose", "api:1"]
+
+
 def test_why_the_target_is_not_reached_is_told():
     workspace = Workspace()
     workspace.series("api", 3, first_day=80)
