@@ -16,8 +16,8 @@ class Described(NamedTuple):
     meaning: str
 
 
-def exported() -> list[Described]:
-    """Every metric of every process, by process and name."""
+def registries() -> dict[str, CollectorRegistry]:
+    """Process → everything that it exports, as its wiring puts it together."""
     from consumer.metrics import ConsumerMetrics
     from quota.metrics import QuotaMetrics
     from quota.reconcile_schedule import ReconcileMetrics
@@ -27,14 +27,18 @@ def exported() -> list[Described]:
     api = QuotaMetrics().registry
     ReconcileMetrics(api)
     WatchMetrics(api)
-    registries = {
+    return {
         "receiver": ReceiverMetrics(lambda: 0).registry,
         "consumer": ConsumerMetrics().registry,
         "api": api,
     }
+
+
+def exported() -> list[Described]:
+    """Every metric of every process, by process and name."""
     return [
         item
-        for process, registry in registries.items()
+        for process, registry in registries().items()
         for item in sorted(_of(process, registry), key=lambda item: item.name)
     ]
 
@@ -74,7 +78,7 @@ def document() -> str:
 
 Bytes, seconds and UTC. A gauge that is `NaN` is not known just now. What came from outside is never a label, with one exception: the names of the `RQ_METRICS_WORKSPACES` (50) fullest workspaces, and those only when they are plain (`a-z0-9_.-`).
 
-Alert rules made of these are in [deploy/monitoring](../../deploy/monitoring). This table is written by `make reference` and compared with the code by a test.
+Alert rules, a Grafana dashboard and what Prometheus and Grafana read at their start are in [deploy/monitoring](../../deploy/monitoring). This table is written by `make reference` and compared with the code by a test.
 
 | name | type | labels | process | meaning |
 |---|---|---|---|---|

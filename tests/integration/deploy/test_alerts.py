@@ -1,4 +1,4 @@
-"""Prometheus's own tool reads the alert rules and plays them."""
+"""Prometheus's own tool reads the alert rules and the configuration, and plays the rules."""
 
 from pathlib import Path
 
@@ -11,7 +11,12 @@ FOLDER = Path(__file__).resolve().parents[3] / "deploy" / "monitoring"
 
 
 @pytest.mark.parametrize(
-    "arguments", [("check", "rules", "alerts.yml"), ("test", "rules", "alerts.test.yml")]
+    "arguments",
+    [
+        ("check", "rules", "alerts.yml"),
+        ("test", "rules", "alerts.test.yml"),
+        ("check", "config", "prometheus.yml"),
+    ],
 )
 async def test_promtool_agrees(arguments):
     tool = await promtool_or_skip()
