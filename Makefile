@@ -55,9 +55,11 @@ format: setup ## Format and fix what can be fixed by itself
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-reference: setup ## Write docs/reference/ anew: OpenAPI, AsyncAPI, JSON Schemas of the events, metrics, from the code
+reference: setup ## Write docs/reference/ anew: OpenAPI, AsyncAPI, JSON Schemas of the events, metrics, commands, settings, from the code
 	@$(BIN)/python -m quota.api.reference docs/reference
 	@$(BIN)/python -m cli.metric_table > docs/reference/metrics.md
+	@$(BIN)/python -m cli.command_table > docs/reference/commands.md
+	@$(BIN)/python -m cli.setting_table > docs/reference/settings.md
 
 build: setup ## Wheel and source distribution in dist/
 	@$(BIN)/python -m hatchling build

@@ -8,6 +8,7 @@ import typer
 
 from cli.client import settings_here
 from cli.console import CommandError
+from cli.options import workspace_names
 
 if TYPE_CHECKING:
     from alerts import render
@@ -44,7 +45,11 @@ def forward(
         typer.Option(help="Types such as usage.level_changed; several times for several."),
     ] = None,
     workspace: Annotated[
-        list[str] | None, typer.Option(help="Only these workspaces; several times for several.")
+        list[str] | None,
+        typer.Option(
+            help="Only these workspaces; several times for several.",
+            autocompletion=workspace_names,
+        ),
     ] = None,
     group: Annotated[
         str | None, typer.Option(help="The consumer group; one for each destination.")

@@ -9,6 +9,8 @@ import typer
 
 from cli.client import ApiClient, ApiError, api_client, workspace_path
 from cli.console import CommandError, console, emit_json, plain, size, table
+from cli.options import AsJson, WorkspaceName
+from cli.progress import Work, progress, watched
 
 Document = dict[str, Any]
 
@@ -35,25 +37,20 @@ FAULTS: Final[Mapping[str, str]] = {
 """Warnings that mean: it did not work (exit code 1)."""
 
 _REFUSED_PLAN: Final = (409, 410)
-_BAR_SECONDS: Final = 0.5
-_PLAIN_LINE_SECONDS: Final = 5.0
-
-WorkspaceName = Annotated[str, typer.Argument(help="The workspace's name.")]
-AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+_LOOK_SECONDS: Final = 0.5
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("plan", help="What a cleanup would delete and keep, and why. Deletes nothing.")(
-        plan
-    )
-    app.command("cleanup", help="Delete what the policy allows until the target is reached.")(
-        cleanup
-    )
+    app.command("plan")(plan)
+    app.command("cleanup")(cleanup)
 
 
 def plan(workspace: WorkspaceName, as_json: AsJson = False) -> None:
-    """Every manifest with keep or delete, the reason, and the bytes it frees."""
+    """What a cleanup would delete and keep, and why. Deletes nothing.
+
+    Every manifest with keep or delete, the reason, and the bytes it frees.
+    """
     show_plan(asyncio.run(_plan(workspace)), as_json=as_json)
 
 
@@ -67,14 +64,20 @@ def cleanup(
     timeout: Annotated[
         float, typer.Option(min=1, max=600, help="Seconds to wait; the rest goes on behind.")
     ] = 600,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until it is done, however long that takes.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Exit code 0 done, 1 something failed, 3 refused by a breaker or a guard."""
+    """Delete what the policy allows until the target is reached.
+
+    Exit code 0 done, 1 something failed, 3 refused by a breaker or a guard.
+    """
     if dry_run:
         document = asyncio.run(_plan(workspace, plan_id))
         show_plan(document, as_json=as_json)
         raise typer.Exit(3 if document["blocks"] else 0)
-    outcome, obstacle = asyncio.run(_clean(workspace, plan_id, timeout, quiet=as_json))
+    outcome, obstacle = asyncio.run(_clean(workspace, plan_id, timeout, wait=wait))
     if as_json:
         emit_json(outcome)
     else:
@@ -97,24 +100,29 @@ async def _post_plan(api: ApiClient, workspace: str) -> Document:
 
 
 async def _clean(
-    workspace: str, plan_id: UUID | None, timeout_s: float, *, quiet: bool
+    workspace: str, plan_id: UUID | None, timeout_s: float, *, wait: bool
 ) -> tuple[Document, str | None]:
     """What was done, and why the target was not reached (None when it was)."""
     body: Document = {"timeout_s": timeout_s}
     if plan_id is not None:
         body["plan"] = str(plan_id)
     async with api_client() as api:
-        running = asyncio.create_task(
+        running = asyncio.ensure_future(
             api.call("POST", workspace_path(workspace, "cleanups"), body=body)
         )
-        if not quiet:
-            await _show_progress(api, workspace, running)
-        try:
-            outcome: Document = await running
-        except ApiError as error:
-            if plan_id is not None and error.status in _REFUSED_PLAN:
-                raise CommandError(str(error), exit_code=3) from error
-            raise
+        with progress(f"cleaning {workspace}", unit="manifests") as work:
+
+            async def look() -> None:
+                work.at(*await _progress(api, workspace))
+
+            try:
+                outcome: Document = await watched(running, look)
+            except ApiError as error:
+                if plan_id is not None and error.status in _REFUSED_PLAN:
+                    raise CommandError(str(error), exit_code=3) from error
+                raise
+            if wait and not outcome["done"]:
+                outcome = await _ended(api, workspace, outcome["run_id"], work)
         if outcome["target_reached"] or not outcome["done"]:
             return outcome, None
         # The answer names what stopped it; a fresh plan has the sentence for it.
@@ -123,39 +131,55 @@ async def _clean(
     return outcome, "; ".join(sentences) or now["why_not"]
 
 
-async def _show_progress(api: ApiClient, workspace: str, running: "asyncio.Task[Document]") -> None:
-    """While the cleanup runs: a bar on a terminal, a line now and then elsewhere."""
-    if not console.is_terminal:
-        while not (await asyncio.wait([running], timeout=_PLAIN_LINE_SECONDS))[0]:
-            done, total = await _progress(api, workspace)
-            if total:
-                console.print(f"{done}/{total} manifests", soft_wrap=True)
-        return
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f} manifests"),
-        console=console,
-        transient=True,
-    ) as bar:
-        task = bar.add_task(f"cleaning {plain(workspace)}", total=1)
-        while not (await asyncio.wait([running], timeout=_BAR_SECONDS))[0]:
-            done, total = await _progress(api, workspace)
-            bar.update(task, completed=done, total=max(total, 1))
+async def _ended(api: ApiClient, workspace: str, run_id: str, work: Work) -> Document:
+    """The run's outcome, when it has ended: in the shape in which the API answers a cleanup."""
+    path = workspace_path(workspace, "cleanups", run_id)
+    while True:
+        run: Document = await api.call("GET", path)
+        work.at(*_dealt_with(run["items"]))
+        if run["state"] != "running":
+            return outcome_of(run)
+        await asyncio.sleep(_LOOK_SECONDS)
 
 
-async def _progress(api: ApiClient, workspace: str) -> tuple[int, int]:
+def outcome_of(run: Document) -> Document:
+    """A run on record, as the API answers the call that carried it out. PURE."""
+    deleted = [item for item in run["items"] if item["state"] == "deleted"]
+    failed = [item for item in run["items"] if item["state"] == "failed"]
+    shown = ("repository", "app", "digest", "tags", "freed_bytes", "why")
+    return {
+        "performed": bool(deleted),
+        "run_id": run["id"],
+        "freed_bytes": run["freed_bytes"],
+        "images": [{name: item[name] for name in shown} for item in deleted],
+        "failed": [
+            {
+                "repository": item["repository"],
+                "digest": item["digest"],
+                "reason": item["failure"] or "",
+            }
+            for item in failed
+        ],
+        "target_reached": bool(run["target_reached"]),
+        "done": True,
+        "warnings": run["warnings"],
+    }
+
+
+async def _progress(api: ApiClient, workspace: str) -> tuple[int, int | None]:
     """(manifests dealt with, manifests) of the run that is under way."""
     try:
         runs = await api.call("GET", workspace_path(workspace, "cleanups"), query={"limit": 1})
         if not runs["items"] or runs["items"][0]["state"] != "running":
-            return 0, 0
+            return 0, None
         path = workspace_path(workspace, "cleanups", runs["items"][0]["id"])
         items = (await api.call("GET", path))["items"]
     except CommandError:
-        return 0, 0  # the cleanup itself says what is wrong
+        return 0, None  # the cleanup itself says what is wrong
+    return _dealt_with(items)
+
+
+def _dealt_with(items: Sequence[Document]) -> tuple[int, int]:
     return sum(item["state"] not in ("planned", "deleting") for item in items), len(items)
 
 

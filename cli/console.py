@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -36,20 +37,46 @@ def size(count: int) -> str:
     return f"{'-' if count < 0 else ''}{text} {_UNITS[unit]}"
 
 
+def harmless(value: object) -> str:
+    """Text from outside without what a terminal would obey."""
+    return _CONTROL.sub("�", str(value))
+
+
 def plain(value: object) -> str:
-    """Text from outside, made harmless for a terminal."""
-    return escape(_CONTROL.sub("�", str(value)))
+    """Text from outside, made harmless for a terminal and for rich's markup."""
+    return escape(harmless(value))
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table; columns that begin with `>` are set to the right."""
+    """Print a table; columns that begin with `>` are set to the right.
+
+    Where nobody looks (a pipe, a file) it has no frame, and a line a row, however wide.
+    """
+    names = [name.removeprefix(">") for name in columns]
+    right = [name.startswith(">") for name in columns]
+    if not console.is_terminal:
+        cells = [names, *([harmless(cell) for cell in row] for row in rows)]
+        print("\n".join([*([title] if title else []), *aligned(cells, right)]), file=console.file)
+        return
     view = Table(title=title or None, title_justify="left", header_style="bold", pad_edge=False)
-    for name in columns:
-        right = name.startswith(">")
-        view.add_column(name.removeprefix(">"), justify="right" if right else "left")
+    for name, to_the_right in zip(names, right, strict=True):
+        view.add_column(name, justify="right" if to_the_right else "left")
     for row in rows:
         view.add_row(*(plain(cell) for cell in row))
     console.print(view)
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
+    """A line for each row, the cells of a column under each other. PURE."""
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        gaps = [" " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)]
+        cells = zip(row, gaps, right, strict=True)
+        lines.append(
+            "  ".join(gap + cell if flush else cell + gap for cell, gap, flush in cells).rstrip()
+        )
+    return lines
 
 
 def emit_json(document: Any) -> None:

@@ -2,7 +2,9 @@
 
 import typer
 
-commands = typer.Typer(help="The embedded stack for a look and for development.")
+commands = typer.Typer(
+    help="The embedded stack for a look and for development.", no_args_is_help=True
+)
 
 
 def register(app: typer.Typer) -> None:

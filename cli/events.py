@@ -8,6 +8,7 @@ import typer
 
 from cli.client import settings_here
 from cli.console import CommandError, console, plain, size
+from cli.options import OnlyWorkspace
 
 commands = typer.Typer(help="Quota events.", no_args_is_help=True)
 
@@ -24,7 +25,7 @@ def group() -> None:
 
 @commands.command()
 def tail(
-    workspace: Annotated[str | None, typer.Option(help="Only this workspace.")] = None,
+    workspace: OnlyWorkspace = None,
     from_start: Annotated[bool, typer.Option("--from-start", help="Not only new ones.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document a line.")] = False,
 ) -> None:

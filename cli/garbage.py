@@ -1,14 +1,15 @@
 """`registry-quota gc verify`: what the registry's garbage collection really freed."""
 
 import asyncio
-import sys
 import time
 from typing import Annotated, Any
 
 import typer
 
-from cli.client import ApiClient, api_client
+from cli.client import api_client
 from cli.console import CommandError, console, emit_json, plain, size, table
+from cli.options import AsJson, workspace_names
+from cli.progress import progress
 
 commands = typer.Typer(
     help="The registry's garbage collection: it frees the disk, this says how much.",
@@ -18,7 +19,7 @@ Document = dict[str, Any]
 
 _PATH = "/v1/gc/verifications"
 _POLL = 0.25
-_PLAIN_LINE_SECONDS = 5.0
+_STALLED = 300.0
 
 
 def register(app: typer.Typer) -> None:
@@ -34,15 +35,21 @@ def group() -> None:
 @commands.command()
 def verify(
     workspace: Annotated[
-        str | None, typer.Option("--workspace", "-w", help="Only what this workspace let go of.")
+        str | None,
+        typer.Option(
+            "--workspace",
+            "-w",
+            help="Only what this workspace let go of.",
+            autocompletion=workspace_names,
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """After a collection: ask the registry for every blob that was freed.
 
     What is gone awaits collection no more. Exit 1 when something is still there or unknown.
     """
-    outcome = asyncio.run(_verify(workspace, quiet=as_json))
+    outcome = asyncio.run(_verify(workspace))
     if as_json:
         emit_json(outcome)
     else:
@@ -50,57 +57,23 @@ def verify(
     raise typer.Exit(1 if outcome["message"] or outcome["present"] or outcome["unknown"] else 0)
 
 
-async def _verify(workspace: str | None, *, quiet: bool) -> Document:
+async def _verify(workspace: str | None) -> Document:
     body = {} if workspace is None else {"workspace": workspace}
     async with api_client() as api:
-        begun: Document = await api.call("POST", _PATH, body=body)
-        if quiet:
-            return await _wait(api, begun, lambda _now: None)
-        if not sys.stdout.isatty():
-            return await _wait(api, begun, _Lines())
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        with Progress(
-            TextColumn("asking the registry"),
-            BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} digests"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-        ) as bar:
-            task = bar.add_task("", total=1)
-            return await _wait(
-                api,
-                begun,
-                lambda now: bar.update(task, total=max(now["predicted"], 1), completed=_done(now)),
-            )
-
-
-class _Lines:
-    """Plain lines, now and then."""
-
-    def __init__(self) -> None:
-        self._said = time.monotonic()
-
-    def __call__(self, now: Document) -> None:
-        if time.monotonic() - self._said >= _PLAIN_LINE_SECONDS:
-            self._said = time.monotonic()
-            console.print(f"{_done(now)}/{now['predicted']} digests asked for")
-
-
-async def _wait(api: ApiClient, begun: Document, tell: Any) -> Document:
-    changed, now = time.monotonic(), begun
-    while now["state"] == "running":
-        await asyncio.sleep(_POLL)
-        before = now
-        now = await api.call("GET", f"{_PATH}/{begun['id']}")
-        tell(now)
-        if now != before:
+        now: Document = await api.call("POST", _PATH, body=body)
+        with progress("asking the registry", unit="digests") as work:
             changed = time.monotonic()
-        elif time.monotonic() - changed > 300:
-            raise CommandError(
-                "nothing has moved for five minutes; see the API's log, run it again"
-            )
+            while now["state"] == "running":
+                await asyncio.sleep(_POLL)
+                before = now
+                now = await api.call("GET", f"{_PATH}/{now['id']}")
+                work.at(_done(now), now["predicted"])
+                if now != before:
+                    changed = time.monotonic()
+                elif time.monotonic() - changed > _STALLED:
+                    raise CommandError(
+                        "nothing has moved for five minutes; see the API's log, run it again"
+                    )
     return now
 
 

@@ -7,21 +7,26 @@ import typer
 
 from cli.client import api_client, workspace_path
 from cli.console import emit_json, size, table
+from cli.options import AsJson, WorkspaceName
+from cli.progress import progress
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("images", help="What a workspace stores, newest push first.")(images)
+    app.command("images")(images)
 
 
 def images(
-    workspace: Annotated[str, typer.Argument(help="The workspace's name.")],
+    workspace: WorkspaceName,
     app: Annotated[str | None, typer.Option(help="Only this app.")] = None,
     tag: Annotated[str | None, typer.Option(help="Only what this tag names.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many at most.")] = 100,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """List images with their sizes and what deleting just them would free."""
+    """What a workspace stores, newest push first.
+
+    List images with their sizes and what deleting just them would free.
+    """
     items = asyncio.run(_load(workspace, app, tag, limit))
     if as_json:
         emit_json(items)
@@ -48,20 +53,22 @@ async def _load(
 ) -> list[dict[str, Any]]:
     items: list[dict[str, Any]] = []
     cursor = None
-    async with api_client() as api:
-        while len(items) < limit:
-            page = await api.call(
-                "GET",
-                workspace_path(workspace, "images"),
-                query={
-                    "limit": min(1000, limit - len(items)),
-                    "cursor": cursor,
-                    "app": app,
-                    "tag": tag,
-                },
-            )
-            items += page["items"]
-            cursor = page["next_cursor"]
-            if cursor is None:
-                break
+    with progress("reading", unit="images") as work:
+        async with api_client() as api:
+            while len(items) < limit:
+                page = await api.call(
+                    "GET",
+                    workspace_path(workspace, "images"),
+                    query={
+                        "limit": min(1000, limit - len(items)),
+                        "cursor": cursor,
+                        "app": app,
+                        "tag": tag,
+                    },
+                )
+                items += page["items"]
+                cursor = page["next_cursor"]
+                work.at(len(items))
+                if cursor is None:
+                    break
     return items

@@ -10,13 +10,12 @@ import typer
 
 from cli.client import ApiClient, api_client, workspace_path
 from cli.console import CommandError, console, emit_json, errors, plain, table
+from cli.options import AsJson, WorkspaceName, workspace_names
 
 commands = typer.Typer(
     help="Digests in use: cleanup leaves them alone, and everything while nobody knows.",
     no_args_is_help=True,
 )
-Workspace = Annotated[str, typer.Argument(help="The workspace's name.")]
-AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 _DURATION = re.compile(r"(\d{1,8})([smhd]?)", re.ASCII)
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -30,7 +29,10 @@ def register(app: typer.Typer) -> None:
 
 @commands.command()
 def put(
-    workspaces: Annotated[list[str], typer.Argument(help="One workspace or several.")],
+    workspaces: Annotated[
+        list[str],
+        typer.Argument(help="One workspace or several.", autocompletion=workspace_names),
+    ],
     source: Annotated[str, typer.Option(help="Who reports, such as the cluster's name.")],
     ttl: Annotated[
         str, typer.Option(help="Until when it must report again: seconds, or 30m, 2h, 1d.")
@@ -77,7 +79,7 @@ def put(
 
 
 @commands.command("list")
-def list_leases(workspace: Workspace, as_json: AsJson = False) -> None:
+def list_leases(workspace: WorkspaceName, as_json: AsJson = False) -> None:
     """Every source, and whether it still reports."""
 
     async def get() -> list[dict[str, Any]]:
@@ -107,8 +109,9 @@ def list_leases(workspace: Workspace, as_json: AsJson = False) -> None:
 
 @commands.command()
 def retire(
-    workspace: Workspace,
+    workspace: WorkspaceName,
     source: Annotated[str, typer.Argument(help="The source that will not report any more.")],
+    as_json: AsJson = False,
 ) -> None:
     """Forget a source: what it had in use is not protected any more."""
 
@@ -118,6 +121,9 @@ def retire(
             await api.call("DELETE", path)
 
     asyncio.run(delete())
+    if as_json:
+        emit_json({"workspace": workspace, "source": source, "retired": True})
+        return
     console.print(f"{plain(workspace)}: {plain(source)} is retired")
 
 

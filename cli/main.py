@@ -1,5 +1,6 @@
 """The command `registry-quota`. Exit codes: 0 done, 1 failed, 2 usage, 3 refused by a guard."""
 
+import os
 import sys
 
 import typer
@@ -30,6 +31,8 @@ from cli.console import CommandError, print_error
 app = typer.Typer(
     name="registry-quota",
     help="Exact storage accounting, quota events and safe pre-build cleanup for a plain registry.",
+    epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 refused by a guard. The API is found by RQ_API_URL and "
+    "RQ_API_TOKEN; what is unset comes from .run/env of a `make run` in this folder.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -64,7 +67,10 @@ def main() -> None:
     from runtime.settings import SettingsError
 
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, where a reader that has gone away is dealt with
     except CommandError as error:
         print_error(str(error))
         sys.exit(error.exit_code)
@@ -73,6 +79,10 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read us has enough (`| head`): what is left in the buffer goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
 
 
 if __name__ == "__main__":

@@ -4,23 +4,31 @@ import asyncio
 
 import typer
 
-from cli.console import CommandError, console
+from cli.console import CommandError, console, emit_json
+from cli.options import AsJson
 from runtime.settings import Settings
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(
-        "migrate", help="Bring the database to the newest schema and create missing topics."
-    )(migrate)
+    app.command("migrate")(migrate)
 
 
-def migrate() -> None:
-    """Upgrade the schema, then create the topics that are missing. Safe to repeat."""
-    asyncio.run(_migrate(Settings.load()))
+def migrate(as_json: AsJson = False) -> None:
+    """Bring the database to the newest schema and create missing topics.
+
+    Safe to repeat, and for several at once.
+    """
+    created = asyncio.run(_migrate(Settings.load()))
+    if as_json:
+        emit_json({"created_topics": created})
+        return
+    console.print("database: schema is up to date")
+    console.print(f"kafka: created {', '.join(created)}" if created else "kafka: topics are there")
 
 
-async def _migrate(settings: Settings) -> None:
+async def _migrate(settings: Settings) -> list[str]:
+    """The topics that were created."""
     from aiokafka.errors import KafkaError
 
     from migrations.upgrade import upgrade
@@ -33,11 +41,9 @@ async def _migrate(settings: Settings) -> None:
         raise CommandError(
             f"the database does not answer ({error}); check RQ_DATABASE_URL and that it runs"
         ) from error
-    console.print("database: schema is up to date")
     try:
-        created = await create_topics(settings)
+        return list(await create_topics(settings))
     except KafkaError as error:
         raise CommandError(
             f"Kafka at {settings.kafka_bootstrap} does not answer ({error!r}); check RQ_KAFKA_BOOTSTRAP"
         ) from error
-    console.print(f"kafka: created {', '.join(created)}" if created else "kafka: topics are there")

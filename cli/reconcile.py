@@ -1,7 +1,6 @@
 """`registry-quota reconcile`: the ledger against what the registry really has."""
 
 import asyncio
-import sys
 import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Annotated
@@ -11,26 +10,23 @@ import typer
 
 from cli.client import settings_here
 from cli.console import CommandError, console, emit_json, plain, size, table
+from cli.options import AsJson, OnlyWorkspace
+from cli.progress import progress, watched
 
 if TYPE_CHECKING:
-    from quota.reconcile import Progress, Reconciler, Report
+    from quota.reconcile import Reconciler, Report
     from runtime.settings import Settings
 
-_PLAIN_LINE_SECONDS = 5.0
 _MOST_PROBLEMS_SHOWN = 20
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(
-        "reconcile", help="Compare the ledger with the registry and mend what differs. Resumable."
-    )(reconcile)
+    app.command("reconcile")(reconcile)
 
 
 def reconcile(
-    workspace: Annotated[
-        str | None, typer.Option("--workspace", help="Only this workspace's repositories.")
-    ] = None,
+    workspace: OnlyWorkspace = None,
     confirm_now: Annotated[
         bool,
         typer.Option(
@@ -38,25 +34,32 @@ def reconcile(
             help="Forget at once what the registry answers 404 to, without a second pass.",
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Exit code 0 done, 1 the registry was away or something could not be read."""
+    """Compare the ledger with the registry and mend what differs. Resumable.
+
+    Exit code 0 done, 1 the registry was away or something could not be read.
+    """
     from runtime.logs import configure_logs
 
     settings = settings_here()
     configure_logs(settings, process="reconcile")
-    report, seconds = asyncio.run(
-        _reconcile(settings, workspace, confirm_now=confirm_now, quiet=as_json)
-    )
+    report, seconds = asyncio.run(_reconcile(settings, workspace, confirm_now=confirm_now))
     if as_json:
         emit_json({**msgspec.to_builtins(report), "seconds": round(seconds, 3)})
     else:
         show(report, seconds)
+        if workspace is not None and not report.repositories:
+            console.print(
+                f"the registry holds no repository of workspace {plain(workspace)!r}: is that its "
+                "name? `registry-quota workspaces list` shows all that there are",
+                soft_wrap=True,
+            )
     raise typer.Exit(1 if report.problems else 0)
 
 
 async def _reconcile(
-    settings: "Settings", workspace: str | None, *, confirm_now: bool, quiet: bool
+    settings: "Settings", workspace: str | None, *, confirm_now: bool
 ) -> tuple["Report", float]:
     import asyncpg
 
@@ -68,12 +71,17 @@ async def _reconcile(
     try:
         async with AsyncExitStack() as stack:
             reconciler = await _open(stack, settings)
-            running = asyncio.create_task(
+            running = asyncio.ensure_future(
                 reconciler.run(workspace=workspace, confirm_now=confirm_now)
             )
-            if not quiet:
-                await _show_progress(reconciler, running)
-            report = await running
+            with progress("reconciling", unit="repositories") as work:
+
+                async def look() -> None:
+                    now = reconciler.progress
+                    note = f"{now.manifests} manifests, {now.found} found"
+                    work.at(now.done, now.total or None, note)
+
+                report = await watched(running, look)
             if report is None:  # pragma: no cover - only for passes that may be spared
                 raise CommandError("nothing was reconciled")
             return report, time.monotonic() - started
@@ -105,57 +113,6 @@ async def _open(stack: AsyncExitStack, settings: "Settings") -> "Reconciler":
     )
     stack.push_async_callback(pool.close)
     return await open_reconciler(stack, settings, pool)
-
-
-async def _show_progress(reconciler: "Reconciler", running: "asyncio.Task[Report | None]") -> None:
-    if not sys.stdout.isatty():
-        await _show_lines(reconciler, running)
-        return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f} repositories, {task.fields[rate]}"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    ) as bar:
-        started = time.monotonic()
-        task = bar.add_task("reconciling", total=None, rate="")
-        while not running.done():
-            progress = reconciler.progress
-            bar.update(
-                task,
-                total=max(progress.total, 1),
-                completed=progress.done,
-                rate=_rate(progress, time.monotonic() - started),
-            )
-            await asyncio.wait([running], timeout=0.1)
-
-
-async def _show_lines(reconciler: "Reconciler", running: "asyncio.Task[Report | None]") -> None:
-    started = time.monotonic()
-    while not running.done():
-        await asyncio.wait([running], timeout=_PLAIN_LINE_SECONDS)
-        progress = reconciler.progress
-        if not running.done() and progress.total:
-            seconds = time.monotonic() - started
-            left = (
-                seconds / progress.done * (progress.total - progress.done)
-                if progress.done
-                else None
-            )
-            remaining = "" if left is None else f", about {left:.0f} s left"
-            console.print(
-                f"{progress.done}/{progress.total} repositories, {_rate(progress, seconds)}{remaining}",
-                soft_wrap=True,
-            )
-
-
-def _rate(progress: "Progress", seconds: float) -> str:
-    per_second = progress.manifests / seconds if seconds > 0 else 0.0
-    return f"{progress.manifests} manifests ({per_second:.0f}/s), {progress.found} found"
 
 
 def show(report: "Report", seconds: float) -> None:

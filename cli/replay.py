@@ -1,14 +1,16 @@
 """`registry-quota replay`: rebuild the ledger from what was learned; compare it, or put it in place."""
 
 import asyncio
+from contextlib import ExitStack
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from cli.client import settings_here
-from cli.console import CommandError, console, emit_json, errors, plain, size
+from cli.console import CommandError, console, emit_json, plain, size
+from cli.options import AsJson
+from cli.progress import Work, progress
 
 if TYPE_CHECKING:
     from consumer.replay import Replayed
@@ -16,14 +18,11 @@ if TYPE_CHECKING:
     from runtime.settings import Settings
 
 _SHOWN = 50
-_LINE_EVERY = 50_000
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(
-        "replay", help="Rebuild the ledger from the topic and the observations; compare or swap."
-    )(replay)
+    app.command("replay")(replay)
 
 
 def replay(
@@ -33,9 +32,12 @@ def replay(
     swap: Annotated[
         bool, typer.Option("--swap", help="Put the rebuilt ledger in the live one's place.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Build in a second schema beside the live ledger, which goes on meanwhile."""
+    """Rebuild the ledger from the topic and the observations; compare or swap.
+
+    Build in a second schema beside the live ledger, which goes on meanwhile.
+    """
     if diff and swap:
         raise CommandError("--diff only looks and --swap changes: give one of them", exit_code=2)
     if asyncio.run(_replay(settings_here(), diff=diff, swap=swap, as_json=as_json)):
@@ -87,31 +89,21 @@ async def _replay(settings: "Settings", *, diff: bool, swap: bool, as_json: bool
     return bool(found)
 
 
-class _Shown:
-    """A bar on a terminal, a line now and then elsewhere."""
+class _Shown(ExitStack):
+    """Shows one stage after the other."""
 
     def __init__(self) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        self._bar = Progress(*columns, console=errors, disable=not errors.is_terminal)
-        self._tasks: dict[str, TaskID] = {}
-        self._told = 0
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        super().__init__()
+        self._stage = ""
+        self._work: Work | None = None
 
     def advance(self, what: str, done: int, total: int) -> None:
         """`done` of `total` events or observations are in."""
-        if what not in self._tasks:
-            self._tasks[what] = self._bar.add_task(what, total=total)
-            self._told = 0
-        self._bar.update(self._tasks[what], completed=done, total=total)
-        if not errors.is_terminal and (done >= total or done - self._told >= _LINE_EVERY):
-            self._told = done
-            errors.print(f"{what}: {done} of {total}")
+        if self._work is None or what != self._stage:
+            self.close()
+            self._stage = what
+            self._work = self.enter_context(progress(what, total, unit=what))
+        self._work.at(done, total)
 
 
 def _print(replayed: "Replayed", found: "list[Difference] | None", changed: int | None) -> None:

@@ -9,6 +9,8 @@ import typer
 
 from cli.client import ApiClient, ApiError, api_client, workspace_path
 from cli.console import CommandError, console, emit_json, plain, table
+from cli.options import AsJson, workspace_names
+from cli.progress import progress, watched
 
 Document = dict[str, Any]
 
@@ -19,9 +21,7 @@ _PAGE: Final = 1000
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("restore", help="Put back what a cleanup deleted: a whole run, or one image.")(
-        restore
-    )
+    app.command("restore")(restore)
 
 
 def restore(
@@ -33,11 +33,20 @@ def restore(
         ),
     ],
     workspace: Annotated[
-        str | None, typer.Option("--workspace", help="Where to look; else everywhere.")
+        str | None,
+        typer.Option(
+            "--workspace",
+            "-w",
+            help="Where to look; else everywhere.",
+            autocompletion=workspace_names,
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Exit code 0 all of it is there, 1 something is lost or failed, 3 the cleanup still runs."""
+    """Put back what a cleanup deleted: a whole run, or one image.
+
+    Exit code 0 all of it is there, 1 something is lost or failed, 3 the cleanup still runs.
+    """
     document = asyncio.run(_restore(what, workspace))
     if as_json:
         emit_json(document)
@@ -56,26 +65,43 @@ async def _restore(what: str, workspace: str | None) -> Document:
         places = [tried] if "/" in what else []
         places += [name async for name in _workspaces(api) if name != tried]
         for name in places:
-            with console.status(f"looking in {plain(name)}"):
-                try:
-                    return await _ask(api, name, body)
-                except ApiError as error:
-                    if error.status != _NOT_HERE:
-                        raise
+            try:
+                return await _ask(api, name, body)
+            except ApiError as error:
+                if error.status != _NOT_HERE:
+                    raise
     kind = "cleanup" if "run" in body else "image that a cleanup has deleted"
     raise CommandError(f"there is no such {kind} in any workspace of this token")
 
 
 async def _ask(api: ApiClient, workspace: str, body: Document) -> Document:
+    asked = asyncio.ensure_future(
+        api.call("POST", workspace_path(workspace, "restores"), body=body)
+    )
     try:
-        document: Document = await api.call(
-            "POST", workspace_path(workspace, "restores"), body=body
-        )
+        with progress(f"restoring in {workspace}", unit="manifests") as work:
+
+            async def look() -> None:
+                if "run" in body:
+                    work.at(*await _progress(api, workspace, body["run"]))
+
+            document: Document = await watched(asked, look)
     except ApiError as error:
         if error.status == _REFUSED:
             raise CommandError(str(error), exit_code=3) from error
         raise
     return document
+
+
+async def _progress(api: ApiClient, workspace: str, run: str) -> tuple[int, int | None]:
+    """(manifests put back so far, manifests that the run deleted)."""
+    try:
+        items = (await api.call("GET", workspace_path(workspace, "cleanups", run)))["items"]
+    except CommandError:
+        return 0, None  # the restore itself says what is wrong
+    states = [item["state"] for item in items]
+    back = states.count("restored")
+    return back, back + states.count("deleted")
 
 
 async def _workspaces(api: ApiClient) -> AsyncIterator[str]:

@@ -25,7 +25,7 @@ class Role(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("serve", help="Run one role (or all of them in one process) until Ctrl-C.")(serve)
+    app.command("serve")(serve)
 
 
 def serve(
@@ -33,7 +33,7 @@ def serve(
         Role, typer.Argument(help="receiver, consumer, api, all of these, or temporal-worker")
     ],
 ) -> None:
-    """Run one role in the foreground."""
+    """Run one role (or all of them in one process) until Ctrl-C."""
     import uvloop
 
     from runtime.logs import configure_logs

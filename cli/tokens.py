@@ -9,11 +9,11 @@ import typer
 
 from cli.client import api_client
 from cli.console import CommandError, console, emit_json, errors, plain, table
+from cli.options import AsJson, workspace_names
 
 commands = typer.Typer(
     help="Who may call the API, for which workspaces, until when.", no_args_is_help=True
 )
-AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 _DURATION = re.compile(r"^(\d+)\s*([smhdw])$", re.IGNORECASE)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -30,7 +30,11 @@ def create(
         list[str], typer.Option(help="read, hook, write or admin; several, or by commas.")
     ],
     workspace: Annotated[
-        list[str] | None, typer.Option(help="What it is good for; several times for several.")
+        list[str] | None,
+        typer.Option(
+            help="What it is good for; several times for several.",
+            autocompletion=workspace_names,
+        ),
     ] = None,
     all_workspaces: Annotated[
         bool, typer.Option("--all-workspaces", help="Instead of --workspace.")
@@ -93,11 +97,15 @@ def revoke(
     token_id: Annotated[
         str, typer.Argument(metavar="ID", help="As `tokens list` shows it, or the whole token.")
     ],
+    as_json: AsJson = False,
 ) -> None:
     """End a token: from the next call on nobody is let in by it."""
     if token_id.startswith("rq_"):
         token_id = token_id.split("_")[1]
     asyncio.run(_call("DELETE", f"/v1/tokens/{quote(token_id, safe='')}"))
+    if as_json:
+        emit_json({"id": token_id, "revoked": True})
+        return
     console.print(f"token {plain(token_id)} is revoked")
 
 

@@ -4,13 +4,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import typer
 
-from cli.client import settings_here
+from cli.client import near_names, settings_here
 from cli.console import CommandError, console, emit_json, errors, plain, table
+from cli.options import AsJson, OnlyWorkspace
+from cli.progress import progress
 
 if TYPE_CHECKING:
     from ledger.verify import Verified
@@ -20,21 +22,18 @@ _SHOWN = 20
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("verify", help="Recount from the manifests alone and say 0 or what differs.")(
-        verify
-    )
+    app.command("verify")(verify)
 
 
-def verify(
-    workspace: Annotated[
-        str | None, typer.Option("--workspace", "-w", help="Only this workspace.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
-) -> None:
-    """Ask the database (RQ_DATABASE_URL), not the counters. Exit 1 when something differs."""
+def verify(workspace: OnlyWorkspace = None, as_json: AsJson = False) -> None:
+    """Recount from the manifests alone and say 0 or what differs.
+
+    Ask the database (RQ_DATABASE_URL), not the counters. Exit 1 when something differs.
+    """
     outcomes = asyncio.run(_verify(workspace))
     if workspace is not None and not outcomes:
-        raise CommandError(f"there is no workspace {workspace!r}")
+        advice = near_names(workspace, asyncio.run(_names()))
+        raise CommandError(f"there is no workspace {workspace!r}{advice}")
     if as_json:
         emit_json([_document(item) for item in outcomes])
     else:
@@ -66,17 +65,29 @@ async def database() -> AsyncIterator[Any]:
 async def _verify(workspace: str | None) -> "list[Verified]":
     import asyncpg
 
-    from ledger.verify import keep
+    from ledger.verify import count, keep
     from ledger.verify import verify as recount
 
     async with database() as connection:
-        outcomes = [item async for item in recount(connection, workspace)]
+        total = 1 if workspace is not None else await count(connection)
+        outcomes = []
+        with progress("recounting", total, unit="workspaces") as work:
+            async for item in recount(connection, workspace):
+                outcomes.append(item)
+                work.advance(1)
         try:
             async with connection.transaction():
                 await keep(connection, outcomes, now=datetime.now(UTC), new_id=uuid4)
         except asyncpg.PostgresError as error:
             errors.print(f"the outcome is not kept for metric and status: {plain(str(error))}")
     return outcomes
+
+
+async def _names() -> list[str]:
+    from ledger.verify import names
+
+    async with database() as connection:
+        return await names(connection)
 
 
 def _print(outcomes: "list[Verified]") -> None:

@@ -4,12 +4,19 @@ from importlib.metadata import version
 
 import typer
 
+from cli.console import emit_json
+from cli.options import AsJson
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("version", help="Print the version.")(print_version)
+    app.command("version")(print_version)
 
 
-def print_version() -> None:
+def print_version(as_json: AsJson = False) -> None:
     """Print the version."""
-    print(version("registry-quota"))
+    number = version("registry-quota")
+    if as_json:
+        emit_json({"version": number})
+        return
+    print(number)

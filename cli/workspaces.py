@@ -1,7 +1,10 @@
 """`registry-quota workspaces list|show|set|map`."""
 
 import asyncio
+import json
 import re
+from collections.abc import Sequence
+from enum import StrEnum
 from typing import Annotated, Any
 
 import msgspec
@@ -9,13 +12,20 @@ import typer
 
 from cli.client import api_client, workspace_path
 from cli.console import CommandError, console, emit_json, plain, size, table
+from cli.options import AsJson, WorkspaceName, workspace_names
+from quota.policy import DEFAULT_POLICY, policy_document
 from registry_quota import Mapped, Usage, Workspace
 
 commands = typer.Typer(help="Who stores how much of what they may.", no_args_is_help=True)
-AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
-Name = Annotated[str, typer.Argument(help="The workspace's name.")]
 
 _SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMGTP]?)(?:i?B)?$", re.IGNORECASE)
+
+
+class Enforcement(StrEnum):
+    """What happens to a build that has no room."""
+
+    advisory = "advisory"
+    strict = "strict"
 
 
 def register(app: typer.Typer) -> None:
@@ -54,7 +64,7 @@ async def _all() -> list[Workspace]:
 
 
 @commands.command()
-def show(workspace: Name, as_json: AsJson = False) -> None:
+def show(workspace: WorkspaceName, as_json: AsJson = False) -> None:
     """One workspace's account."""
     usage, settings = asyncio.run(_show(workspace))
     if as_json:
@@ -86,20 +96,34 @@ async def _show(workspace: str) -> tuple[Usage, Workspace]:
 
 @commands.command("set")
 def set_workspace(
-    workspace: Name,
+    workspace: WorkspaceName,
     quota: Annotated[
         str | None, typer.Option(help="Bytes, or like 500MB, 10GB (1024 base).")
     ] = None,
-    enforcement: Annotated[str | None, typer.Option(help="advisory or strict.")] = None,
+    enforcement: Annotated[
+        Enforcement | None, typer.Option(help="Whether the hook may deny a build.")
+    ] = None,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="A rule of cleanup, such as keep_newest=5, min_age=3d, keep_tags=v*,stable; "
+            "several times for several, the others stay. NAME= gives one its default back.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Set a workspace's quota or enforcement; it may be new."""
+    """Set a workspace's quota, enforcement or policy; it may be new."""
     body: dict[str, Any] = {}
     if quota is not None:
         body["quota_bytes"] = parse_size(quota)
     if enforcement is not None:
-        body["enforcement"] = enforcement
-    if not body:
-        raise CommandError("nothing to set: give --quota or --enforcement", exit_code=2)
+        body["enforcement"] = enforcement.value
+    rules = parse_rules(policy or ())
+    if not body and not rules:
+        raise CommandError("nothing to set: give --quota, --enforcement or --policy", exit_code=2)
+    if rules:
+        body["policy"] = rules  # what is not named stays
 
     async def patch() -> dict[str, Any]:
         async with api_client() as api:
@@ -107,16 +131,47 @@ def set_workspace(
             return answer
 
     answer = asyncio.run(patch())
+    if as_json:
+        emit_json(answer)
+        return
     console.print(
         f"{plain(workspace)}: quota {size(answer['quota_bytes'])}, {answer['enforcement']}, "
         f"uses {size(answer['usage_bytes'])}"
     )
 
 
+def parse_rules(texts: Sequence[str]) -> dict[str, Any]:
+    """`keep_newest=5` → {"keep_newest": 5}, `keep_newest=` → its default; whether it makes sense the API says. Raises CommandError."""
+    rules: dict[str, Any] = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator or not name.strip():
+            raise CommandError(
+                f"--policy {text!r} is no rule; write it like keep_newest=5", exit_code=2
+            )
+        rules[name.strip()] = _rule_value(name.strip(), value.strip())
+    return rules
+
+
+def _rule_value(name: str, text: str) -> Any:
+    if not text:
+        # A name that there is not goes as it is: the API says which there are.
+        return policy_document(DEFAULT_POLICY).get(name, text)
+    if name == "keep_tags" and not text.startswith("["):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
 @commands.command("map")
 def map_repository(
     repository: Annotated[str, typer.Argument(help="The repository's full name.")],
-    workspace: Annotated[str, typer.Argument(help="Where it shall count; may be new.")],
+    workspace: Annotated[
+        str,
+        typer.Argument(help="Where it shall count; may be new.", autocompletion=workspace_names),
+    ],
     app: Annotated[str | None, typer.Argument(help="Its app there (as now).")] = None,
     registry: Annotated[str, typer.Option(help="The registry's id.")] = "default",
     as_json: AsJson = False,

@@ -22,6 +22,8 @@ _CHUNK = 10_000
 
 WORKSPACES = "SELECT id, name FROM workspaces WHERE $1::text IS NULL OR name = $1 ORDER BY name"
 
+COUNT_WORKSPACES = "SELECT count(*) FROM workspaces"
+
 USAGE = "SELECT usage_bytes FROM workspaces WHERE id = $1"
 
 MANIFESTS = """
@@ -95,6 +97,16 @@ class Kept(msgspec.Struct, frozen=True):
     """The newest count (UTC); None: none was made."""
     workspaces: tuple[str, ...]
     """Those that differ."""
+
+
+async def count(connection: Connection) -> int:
+    """How many workspaces a count of all of them goes through."""
+    return int(await connection.fetchval(COUNT_WORKSPACES))
+
+
+async def names(connection: Connection) -> list[str]:
+    """Their names."""
+    return [row["name"] for row in await connection.fetch(WORKSPACES, None)]
 
 
 async def keep(

@@ -27,75 +27,117 @@ class SettingsError(Exception):
 
 
 class Settings(BaseSettings):
-    """Everything that can be set. Durations are seconds, sizes are bytes."""
+    """Everything that can be set. Durations are seconds, sizes are bytes.
+
+    The text below a field is its description in `docs/reference/settings.md` (`make reference`).
+    """
 
     model_config = SettingsConfigDict(
-        env_prefix="RQ_", extra="ignore", frozen=True, populate_by_name=True
+        env_prefix="RQ_",
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+        use_attribute_docstrings=True,
     )
 
     # Kafka
     kafka_bootstrap: str = "127.0.0.1:9092"
+    """Brokers to begin with, `host:port`, by commas."""
     kafka_security_protocol: str = Field(
         "PLAINTEXT", pattern="^(PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL)$"
     )
+    """`PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`."""
     kafka_sasl_mechanism: str = "PLAIN"
+    """`PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`, with the two below."""
     kafka_sasl_username: str | None = None
+    """Who we are to the brokers."""
     kafka_sasl_password: SecretStr | None = None
+    """And how we prove it."""
     kafka_ssl_cafile: str | None = None
+    """PEM file of the authority that signed the brokers' certificates; unset: the system's."""
     kafka_ssl_certfile: str | None = None
+    """PEM file of our own certificate, where the brokers ask for one."""
     kafka_ssl_keyfile: str | None = None
+    """PEM file of its key."""
     kafka_partitions: int = Field(12, ge=1, le=1000)
+    """Of topics that `migrate` creates; so many consumers can share the work."""
     kafka_replication: int = Field(1, ge=1, le=32767)
+    """Copies of topics that `migrate` creates; 3 is recommended."""
     kafka_min_insync_replicas: int = Field(1, ge=1)
+    """Copies that must have a message before it is acknowledged; 2 of 3 are recommended."""
     kafka_group: str = "registry-quota"
+    """The consumers' group; alerts take it with a suffix."""
     kafka_group_instance: str | None = Field(None, min_length=1)
     """A name of its own for each consumer process: one that is started again under the same name
     has its partitions back at once instead of after the session time-out."""
 
     # Postgres
     database_url: SecretStr | None = None
+    """`postgresql://user:password@host:5432/registry_quota`, Postgres 15 or newer."""
     database_pool_size: int = Field(10, ge=2, le=200)
+    """Connections that a process may have open."""
 
     # The registry that is read and cleaned
     registry_url: str | None = Field(
         None, validation_alias=AliasChoices("RQ_REGISTRY_URL", "ORBIT_REGISTRY_URL")
     )
+    """The registry that is read and cleaned, with or without scheme."""
     registry_username: str | None = None
+    """Whose account may read and delete there."""
     registry_password: SecretStr | None = None
+    """And its password."""
     registry_token_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Hosts of a token service, besides the registry's own, that get these credentials; by commas."""
     registry_redirect_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Hosts that a blob may be fetched from when the registry sends us there; by commas."""
     registry_concurrency: int = Field(8, ge=1, le=256)
+    """Requests to the registry at a time."""
 
     # Receiver
     host: str = "127.0.0.1"
+    """Address that receiver, API and gRPC listen on."""
     receiver_port: int = Field(8080, ge=0, le=65535)
+    """Of `POST /v1/notifications`."""
     webhook_tokens: SecretStr | None = None
+    """One or several by commas (rotation); `NAME=TOKEN` names a registry of its own."""
     max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024)
+    """Larger deliveries become dead letters."""
     drain_body_bytes: int = Field(64 * 1024 * 1024, ge=1024)
+    """How much of a larger delivery is read, so that the registry gets its answer."""
     ack_timeout: float = Field(0.8, gt=0, le=60)
+    """Seconds until the receiver answers 503; below the registry's `timeout`."""
 
     # API
     api_port: int = Field(8081, ge=0, le=65535)
+    """Of the API and the pages."""
     grpc_port: int = Field(9090, ge=0, le=65535)
+    """Of gRPC, in the API's process."""
     api_url: str | None = Field(None, validation_alias=AliasChoices("RQ_API_URL", "ORBIT_API_URL"))
+    """Where the command line finds the API; unset: `http://RQ_HOST:RQ_API_PORT`."""
     api_token: SecretStr | None = None
+    """The operator's token, all scopes; several by commas while one replaces the other."""
     internal_api_key: SecretStr | None = Field(
         None, validation_alias=AliasChoices("RQ_INTERNAL_API_KEY", "ORBIT_INTERNAL_API_KEY")
     )
+    """For build platforms that call the internal API; several as above."""
 
     # Pages
     session_seconds: int = Field(12 * 3600, ge=60, le=90 * 86_400)
+    """How long a sign-in at the pages lasts."""
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
-    """Origins (`https://host`) whose pages may show the warning of a workspace."""
+    """Origins (`https://host`, by commas) whose pages may show the warning of a workspace."""
     proxy_addresses: Annotated[tuple[str, ...], NoDecode] = ()
-    """Addresses or networks of a proxy that has signed people in; none: nobody is believed."""
+    """Addresses or networks of a proxy that has signed people in, by commas; none: nobody is believed."""
     proxy_user_header: str = Field("X-Forwarded-User", pattern=r"^[A-Za-z0-9-]{1,100}$")
+    """Header by which that proxy names who has signed in."""
     proxy_workspaces_header: str | None = Field(None, pattern=r"^[A-Za-z0-9-]{1,100}$")
+    """Header by which it names their workspaces, by commas; unset: all workspaces."""
     proxy_scope: str = Field("read", pattern="^(read|write)$")
+    """`read`, or `write` to let them clean and restore."""
 
     # Alerts that are forwarded
     alerts_url: SecretStr | None = None
-    """Of the webhook, Slack or Alertmanager; chat tools' addresses let anybody in who knows them."""
+    """Where alerts go, to a webhook, Slack or Alertmanager; a chat tool's address lets anybody in."""
     alerts_secret: SecretStr | None = None
     """Signs webhooks: `whsec_` and base64."""
 
@@ -103,20 +145,26 @@ class Settings(BaseSettings):
     grpc_target: str | None = None
     """`host:port` of the gRPC door; by default the host of `RQ_API_URL` and `RQ_GRPC_PORT`."""
     temporal_address: str = "127.0.0.1:7233"
+    """Where the Temporal worker finds its work."""
     temporal_namespace: str = "default"
+    """In which namespace."""
     temporal_task_queue: str = "registry-quota"
+    """And on which queue."""
 
     # Accounting
     default_quota_bytes: int = Field(10 * 1024**3, ge=1, le=2**62)
+    """Of a workspace that nobody has set."""
     workspace_pattern: str = r"^(?P<workspace>[^/]+)/(?P<app>.+)$"
+    """How a repository's name is read; what does not match belongs to workspace `_`."""
 
     history_days: int = Field(400, ge=1, le=36_500)
-    """How long it is remembered how usage went."""
+    """Days that it is remembered how usage went: to the minute for a week, then to the hour."""
 
     # Reconciliation
     reconcile_interval: float = Field(6 * 3600, ge=0)
     """Seconds between two passes in the background; 0: none."""
     reconcile_concurrency: int = Field(16, ge=1, le=256)
+    """Requests to the registry at a time during a pass."""
 
     # Metrics
     metrics_workspaces: int = Field(50, ge=0, le=1000)
@@ -124,13 +172,17 @@ class Settings(BaseSettings):
 
     # Consumer
     consumer_metrics_port: int = Field(0, ge=0, le=65535)
+    """Where the consumer answers `/metrics`; 0: a free port that its log names."""
     batch_max_events: int = Field(2000, ge=1, le=50_000)
+    """Events that one transaction takes at most."""
     dead_letter_ceiling: int = Field(1000, ge=0)
     """By how many events more may fail than pass before the consumer stops taking any; 0: no end."""
 
     # Logs
     log_level: str = Field("info", pattern="^(?i:debug|info|warning|error)$")
+    """`debug`, `info`, `warning` or `error`."""
     log_format: str = Field("auto", pattern="^(auto|json|console)$")
+    """`json`, `console`, or `auto`: JSON unless on a terminal."""
 
     @field_validator("workspace_pattern")
     @classmethod

@@ -13,6 +13,7 @@ import typer
 from cli.client import settings_here
 from cli.console import CommandError, console, emit_json, plain, size, table
 from cli.dead_letters.letters import DeadLetter, StillBadError, messages_for, parse_id
+from cli.options import AsJson, OnlyWorkspace
 from cli.progress import progress
 
 if TYPE_CHECKING:
@@ -21,13 +22,11 @@ if TYPE_CHECKING:
 
 commands = typer.Typer(help="What could not be processed.", no_args_is_help=True)
 
-AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 Ids = Annotated[
     list[str] | None, typer.Argument(metavar="ID...", help="As the list shows them: 3-17.")
 ]
 All = Annotated[bool, typer.Option("--all", help="Everything that nobody has dealt with.")]
 Reason = Annotated[str | None, typer.Option(help="Only those whose reason holds this text.")]
-Workspace = Annotated[str | None, typer.Option("--workspace", "-w", help="Only this workspace.")]
 
 _SHOWN_BYTES = 4000
 _REFUSALS_SHOWN = 20
@@ -49,7 +48,7 @@ def group() -> None:
 @commands.command("list")
 def list_letters(
     reason: Reason = None,
-    workspace: Workspace = None,
+    workspace: OnlyWorkspace = None,
     handled: Annotated[
         bool, typer.Option("--handled", help="Also those that were retried or dropped.")
     ] = False,
@@ -155,7 +154,7 @@ def retry(
     ids: Ids = None,
     every: All = False,
     reason: Reason = None,
-    workspace: Workspace = None,
+    workspace: OnlyWorkspace = None,
     as_json: AsJson = False,
 ) -> None:
     """Publish the original events again. Exit code 3: some are still as wrong as before."""
@@ -192,7 +191,7 @@ def drop(
     ids: Ids = None,
     every: All = False,
     reason: Reason = None,
-    workspace: Workspace = None,
+    workspace: OnlyWorkspace = None,
     as_json: AsJson = False,
 ) -> None:
     """Mark as handled without doing anything. They stay readable (`list --handled`, `show`)."""
@@ -228,11 +227,11 @@ async def _batches(
 
     extents = await work.extents()
     total = sum(len(extent) for extent in extents.values()) - await work.count_handled(extents)
-    with progress(what, total, unit="dead letters") as advance:
+    with progress(what, total, unit="dead letters") as work_done:
         async for letters in work.open_letters(matching(reason, workspace)):
             if letters:
                 yield letters
-                advance(len(letters))
+                work_done.advance(len(letters))
 
 
 def _chosen(

@@ -14,6 +14,7 @@ from cli.client import settings_here
 from cli.console import console, emit_json, plain
 from cli.doctor.connect import CONFIGURATION_FILES, TOKEN_PLACEHOLDER, notification_block
 from cli.doctor.findings import Finding, State, all_fine, failed
+from cli.options import AsJson
 from runtime.settings import Settings, SettingsError
 
 _MARKS: Final[dict[State, str]] = {
@@ -26,9 +27,7 @@ _MARKS: Final[dict[State, str]] = {
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(
-        "doctor", help="Check every setting and connection, and say what mends what is wrong."
-    )(doctor)
+    app.command("doctor")(doctor)
 
 
 def doctor(
@@ -39,9 +38,11 @@ def doctor(
     show_token: Annotated[
         bool, typer.Option("--show-token", help="Put the real token into the block to paste.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Exit code 0 when nothing failed, else 1. Nothing is changed.
+    """Check every setting and connection, and say what mends what is wrong.
+
+    Exit code 0 when nothing failed, else 1. Nothing is changed.
 
     Whether deletes are enabled is found by deleting a manifest that cannot exist.
     """

@@ -5,6 +5,9 @@ import uuid
 
 from registry.names import parse_digest
 from registry.push import build_image, build_layer, push_image
+from runtime.postgres import open_pool
+from tests.support.live_api import OPERATOR, live_api
+from tests.support.slow_registry import slow_deletes
 
 
 async def workspace_with(system, command, *, images, quota_bytes, **policy):
@@ -72,6 +75,24 @@ async def test_a_shown_plan_is_carried_out_refused_when_used_up_and_undone(syste
     lost = await command("restore", f"{name}/api:9.9")
     assert lost.code == 1
     assert "no such image" in lost.err
+
+
+async def test_a_long_cleanup_is_waited_for_when_that_is_wanted(system, command):
+    name = await workspace_with(system, command, images=12, quota_bytes=700_000)
+    pool = await open_pool(system.environment["RQ_DATABASE_URL"], size=4, name="test")
+    try:
+        async with (
+            slow_deletes(system.environment["RQ_REGISTRY_URL"], 0.4) as slow,
+            live_api(pool, slow) as api,
+        ):
+            there = {"RQ_API_URL": api.base, "RQ_API_TOKEN": OPERATOR}
+            ran = await command("cleanup", name, "--timeout", "1", "--wait", "--json", **there)
+    finally:
+        await pool.close()
+    assert ran.code == 0, ran
+    outcome = json.loads(ran.out)
+    assert (outcome["done"], outcome["target_reached"], outcome["failed"]) == (True, True, [])
+    assert len(outcome["images"]) == 12 - len(await system.images(name)) > 2
 
 
 async def test_a_breaker_refuses_with_exit_code_3_and_says_why(system, command):
