@@ -53,10 +53,12 @@ UPDATE cleanup_runs SET heartbeat_at = $3 WHERE id = $1 AND epoch = $2 AND state
 RETURNING id
 """
 
-# After it the manifest may be gone, whatever becomes of us: who takes over asks the registry.
+# After it the manifest may be gone, whatever becomes of us: who takes over asks the registry. What it
+# will free is written down, too: the registry's own event may empty the account before we do.
 ABOUT_TO_DELETE = """
 UPDATE cleanup_items i
-SET state = 'deleting', document = coalesce($4, i.document), media_type = coalesce($5, i.media_type)
+SET state = 'deleting', document = coalesce($4, i.document), media_type = coalesce($5, i.media_type),
+    freed_bytes = $6
 FROM cleanup_runs c
 WHERE i.run_id = $1 AND i.position = $3 AND i.state = 'planned'
   AND c.id = i.run_id AND c.epoch = $2 AND c.state = 'running'
@@ -70,7 +72,8 @@ WHERE run_id = $1 AND position = $2 AND state NOT IN ('deleted', 'restored')
 """
 
 PLAN_AGAIN = """
-UPDATE cleanup_items SET state = 'planned' WHERE run_id = $1 AND position = $2 AND state = 'deleting'
+UPDATE cleanup_items SET state = 'planned', freed_bytes = 0
+WHERE run_id = $1 AND position = $2 AND state = 'deleting'
 """
 
 SKIP_REST = """
@@ -272,11 +275,12 @@ async def about_to_delete(
     *,
     document: bytes | None,
     media_type: str | None,
+    frees_bytes: int,
 ) -> bool:
     """Keep the manifest's bytes and say that its DELETE comes next; False when it must not."""
     return (
         await connection.fetchval(
-            ABOUT_TO_DELETE, lease.run_id, lease.epoch, position, document, media_type
+            ABOUT_TO_DELETE, lease.run_id, lease.epoch, position, document, media_type, frees_bytes
         )
         is not None
     )

@@ -125,7 +125,7 @@ class Deletions:
             ):
                 stays.add(item.key)
                 await self._finish(item, "skipped", "it is in use, or belongs to what stays")
-            elif not await self._delete(item):
+            elif not await self._delete(item, contents.get(item.key)):
                 stays.add(item.key)
         return bool(items) and items[0].key not in stays
 
@@ -142,7 +142,7 @@ class Deletions:
             async with self._tools.pool.acquire() as connection:
                 await runs.plan_again(connection, self._lease.run_id, item.position)
             return RecordedItem(item, "planned", 0, None, recorded.document)
-        freed = await self._forget(item, head.date)
+        freed = await self._forget(item, head.date, recorded.freed_bytes)
         return RecordedItem(item, "deleted", freed, None, recorded.document)
 
     def _report(self, recorded: RecordedItem) -> None:
@@ -154,7 +154,7 @@ class Deletions:
             self.given_up.add(item.key)
             self._outcome.failed.append(_failed(item, recorded.failure or ""))
 
-    async def _delete(self, item: Item) -> bool:
+    async def _delete(self, item: Item, content: Content | None) -> bool:
         """One manifest: keep its bytes, DELETE it, forget it. False when it stays."""
         skip = await self._must_skip(item)
         if skip is not None:
@@ -162,7 +162,7 @@ class Deletions:
             await self._finish(item, "skipped", skip)
             return False
         try:
-            await self._keep_document(item)
+            frees = await self._keep_document(item, content)
             date = await self._delete_now(item)
         except (DeletesDisabled, RegistryDenied) as error:
             await self._finish(item, "failed", str(error))
@@ -171,7 +171,7 @@ class Deletions:
             await self._give_up(item, error)
             return False
         self._away = 0
-        freed = await self._forget(item, date)
+        freed = await self._forget(item, date, frees)
         self._outcome.images.append(_deleted(item, freed))
         return True
 
@@ -227,8 +227,11 @@ class Deletions:
             item.key for item in unit if not in_use.isdisjoint(_names(item, contents.get(item.key)))
         }
 
-    async def _keep_document(self, item: Item) -> None:
-        """Keep the bytes and write down that the DELETE comes next, under our lease."""
+    async def _keep_document(self, item: Item, content: Content | None) -> int:
+        """Keep the bytes and write down that the DELETE comes next, under our lease.
+
+        Returns what the account is going to fall by, as far as it is known now.
+        """
         document: bytes | None = None
         media_type: str | None = None
         try:
@@ -236,14 +239,23 @@ class Deletions:
             document, media_type = fetched.body, fetched.media_type
         except NotFound:
             pass  # gone already: there is nothing to restore, and DELETE will say the same
+        own = {item.digest, *(() if content is None else (d for d, _size in content.blobs))}
         async with self._tools.pool.acquire() as connection:
+            held = await reading.held(connection, self._workspace_id, own)
+            frees = sum(entry.size for entry in held.values() if entry.refs == 1)
             ours = await runs.about_to_delete(
-                connection, self._lease, item.position, document=document, media_type=media_type
+                connection,
+                self._lease,
+                item.position,
+                document=document,
+                media_type=media_type,
+                frees_bytes=frees,
             )
         if not ours:
             raise StopError("run_taken_over", "the run was taken over by another process")
+        return frees
 
-    async def _forget(self, item: Item, date: datetime | None) -> int:
+    async def _forget(self, item: Item, date: datetime | None, frees: int) -> int:
         """Ledger, audit and events in one transaction; returns the bytes that it freed."""
         # Just after the newest push that we knew: a push that we had not seen revives the manifest,
         # and the registry's own delete event raises the stamp to its true time.
@@ -255,9 +267,9 @@ class Deletions:
 
         def freed(recorded: Recorded) -> int:
             # The registry's own delete event may be faster than we are: then the account has fallen
-            # already, by what the plan had said.
+            # already, by what it held just before.
             if (item.repository_id, item.digest) not in recorded.gone:
-                return item.promised_bytes
+                return frees
             return recorded.freed(self._workspace_id)
 
         async def audit(connection: Connection, recorded: Recorded) -> None:

@@ -1,12 +1,14 @@
 """Cleanup on a real registry: it frees what it promised and deletes nothing that somebody needs."""
 
 import asyncio
+import time
 import uuid
 from datetime import timedelta
 
 import pytest
 
 from ledger import runs
+from ledger.facts import ManifestDeleted
 from ledger.workspaces import Settings
 from quota.cleaning import STALE_AFTER
 from quota.snapshot import Incoming
@@ -37,6 +39,39 @@ async def test_what_is_promised_is_freed_byte_for_byte(service):
         plan.freed_bytes,
         plan.freed_bytes,
     )
+
+
+async def test_freed_bytes_are_the_accounts_also_where_the_registrys_event_is_faster(
+    service, monkeypatch
+):
+    """Two images share a layer, and the first is pushed again meanwhile: the other frees less."""
+    await service.configure("acme", 560_000)
+    base = build_layer("base", 300_000)
+    await service.push("acme/api", "1.0", 100_000)
+    shared = [build_image([base, build_layer(f"own {number}", 10_000)]) for number in range(2)]
+    for number, image in enumerate(shared):
+        await service.push_built("acme/api", f"1.{number + 1}", image)
+    for number in range(3, 6):
+        await service.push("acme/api", f"1.{number}", 100_000)
+    before = await service.usage("acme")
+    delete = RegistryClient.delete_manifest
+
+    async def delete_and_tell(client, repository, digest):
+        done = await delete(client, repository, digest)
+        stamp = (time.time_ns(), uuid.uuid4().bytes)
+        await service.recorder.record(
+            [ManifestDeleted("default", repository, digest, stamp)], now=utc_now()
+        )
+        again = shared[0].manifest
+        await service.tell("acme/api", "again", again.content, again.media_type)
+        return done
+
+    monkeypatch.setattr(RegistryClient, "delete_manifest", delete_and_tell)
+    answer = await service.ask("acme")
+    assert {image.tags for image in answer.outcome.images} == {("1.0",), ("1.2",)}
+    assert answer.outcome.freed_bytes == before - await service.usage("acme") < 300_000
+    run = await service.pool.fetchrow("SELECT * FROM cleanup_runs")
+    assert run["freed_bytes"] == answer.outcome.freed_bytes == before - run["usage_after"]
 
 
 async def test_every_deleted_manifest_is_kept_for_undo_with_its_reason(service):
