@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NoReturn
 from uuid import UUID
 
 import typer
@@ -23,6 +23,7 @@ REFUSALS: Final[Mapping[str, str]] = {
     "stale_lease": "a source of digests in use has stopped reporting",
     "over_quota": "the incoming build alone is larger than the quota",
     "cleanup_running": "another process is cleaning this workspace",
+    "rules_changed": "quota or policy was changed while the plan was carried out; the rest stays",
     "deletes_disabled": "the registry does not delete: set `storage.delete.enabled: true` there",
 }
 """Warnings that mean: deleting was refused, and it is meant to be (exit code 3)."""
@@ -35,6 +36,12 @@ FAULTS: Final[Mapping[str, str]] = {
     "interrupted": "the process that carried out the plan ended; what it had not begun stays",
 }
 """Warnings that mean: it did not work (exit code 1)."""
+
+NOTES: Final[Mapping[str, str]] = {
+    "images_not_found": "the registry does not answer for some images of the ledger, which are"
+    " counted among no newest: `registry-quota reconcile` finds out",
+}
+"""Warnings that a person should read, and that stopped nothing."""
 
 _REFUSED_PLAN: Final = (409, 410)
 _LOOK_SECONDS: Final = 0.5
@@ -49,9 +56,10 @@ def register(app: typer.Typer) -> None:
 def plan(workspace: WorkspaceName, as_json: AsJson = False) -> None:
     """What a cleanup would delete and keep, and why. Deletes nothing.
 
-    Every manifest with keep or delete, the reason, and the bytes it frees.
+    Every manifest with keep or delete, the reason, and the bytes it frees. Exit code 3 when a breaker
+    or a guard would refuse it.
     """
-    show_plan(asyncio.run(_plan(workspace)), as_json=as_json)
+    _show_and_exit(asyncio.run(_plan(workspace)), as_json=as_json)
 
 
 def cleanup(
@@ -74,15 +82,18 @@ def cleanup(
     Exit code 0 done, 1 something failed, 3 refused by a breaker or a guard.
     """
     if dry_run:
-        document = asyncio.run(_plan(workspace, plan_id))
-        show_plan(document, as_json=as_json)
-        raise typer.Exit(3 if document["blocks"] else 0)
+        _show_and_exit(asyncio.run(_plan(workspace, plan_id)), as_json=as_json)
     outcome, obstacle = asyncio.run(_clean(workspace, plan_id, timeout, wait=wait))
     if as_json:
         emit_json(outcome)
     else:
         show_outcome(workspace, outcome, obstacle)
     raise typer.Exit(exit_code(outcome))
+
+
+def _show_and_exit(document: Document, *, as_json: bool) -> NoReturn:
+    show_plan(document, as_json=as_json)
+    raise typer.Exit(3 if document["blocks"] else 0)
 
 
 async def _plan(workspace: str, plan_id: UUID | None = None) -> Document:
@@ -239,7 +250,7 @@ def show_outcome(workspace: str, outcome: Document, obstacle: str | None) -> Non
             soft_wrap=True,
         )
     for code in dict.fromkeys(outcome["warnings"]):
-        meaning = REFUSALS.get(code) or FAULTS.get(code) or ""
+        meaning = REFUSALS.get(code) or FAULTS.get(code) or NOTES.get(code) or ""
         console.print(f"[yellow]{plain(code)}[/]{': ' if meaning else ''}{meaning}", soft_wrap=True)
     console.print(f"{plain(workspace)}: {_summary(outcome)}", soft_wrap=True)
     if obstacle:

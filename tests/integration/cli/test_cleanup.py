@@ -99,7 +99,7 @@ async def test_a_breaker_refuses_with_exit_code_3_and_says_why(system, command):
     name = await workspace_with(
         system, command, images=5, quota_bytes=200_000, max_images_per_run=1
     )
-    for arguments in (("cleanup", name), ("cleanup", name, "--dry-run")):
+    for arguments in (("plan", name), ("cleanup", name), ("cleanup", name, "--dry-run")):
         ran = await command(*arguments)
         assert ran.code == 3, ran
         assert "max_images_per_run" in ran.out
