@@ -305,6 +305,29 @@ async def needed_by_an_index(connection: Connection, repository_id: int, digest:
     return bool(await connection.fetchval(NEEDED_BY_AN_INDEX, repository_id, digest))
 
 
+PULLED = """
+SELECT m.repository_id, m.digest, m.pulled_ns FROM manifests m
+JOIN unnest($1::int[], $2::bytea[]) AS wanted(repository_id, digest) USING (repository_id, digest)
+"""
+
+
+async def pulled_ns(
+    connection: Connection, keys: Sequence[tuple[int, bytes]]
+) -> dict[tuple[int, bytes], int]:
+    """(repository id, digest) → its newest pull, in nanoseconds; -1: never."""
+    rows = await connection.fetch(PULLED, [key[0] for key in keys], [key[1] for key in keys])
+    return {(row["repository_id"], row["digest"]): row["pulled_ns"] for row in rows}
+
+
+RULES = "SELECT quota_bytes, policy FROM workspaces WHERE id = $1"
+
+
+async def rules(connection: Connection, workspace_id: int) -> tuple[int, dict[str, Any]]:
+    """Quota in bytes and policy of a workspace, as they are now."""
+    row = await connection.fetchrow(RULES, workspace_id)
+    return row["quota_bytes"], msgspec.json.decode(row["policy"])
+
+
 STRICT_WORKSPACES = "SELECT name FROM workspaces WHERE enforcement = 'strict'"
 
 

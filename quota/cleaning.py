@@ -14,12 +14,11 @@ from uuid import UUID
 import asyncpg
 
 from ledger import garbage, outbox, plans, reading, runs, workspaces
-from ledger.facts import Content
 from ledger.outbox import QuotaEvent
 from ledger.runs import AlreadyRunningError, Item, Lease, RecordedItem, Run, TakenOver
 from quota import recheck, stored
 from quota.decision import target_bytes
-from quota.deleting import Deletions, Tools, stopped_by
+from quota.deleting import RULES_CHANGED, Deletions, Tools, contents_of, stopped_by
 from quota.outcome import Outcome, PlanChangedError, StopError
 from quota.plan import ManifestKey, Plan
 from quota.planner import make_plan
@@ -182,7 +181,7 @@ class Job:
             except AlreadyRunningError:
                 await self._others()
                 continue
-            await deletions.carry_out(units, _contents(snapshot))
+            await deletions.carry_out(units, snapshot)
         raise StopError("still_changing", "the registry kept changing while it was being cleaned")
 
     async def _carry_out_stored(self, plan_id: UUID, steps: Steps) -> None:
@@ -203,7 +202,9 @@ class Job:
             except AlreadyRunningError:
                 await self._others()
                 continue
-            await deletions.carry_out(units, _contents(snapshot))
+            if not await deletions.carry_out(units, snapshot):
+                # What was shown to somebody is not planned anew behind their back.
+                raise StopError("rules_changed", RULES_CHANGED)
             return
         raise PlanChangedError(["the registry keeps changing; make another plan"])
 
@@ -248,7 +249,7 @@ class Job:
         """Finish the units that another owner had begun."""
         snapshot, _plan = await self._plan_once()
         if self._deletions is not None:
-            await self._deletions.carry_on(items, _contents(snapshot))
+            await self._deletions.carry_on(items, contents_of(snapshot))
         async with self._tools.pool.acquire() as connection:
             await runs.skip_rest(
                 connection, self._held_lease().run_id, _INTERRUPTED, self._tools.clock()
@@ -478,10 +479,3 @@ async def finish_taken_over(
         digests=taken.incoming_digests,
     )
     await Job(tools, workspace, incoming, taken.cause, outcome).go_on(taken)
-
-
-def _contents(snapshot: Snapshot) -> dict[ManifestKey, Content | None]:
-    """What manifests refer to, also of indexes that are gone."""
-    return {
-        (view.registry, view.repository, view.digest): view.content for view in snapshot.manifests
-    }

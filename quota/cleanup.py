@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 
 from ledger import reading, runs
 from ledger.record import Recorder
+from ledger.runs import AlreadyRunningError
 from quota.cleaning import STALE_AFTER, Job, finish_taken_over
 from quota.deleting import Tools
 from quota.metrics import QuotaMetrics
@@ -64,14 +65,26 @@ class Cleaner:
         return self._begin(workspace, job.run(), outcome), outcome, True
 
     async def apply(
-        self, workspace: str, incoming: Incoming, plan_id: UUID, steps: Steps, *, cause: str
+        self,
+        workspace: str,
+        incoming: Incoming,
+        plan_id: UUID,
+        steps: Steps,
+        *,
+        cause: str,
+        wait_s: float,
     ) -> tuple[CleanupTask, Outcome]:
         """Begin to carry out a stored plan, once what this process does there already has ended.
 
-        The task raises PlanChangedError when it does not hold any more; nothing was deleted then.
+        Raises AlreadyRunningError when that takes longer than `wait_s`. The task raises
+        PlanChangedError when it does not hold any more; nothing was deleted then.
         """
+        end = asyncio.get_running_loop().time() + wait_s
         while (running := self._running.get(workspace)) is not None:
-            await asyncio.wait([running])
+            left = end - asyncio.get_running_loop().time()
+            if left <= 0:
+                raise AlreadyRunningError
+            await asyncio.wait([running], timeout=left)
         outcome = Outcome()
         job = Job(self.tools, workspace, incoming, cause, outcome)
         return self._begin(workspace, job.apply(plan_id, steps), outcome), outcome

@@ -17,6 +17,7 @@ from ledger.runs import Item, Lease, RecordedItem
 from quota.graph import subject_of_tag
 from quota.outcome import Deleted, Failed, Outcome, StopError
 from quota.plan import ManifestKey
+from quota.snapshot import Snapshot
 from registry.client import RegistryClient
 from registry.errors import (
     DeletesDisabled,
@@ -32,6 +33,7 @@ from runtime.settings import DEFAULT_REGISTRY
 
 SECOND_NS = 1_000_000_000
 """A registry's Date has whole seconds, cut off: what it answered for happened before the next one."""
+RULES_CHANGED = "quota or policy was changed while the cleanup ran"
 _MOST_AWAY = 3
 """Manifests in a row that the registry gave no answer for, until the run stops."""
 
@@ -71,17 +73,43 @@ class Deletions:
         self.images = 0
         """Units whose image is gone."""
 
-    async def carry_out(
-        self, units: Sequence[Sequence[Item]], contents: Mapping[ManifestKey, Content | None]
-    ) -> None:
-        """Delete units in order. `contents` tells what holds what. Raises StopError."""
-        for unit in units:
+    async def carry_out(self, units: Sequence[Sequence[Item]], made: Snapshot) -> bool:
+        """Delete units in order, as they were planned from `made`. Raises StopError.
+
+        False when quota or policy are others by now: the rest stays, and has to be planned anew.
+        """
+        contents = contents_of(made)
+        pulls = {(view.repository_id, view.digest): view.pulled_ns for view in made.manifests}
+        for place, unit in enumerate(units):
+            if await self._rules_changed(made):
+                for item in (item for rest in units[place:] for item in rest):
+                    await self._finish(item, "skipped", RULES_CHANGED)
+                return False
+            stays = None
             if await self._leased(unit, contents):
+                stays = "it is in use, or holds what is"
+            elif made.policy.keep_pulled_days is not None and await self._pulled(unit, pulls):
+                stays = "it, or what it holds, was pulled after the plan was made"
+            if stays is not None:
                 for item in unit:
                     self.given_up.add(item.key)
-                    await self._finish(item, "skipped", "it is in use, or holds what is")
+                    await self._finish(item, "skipped", stays)
             elif await self._unit(unit, contents, set()):
                 self.images += 1
+        return True
+
+    async def _rules_changed(self, made: Snapshot) -> bool:
+        async with self._tools.pool.acquire() as connection:
+            now = await reading.rules(connection, self._workspace_id)
+        return now != (made.workspace.quota_bytes, made.workspace.policy)
+
+    async def _pulled(self, unit: Sequence[Item], before: Mapping[tuple[int, bytes], int]) -> bool:
+        """Whether any of it was pulled since."""
+        async with self._tools.pool.acquire() as connection:
+            now = await reading.pulled_ns(
+                connection, [(item.repository_id, item.digest) for item in unit]
+            )
+        return any(pulled > before.get(key, -1) for key, pulled in now.items())
 
     async def settle(self, items: Sequence[RecordedItem]) -> list[RecordedItem]:
         """What became of the items that another owner left: the registry is asked where it has to be.
@@ -298,6 +326,13 @@ class Deletions:
                 failure=reason,
                 now=self._tools.clock(),
             )
+
+
+def contents_of(snapshot: Snapshot) -> dict[ManifestKey, Content | None]:
+    """What manifests refer to, also of indexes that are gone."""
+    return {
+        (view.registry, view.repository, view.digest): view.content for view in snapshot.manifests
+    }
 
 
 def _names(item: Item, content: Content | None) -> Iterator[bytes]:

@@ -23,6 +23,7 @@ Why = Literal[
     "child_of_index",  # an index that stays needs it
     "follows_image",  # a referrer (signature, attestation …) of a manifest that stays
     "part_kept",  # something that would have to go with it has to stay
+    "other_registry",  # in a registry that can be counted, and not cleaned from here
     "in_use",  # leased, or part of what is leased, or holds it
     "pulled_recently",
     "keep_tag",  # a tag matches `keep_tags`
@@ -125,6 +126,8 @@ class PlanInput:
     """Deletions that failed in this run: others take their place."""
     not_found: frozenset[ManifestKey] = frozenset()
     """Tagged manifests for none of whose tags the registry answers: nothing is kept less for them."""
+    out_of_reach: frozenset[str] = frozenset()
+    """Registries in which nothing can be deleted from here."""
     deleted_before: int = 0
     """Images that this run has deleted already: its breakers count them, too."""
 

@@ -79,6 +79,9 @@ class Protections:
         manifest = source.manifests[number]
         if manifest.repository in self._stale:
             return "stale_lease", self._stale[manifest.repository]
+        if manifest.registry in source.out_of_reach:
+            where = f"it is in registry {manifest.registry}"
+            return "other_registry", f"{where}, which cannot be cleaned from here"
         if manifest.key in source.failed:
             return "delete_failed", "its deletion has failed in this run"
         if number in self._used:

@@ -18,6 +18,7 @@ KEPT_AS: Final[dict[Why, str]] = {
     "child_of_index": "children of indexes that stay",
     "follows_image": "signatures and other referrers of images that stay",
     "part_kept": "bound to something that has to stay",
+    "other_registry": "in another registry, which cannot be cleaned from here",
     "in_use": "in use",
     "pulled_recently": "pulled recently",
     "keep_tag": "kept by a tag pattern",

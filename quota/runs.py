@@ -12,6 +12,7 @@ from ledger import plans
 from ledger import runs as rows
 from ledger.plans import StoredPlan
 from ledger.reading import WorkspaceView
+from ledger.runs import AlreadyRunningError
 from quota.cleanup import Cleaner
 from quota.decision import target_bytes
 from quota.outcome import Outcome, PlanChangedError
@@ -118,10 +119,19 @@ class Runs:
         if not steps.units:
             document = msgspec.json.decode(stored.document)
             return Outcome(done=True, target_reached=document["target_reached"])
-        task, outcome = await self._cleaner.apply(
-            view.name, _incoming(view), plan_id, steps, cause="plan"
-        )
-        await asyncio.wait([task], timeout=timeout_s)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout_s
+        try:
+            task, outcome = await self._cleaner.apply(
+                view.name, _incoming(view), plan_id, steps, cause="plan", wait_s=timeout_s
+            )
+        except AlreadyRunningError as error:
+            raise PlanRefusedError(
+                "another cleanup of the workspace is still running; nothing of the plan was carried"
+                " out, apply it when that has ended",
+                ["another cleanup of the workspace is still running"],
+            ) from error
+        await asyncio.wait([task], timeout=max(0.0, end - loop.time()))
         if not task.done():
             return outcome
         try:

@@ -18,6 +18,7 @@ from registry.manifests import might_be_referrer
 from registry.media_types import manifest_kind
 from registry.timestamps import to_ns
 from runtime.postgres import Connection
+from runtime.settings import DEFAULT_REGISTRY
 
 
 class Incoming(msgspec.Struct, frozen=True):
@@ -104,6 +105,7 @@ def plan_input(
         configured=snapshot.workspace.configured or not snapshot.workspace.found_by_reconciliation,
         failed=failed,
         not_found=not_found,
+        out_of_reach=frozenset({view.registry for view in snapshot.manifests} - {DEFAULT_REGISTRY}),
         deleted_before=deleted_before,
     )
 

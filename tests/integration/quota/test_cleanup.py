@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from ledger import runs
-from ledger.facts import ManifestDeleted
+from ledger.facts import ManifestDeleted, ManifestPulled
 from ledger.workspaces import Settings
 from quota.cleaning import STALE_AFTER
 from quota.snapshot import Incoming
@@ -72,6 +72,61 @@ async def test_freed_bytes_are_the_accounts_also_where_the_registrys_event_is_fa
     assert answer.outcome.freed_bytes == before - await service.usage("acme") < 300_000
     run = await service.pool.fetchrow("SELECT * FROM cleanup_runs")
     assert run["freed_bytes"] == answer.outcome.freed_bytes == before - run["usage_after"]
+
+
+def after_the_first_delete(monkeypatch, act):
+    """Something happens while a cleanup runs."""
+    delete = RegistryClient.delete_manifest
+    happened = False
+
+    async def delete_and_act(client, repository, digest):
+        nonlocal happened
+        done = await delete(client, repository, digest)
+        if not happened:
+            happened = True
+            await act()
+        return done
+
+    monkeypatch.setattr(RegistryClient, "delete_manifest", delete_and_act)
+
+
+async def test_a_policy_that_is_changed_while_a_cleanup_runs_counts_at_once(service, monkeypatch):
+    await service.configure("acme", 1_000_000)
+    await fill(service)
+    after_the_first_delete(
+        monkeypatch, lambda: service.configure("acme", 1_000_000, keep_tags=["1.*"])
+    )
+    answer = await service.ask("acme")
+    assert [image.tags for image in answer.outcome.images] == [("1.0",)]
+    assert not answer.outcome.target_reached
+    assert await service.tags("acme/api") == {f"1.{number}" for number in range(1, 8)}
+    run = await service.pool.fetchrow("SELECT state, freed_bytes FROM cleanup_runs")
+    assert (run["state"], run["freed_bytes"]) == ("finished", answer.outcome.freed_bytes)
+
+
+async def test_a_quota_that_is_raised_while_a_cleanup_runs_ends_it(service, monkeypatch):
+    await service.configure("acme", 1_000_000, target=0.4, max_ratio_per_run=1)
+    await fill(service)
+    after_the_first_delete(monkeypatch, lambda: service.configure("acme", 9_000_000))
+    answer = await service.ask("acme")
+    assert [image.tags for image in answer.outcome.images] == [("1.0",)]
+    assert answer.outcome.target_reached
+
+
+async def test_what_is_pulled_while_a_cleanup_runs_was_pulled_recently(service, monkeypatch):
+    await service.configure("acme", 1_000_000, keep_pulled_days=7)
+    images = await fill(service)
+
+    async def pull():
+        stamp = (time.time_ns(), uuid.uuid4().bytes)
+        pulled = ManifestPulled("default", "acme/api", images[1].digest, stamp)
+        await service.recorder.record([pulled], now=utc_now())
+
+    after_the_first_delete(monkeypatch, pull)
+    answer = await service.ask("acme")
+    assert answer.outcome.target_reached
+    assert [image.tags for image in answer.outcome.images] == [("1.0",), ("1.2",)]
+    assert "1.1" in await service.tags("acme/api")
 
 
 async def test_every_deleted_manifest_is_kept_for_undo_with_its_reason(service):

@@ -1,10 +1,12 @@
 """Plan, store, apply: what was shown is carried out, or it is refused with what changed."""
 
+import asyncio
 import uuid
 from datetime import timedelta
 
 import pytest_asyncio
 
+from registry.client import RegistryClient
 from registry.push import build_image, build_layer, push_image
 from tests.integration.quota.conftest import Service
 from tests.support.live_api import live_api
@@ -121,3 +123,51 @@ async def test_only_so_many_plans_of_a_workspace_are_kept(service, api):
     ids = [(await api.call("POST", PLANS, {}))[1]["id"] for _ in range(22)]
     found = [(await api.call("GET", f"{PLANS}/{identifier}"))[0] for identifier in ids]
     assert found == [404] * 2 + [200] * 20
+
+
+async def test_rules_that_change_while_a_stored_plan_is_carried_out_stop_it(
+    service, api, monkeypatch
+):
+    _images, plan = await planned(service, api)
+    assert len(going(plan)) > 1
+    delete = RegistryClient.delete_manifest
+
+    async def delete_and_configure(client, repository, digest):
+        done = await delete(client, repository, digest)
+        await service.configure("acme", 1_000_000, keep_tags=["1.*"])
+        return done
+
+    monkeypatch.setattr(RegistryClient, "delete_manifest", delete_and_configure)
+    status, outcome = await api.call("POST", RUNS, {"plan": plan["id"]})
+    assert status == 200, outcome
+    assert [image["digest"] for image in outcome["images"]] == going(plan)[:1]
+    assert outcome["warnings"] == ["rules_changed"]
+    _status, run = await api.call("GET", f"{RUNS}/{outcome['run_id']}")
+    assert (run["state"], run["message"]) == (
+        "stopped",
+        "quota or policy was changed while the cleanup ran",
+    )
+    assert {item["state"] for item in run["items"]} == {"deleted", "skipped"}
+
+
+async def test_a_plan_waits_for_another_cleanup_no_longer_than_its_caller(
+    service, api, monkeypatch
+):
+    _images, plan = await planned(service, api)
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    delete = RegistryClient.delete_manifest
+
+    async def delete_slowly(client, repository, digest):
+        begun.set()
+        await go_on.wait()
+        return await delete(client, repository, digest)
+
+    monkeypatch.setattr(RegistryClient, "delete_manifest", delete_slowly)
+    other = asyncio.create_task(api.call("POST", RUNS, {}))
+    await begun.wait()
+    status, problem = await api.call("POST", RUNS, {"plan": plan["id"], "timeout_s": 0.2})
+    assert status == 409
+    assert "still running" in problem["detail"]
+    go_on.set()
+    assert (await other)[0] == 200
+    assert len((await api.call("GET", RUNS))[1]["items"]) == 1

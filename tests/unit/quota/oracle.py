@@ -107,6 +107,7 @@ class Oracle:
             )
             or any(self[n].is_index and not self[n].size_known for n in self.neighbours(number))
             or manifest.key in source.failed
+            or manifest.registry in source.out_of_reach
             or any(stale.repository == manifest.repository for stale in source.stale_sources)
         )
 

@@ -372,3 +372,15 @@ def test_the_same_name_in_another_registry_is_another_repository():
     workspace = crowded()
     workspace.add("elsewhere", day=90, children=("api:old",), registry="second")
     assert verdict(workspace)[0] == "beyond_newest"
+
+
+def test_what_is_in_a_registry_that_cannot_be_cleaned_is_not_promised():
+    workspace = Workspace()
+    workspace.series("api", 4)
+    workspace.add("far", "far", day=0, layers={"far layer": MB}, registry="second")
+    plan = workspace.plan(out_of_reach=frozenset({"second"}))
+    assert workspace.deleted(plan) == ["api:1", "api:2"]
+    assert (
+        workspace.sentence(plan, "far")
+        == "kept: it is in registry second, which cannot be cleaned from here"
+    )
