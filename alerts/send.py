@@ -3,6 +3,7 @@
 import aiohttp
 
 from alerts.render import Delivery
+from runtime.tls import advice
 
 _TIMEOUT = aiohttp.ClientTimeout(total=15, connect=5)
 _REFUSED = frozenset({400, 413, 415, 422})
@@ -47,7 +48,8 @@ class Sender:
                     retry_after=_seconds(response.headers.get("Retry-After")),
                 )
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise NotDeliveredError(f"cannot be reached ({type(error).__name__})") from error
+            why = advice(error) or type(error).__name__
+            raise NotDeliveredError(f"cannot be reached ({why})") from error
 
 
 def _seconds(text: str | None) -> float | None:

@@ -17,6 +17,7 @@ from runtime.logs import get_logger
 from runtime.patience import until_it_answers
 from runtime.producers import discard_producer, open_producer
 from runtime.settings import Settings
+from runtime.tls import client_context
 
 log = get_logger(__name__)
 
@@ -26,6 +27,7 @@ _MAX_POLL_MS = 3_600_000
 
 async def run(settings: Settings, *, url: str, group: str, render: Render, policy: Policy) -> int:
     """Forward until a signal comes or too much cannot be delivered; returns the exit code."""
+    tls = client_context(settings)
 
     async def start(stack: AsyncExitStack, stopping: Stopping) -> None:
         waiting = partial(until_it_answers, "kafka", stopping=stopping, check="RQ_KAFKA_BOOTSTRAP")
@@ -41,7 +43,9 @@ async def run(settings: Settings, *, url: str, group: str, render: Render, polic
         )
         await consumer.start()
         stack.push_async_callback(consumer.stop)
-        session = await stack.enter_async_context(aiohttp.ClientSession())
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=tls))
+        )
         forwarder = Forwarder(
             consumer=consumer,
             producer=producer,

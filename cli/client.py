@@ -12,6 +12,7 @@ from cli.console import CommandError
 from registry_quota.client import RegistryQuota, workspace_path
 from registry_quota.errors import RefusedError, RegistryQuotaError
 from runtime.settings import Settings, SettingsError
+from runtime.tls import advice, client_context
 
 __all__ = ["ApiClient", "api_client", "near_names", "settings_here", "workspace_path"]
 
@@ -57,14 +58,13 @@ class ApiClient(RegistryQuota):
         try:
             return await super().call(method, path, **options)
         except RefusedError as error:
-            advice = await self._advice(error, path)
-            raise ApiError(error.status, f"{error}{advice}") from error
+            mend = await self._mend(error, path)
+            raise ApiError(error.status, f"{error}{mend}") from error
         except RegistryQuotaError as error:
-            raise CommandError(
-                f"{error}; check RQ_API_URL, and that `registry-quota serve api` runs"
-            ) from error
+            mend = advice(error) or "check RQ_API_URL, and that `registry-quota serve api` runs"
+            raise CommandError(f"{error}; {mend}") from error
 
-    async def _advice(self, error: RefusedError, path: str) -> str:
+    async def _mend(self, error: RefusedError, path: str) -> str:
         """What to do about a refusal, where the API cannot know how it was called."""
         if error.status == _UNAUTHORIZED:
             return (
@@ -110,9 +110,7 @@ def near_names(wanted: str, names: Iterable[str]) -> str:
 async def api_client() -> AsyncIterator[ApiClient]:
     """A client of `RQ_API_URL` with `RQ_API_TOKEN`. Raises CommandError."""
     settings = settings_here()
-    base = settings.api_url or f"http://{settings.host}:{settings.api_port}"
-    if "://" not in base:
-        base = f"http://{base}"
+    base = settings.api_address()
     try:
         token = settings.required_api_token()
     except SettingsError as error:
@@ -120,8 +118,9 @@ async def api_client() -> AsyncIterator[ApiClient]:
             "RQ_API_TOKEN is not set: export a token of the API (and RQ_API_URL where it is not "
             f"{base}), or call this in the folder of a running `make run`, whose .run/env is read"
         ) from error
+    tls = client_context(settings)
     try:
-        async with ApiClient(base, token, timeout=_LONGEST) as client:
+        async with ApiClient(base, token, timeout=_LONGEST, tls=tls) as client:
             yield client
     except RegistryQuotaError as error:
         raise CommandError(str(error)) from error

@@ -34,12 +34,14 @@ async def _migrate(settings: Settings) -> list[str]:
     from migrations.upgrade import upgrade
     from runtime.kafka import create_topics
     from runtime.postgres import UNAVAILABLE
+    from runtime.tls import advice
 
     try:
         await upgrade(settings.required_database_url())
     except UNAVAILABLE as error:
         raise CommandError(
-            f"the database does not answer ({error}); check RQ_DATABASE_URL and that it runs"
+            f"the database does not answer ({error}); "
+            + (advice(error) or "check RQ_DATABASE_URL and that it runs")
         ) from error
     try:
         return list(await create_topics(settings))

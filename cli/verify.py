@@ -48,13 +48,15 @@ async def database() -> AsyncIterator[Any]:
     import asyncpg
 
     from runtime.postgres import CONNECT_TIMEOUT, UNAVAILABLE
+    from runtime.tls import advice
 
     url = settings_here().required_database_url()
     try:
         connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT)
     except (*UNAVAILABLE, asyncpg.PostgresError) as error:
         raise CommandError(
-            f"the database does not answer ({error}); check RQ_DATABASE_URL and that it runs"
+            f"the database does not answer ({error}); "
+            + (advice(error) or "check RQ_DATABASE_URL and that it runs")
         ) from error
     try:
         yield connection

@@ -27,6 +27,7 @@ from runtime.patience import until_it_answers
 from runtime.postgres import open_pool
 from runtime.producers import discard_producer, open_producer
 from runtime.settings import MESSAGE_MAX_BYTES, Settings
+from runtime.tls import door_certificate
 
 log = get_logger(__name__)
 
@@ -54,6 +55,7 @@ def kafka_consumer(settings: Settings) -> AIOKafkaConsumer:
 
 async def run(settings: Settings) -> int:
     """Run until a signal comes or a part fails; returns the exit code."""
+    certificate = door_certificate(settings)
 
     async def start(stack: AsyncExitStack, stopping: Stopping) -> None:
         metrics = ConsumerMetrics()
@@ -130,7 +132,12 @@ async def run(settings: Settings) -> int:
         app = web.Application()
         add_operations_routes(app, ready=ready, metrics=metrics.registry, stopping=stopping)
         port = await stack.enter_async_context(
-            serving(app, host=settings.host, port=settings.consumer_metrics_port)
+            serving(
+                app,
+                host=settings.host,
+                port=settings.consumer_metrics_port,
+                certificate=certificate,
+            )
         )
         await stack.enter_async_context(background("sizes", resolver.run(), stopping))
         await stack.enter_async_context(background("settling", settling.run(), stopping))

@@ -75,6 +75,11 @@ def server_properties(*, data: Path, port: int, controller_port: int) -> dict[st
     return {key: str(value) for key, value in values.items()}
 
 
+async def kafka_java(cache_dir: Path, say: Say) -> tuple[str, ...]:
+    """Java with Kafka's classes; what the cache lacks is fetched and made. Raises StackError."""
+    return await java_command(cache_dir, _train, say)
+
+
 class Kafka(Part):
     """A broker with its controller in one JVM, its data below the run dir."""
 
@@ -92,7 +97,7 @@ class Kafka(Part):
 
     async def prepare(self, say: Say) -> None:
         """Fetch the jars if the cache lacks them; format the storage at the first start."""
-        self._jvm = await java_command(self._cache_dir, _train, say)
+        self._jvm = await kafka_java(self._cache_dir, say)
         await self._node.format_once(self._jvm, say)
 
     def launch(self) -> Launch:

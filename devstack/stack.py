@@ -135,6 +135,8 @@ class Stack:
             "RQ_CONSUMER_METRICS_PORT": str(consumer_port),
             # One that is started again after a crash has its partitions back at once.
             "RQ_KAFKA_GROUP_INSTANCE": "embedded",
+            # All of it is on the loopback address.
+            **dict.fromkeys(("RQ_TLS_CERT", "RQ_TLS_KEY", "RQ_CA_FILE"), ""),
         }
 
         def role(name: str, port: int) -> Role:

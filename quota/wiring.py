@@ -59,6 +59,7 @@ from runtime.patience import until_it_answers
 from runtime.postgres import CONNECT_TIMEOUT, UNAVAILABLE, Connection, Pool, open_pool
 from runtime.producers import open_producer
 from runtime.settings import Settings
+from runtime.tls import door_certificate
 
 log = get_logger(__name__)
 
@@ -211,6 +212,7 @@ async def run(settings: Settings) -> int:
     # A secret that is missing is told now, not when the database has answered.
     settings.required_api_tokens()
     settings.required_internal_api_keys()
+    certificate = door_certificate(settings)
 
     async def connect() -> Connection:
         return await asyncpg.connect(
@@ -334,6 +336,7 @@ async def run(settings: Settings) -> int:
                 port=settings.grpc_port,
                 ready=ready,
                 stopping=stopping,
+                certificate=certificate,
             )
         )
         app = create_app(
@@ -344,8 +347,8 @@ async def run(settings: Settings) -> int:
             origins=settings.cors_origins,
         )
         port = await stack.enter_async_context(
-            serving(app, host=settings.host, port=settings.api_port)
+            serving(app, host=settings.host, port=settings.api_port, certificate=certificate)
         )
-        log.info("api_started", port=port, grpc_port=grpc_port)
+        log.info("api_started", port=port, grpc_port=grpc_port, tls=certificate is not None)
 
     return await run_until_stopped(start)

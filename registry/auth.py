@@ -17,6 +17,7 @@ from yarl import URL
 
 from registry.address import host_allowed
 from registry.errors import RegistryDenied, RegistryUnavailable, WrongContent
+from runtime.tls import advice
 
 _DEFAULT_LIFETIME: Final = 60.0
 """Seconds that a token without `expires_in` is good for (the token specification's default)."""
@@ -157,7 +158,10 @@ class Authorizer:
                     if len(body) > _MAX_TOKEN_BYTES:
                         raise WrongContent("the token service's answer is far too large")
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise RegistryUnavailable(f"the token service does not answer: {error!r}") from error
+            mend = f" ({told})" if (told := advice(error)) else ""
+            raise RegistryUnavailable(
+                f"the token service does not answer: {error!r}{mend}"
+            ) from error
         try:
             answer = msgspec.json.decode(body, type=_Token)
         except (msgspec.DecodeError, RecursionError) as error:

@@ -7,6 +7,7 @@ and RegistryRefused.
 """
 
 import hashlib
+import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import datetime
@@ -96,12 +97,14 @@ class RegistryClient:
         timeout: float = 30.0,
         retries: Retries | None = None,
         user_agent: str = USER_AGENT,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """Raises BadRegistryUrl when `base_url` is not an address.
 
         `token_hosts`: hosts of token realms, besides the registry's own, that get our credentials.
         `redirect_hosts`: hosts of object storage that blob reads may be redirected to. `timeout` is
-        seconds for one try; at most `concurrency` requests are open at a time.
+        seconds for one try; at most `concurrency` requests are open at a time. `tls` says whom to
+        trust behind https, other than whom the system trusts.
         """
         self.base: Final = registry_base_url(base_url)
         self.transport: Final = Transport(
@@ -114,6 +117,7 @@ class RegistryClient:
             timeout=timeout,
             retries=retries or Retries(),
             redirect_hosts=frozenset(host.lower() for host in redirect_hosts),
+            tls=tls,
         )
 
     async def __aenter__(self) -> Self:

@@ -3,6 +3,7 @@
 from registry.client import RegistryClient
 from registry.transport import Retries
 from runtime.settings import Settings
+from runtime.tls import client_context
 
 
 def registry_client(
@@ -21,4 +22,5 @@ def registry_client(
         redirect_hosts=frozenset(settings.registry_redirect_hosts),
         concurrency=concurrency or settings.registry_concurrency,
         retries=retries,
+        tls=client_context(settings),
     )

@@ -7,6 +7,7 @@ contacted.
 
 import asyncio
 import random
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ from registry.errors import (
     TooLarge,
     WrongContent,
 )
+from runtime.tls import advice
 
 MAX_ERROR_BYTES: Final = 64 * 1024
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
@@ -88,6 +90,8 @@ class Transport:
     timeout: float = 30.0
     retries: Retries = field(default_factory=Retries)
     redirect_hosts: frozenset[str] = frozenset()
+    tls: ssl.SSLContext | None = None
+    """Whom to trust behind https; None: whom the system trusts."""
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     jitter: Callable[[], float] = random.random
     _session: aiohttp.ClientSession | None = field(default=None, init=False)
@@ -102,7 +106,7 @@ class Transport:
     async def __aenter__(self) -> Self:
         self._session = await self._closing.enter_async_context(
             aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),
+                connector=aiohttp.TCPConnector(limit=0, ssl=self.tls or True),
                 timeout=aiohttp.ClientTimeout(total=self.timeout, connect=min(5.0, self.timeout)),
                 # Nothing is compressed or decompressed: digests are of what is on the wire, and a
                 # small answer cannot become a large one.
@@ -188,7 +192,8 @@ async def _exchange(
     except aiohttp.ClientPayloadError as error:
         raise WrongContent(f"the answer to {where} was cut short") from error
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise RegistryUnavailable(f"no answer to {where}: {error!r}") from error
+        mend = f" ({told})" if (told := advice(error)) else ""
+        raise RegistryUnavailable(f"no answer to {where}: {error!r}{mend}") from error
     date = http_date(response.headers.get("Date"))
     return Answer(response.status, response.headers, body, request.url, date)
 

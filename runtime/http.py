@@ -9,6 +9,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from runtime.lifecycle import Stopping
+from runtime.tls import DoorCertificate
 
 _LONGEST_LINE = 16 * 1024
 """Bytes of a request line: the longest names, escaped, fit beside each other."""
@@ -58,9 +59,14 @@ class ServingOptions(TypedDict, total=False):
 
 @asynccontextmanager
 async def serving(
-    app: web.Application, *, host: str, port: int, **options: Unpack[ServingOptions]
+    app: web.Application,
+    *,
+    host: str,
+    port: int,
+    certificate: DoorCertificate | None = None,
+    **options: Unpack[ServingOptions],
 ) -> AsyncIterator[int]:
-    """Serve `app` and yield the port in use."""
+    """Serve `app`, by TLS with a `certificate`, and yield the port in use."""
     runner = web.AppRunner(
         app,
         access_log=None,
@@ -74,7 +80,14 @@ async def serving(
     )
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port, backlog=1024, reuse_address=True)
+        site = web.TCPSite(
+            runner,
+            host,
+            port,
+            backlog=1024,
+            reuse_address=True,
+            ssl_context=None if certificate is None else certificate.server_context(),
+        )
         await site.start()
         server = site._server  # noqa: SLF001 - aiohttp has no public way to ask for the port of port 0
         sockets: list[socket.socket] = list(getattr(server, "sockets", []))

@@ -1,25 +1,36 @@
 """Kafka connections: one place for the client settings that aiokafka's defaults get wrong for us."""
 
+import asyncio
 import ssl
 from collections.abc import Sequence
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import TopicAlreadyExistsError, for_code
-from aiokafka.helpers import create_ssl_context
+from aiokafka.conn import create_conn
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    SaslAuthenticationFailed,
+    TopicAlreadyExistsError,
+    UnsupportedSaslMechanismError,
+    for_code,
+)
 
-from runtime.settings import MESSAGE_MAX_BYTES, Settings
+from runtime.settings import MESSAGE_MAX_BYTES, Settings, SettingsError
+from runtime.tls import NO_TLS_THERE, advice, client_context, only_trusting, speaks_tls
 
 NOTIFICATIONS_TOPIC = "registry.notifications"
 DEAD_LETTER_TOPIC = "registry.notifications.dead-letter"
 QUOTA_EVENTS_TOPIC = "registry.quota-events"
 ALERTS_DEAD_LETTER_TOPIC = "registry.quota-events.dead-letter"
 """What `alerts forward` could not deliver; it creates the topic itself."""
+_LOOKING_SECONDS = 3.0
+"""What finding out why no connection came about may take."""
 TOPICS = (NOTIFICATIONS_TOPIC, DEAD_LETTER_TOPIC, QUOTA_EVENTS_TOPIC)
 
 
 def connection_options(settings: Settings) -> dict[str, Any]:
-    """Options that every aiokafka client of ours shares: address, security, client id."""
+    """Options that every aiokafka client of ours shares: address, security, client id. SettingsError."""
     options: dict[str, Any] = {
         "bootstrap_servers": settings.kafka_bootstrap,
         "client_id": "registry-quota",
@@ -29,19 +40,81 @@ def connection_options(settings: Settings) -> dict[str, Any]:
         options["ssl_context"] = _ssl_context(settings)
     if settings.kafka_security_protocol.startswith("SASL"):
         password = settings.kafka_sasl_password
+        if not settings.kafka_sasl_username or password is None:
+            raise SettingsError(
+                f"RQ_KAFKA_SECURITY_PROTOCOL={settings.kafka_security_protocol} needs a user; set "
+                "RQ_KAFKA_SASL_USERNAME and RQ_KAFKA_SASL_PASSWORD"
+            )
         options["sasl_mechanism"] = settings.kafka_sasl_mechanism
         options["sasl_plain_username"] = settings.kafka_sasl_username
-        options["sasl_plain_password"] = password.get_secret_value() if password else None
+        options["sasl_plain_password"] = password.get_secret_value()
     return options
 
 
 def _ssl_context(settings: Settings) -> ssl.SSLContext:
-    context: ssl.SSLContext = create_ssl_context(
-        cafile=settings.kafka_ssl_cafile,
-        certfile=settings.kafka_ssl_certfile,
-        keyfile=settings.kafka_ssl_keyfile,
-    )
+    if settings.kafka_ssl_cafile is not None:
+        context = only_trusting(settings.kafka_ssl_cafile, "RQ_KAFKA_SSL_CAFILE")
+    else:
+        context = client_context(settings)
+    if settings.kafka_ssl_certfile is not None:
+        try:
+            context.load_cert_chain(
+                settings.kafka_ssl_certfile, settings.kafka_ssl_keyfile, password=""
+            )
+        except (OSError, ValueError) as error:
+            raise SettingsError(
+                f"RQ_KAFKA_SSL_CERTFILE={settings.kafka_ssl_certfile} and RQ_KAFKA_SSL_KEYFILE are not "
+                f"a certificate and its key ({error}); both are PEM files, the key without a password"
+            ) from error
     return context
+
+
+async def start(client: Any, settings: Settings) -> None:
+    """Start a client of aiokafka, which does not tell why no connection came about: then this does.
+
+    Raises KafkaError.
+    """
+    try:
+        await client.start()
+    except KafkaConnectionError as error:
+        why = await _why_unreachable(settings)
+        if why is None:
+            raise
+        raise KafkaConnectionError(f"{settings.kafka_bootstrap}: {why}") from error
+
+
+async def _why_unreachable(settings: Settings) -> str | None:
+    """What is wrong with TLS or with who we say we are; None when it is something else."""
+    options = connection_options(settings)
+    host, _, port = options.pop("bootstrap_servers").split(",")[0].strip().rpartition(":")
+    if not host or not port.isdecimal():
+        return None
+    address = host.strip("[]"), int(port)
+    secured = settings.kafka_security_protocol.endswith("SSL")
+    try:
+        async with asyncio.timeout(_LOOKING_SECONDS):
+            connection = await create_conn(*address, **options)
+        connection.close()
+    except (SaslAuthenticationFailed, UnsupportedSaslMechanismError):
+        return (
+            "it does not let this user in: check RQ_KAFKA_SASL_MECHANISM, RQ_KAFKA_SASL_USERNAME and "
+            "RQ_KAFKA_SASL_PASSWORD"
+        )
+    except (KafkaError, OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+        if isinstance(error, ConnectionRefusedError):
+            return None
+        own = settings.kafka_ssl_cafile is not None
+        known = advice(error, authority="RQ_KAFKA_SSL_CAFILE" if own else "RQ_CA_FILE")
+        if known is not None:
+            return known
+        if secured and isinstance(error, ConnectionError):
+            return (
+                f"{NO_TLS_THERE} (RQ_KAFKA_SECURITY_PROTOCOL is {settings.kafka_security_protocol})"
+            )
+    if not secured and await speaks_tls(*address):
+        wanted = settings.kafka_security_protocol.replace("PLAINTEXT", "SSL")
+        return f"it speaks TLS there: set RQ_KAFKA_SECURITY_PROTOCOL={wanted}"
+    return None
 
 
 async def create_topics(settings: Settings, topics: Sequence[str] = TOPICS) -> list[str]:
@@ -50,7 +123,7 @@ async def create_topics(settings: Settings, topics: Sequence[str] = TOPICS) -> l
     Notifications are kept without limit: the log can rebuild the ledger.
     """
     admin = AIOKafkaAdminClient(**connection_options(settings))
-    await admin.start()
+    await start(admin, settings)
     try:
         present = set(await admin.list_topics())
         missing = [name for name in topics if name not in present]
@@ -84,7 +157,7 @@ def _new_topic(name: str, settings: Settings) -> NewTopic:
 async def cluster_id(settings: Settings) -> str:
     """The cluster's id: offsets of one cluster mean nothing in another."""
     admin = AIOKafkaAdminClient(**connection_options(settings))
-    await admin.start()
+    await start(admin, settings)
     try:
         description: dict[str, Any] = await admin.describe_cluster()
         return str(description["cluster_id"])

@@ -8,6 +8,7 @@ from aiokafka.errors import KafkaError
 from runtime.lifecycle import StoppedError, Stopping
 from runtime.logs import get_logger
 from runtime.postgres import UNAVAILABLE
+from runtime.tls import advice
 
 log = get_logger(__name__)
 
@@ -34,7 +35,7 @@ async def until_it_answers(
                 "waiting",
                 what=what,
                 reason=f"{type(error).__name__}: {error}",
-                check=check,
+                check=advice(error) or check,
                 retry_in_seconds=wait,
             )
         if await stopping.sleep(wait):

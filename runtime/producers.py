@@ -6,7 +6,7 @@ import asyncio
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import ProducerClosed
 
-from runtime.kafka import connection_options
+from runtime.kafka import connection_options, start
 from runtime.settings import MESSAGE_MAX_BYTES, Settings
 
 BATCH_BYTES = 128 * 1024
@@ -41,7 +41,7 @@ async def open_producer(
         metadata_max_age_ms=60_000,
     )
     try:
-        await producer.start()
+        await start(producer, settings)
     except BaseException:
         await discard_producer(producer)
         raise

@@ -9,7 +9,7 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -47,14 +47,14 @@ class Settings(BaseSettings):
         "PLAINTEXT", pattern="^(PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL)$"
     )
     """`PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`."""
-    kafka_sasl_mechanism: str = "PLAIN"
+    kafka_sasl_mechanism: str = Field("PLAIN", pattern="^(PLAIN|SCRAM-SHA-256|SCRAM-SHA-512)$")
     """`PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`, with the two below."""
     kafka_sasl_username: str | None = None
     """Who we are to the brokers."""
     kafka_sasl_password: SecretStr | None = None
     """And how we prove it."""
     kafka_ssl_cafile: str | None = None
-    """PEM file of the authority that signed the brokers' certificates; unset: the system's."""
+    """PEM file of the authority that signed the brokers' certificates; unset: the system's and `RQ_CA_FILE`."""
     kafka_ssl_certfile: str | None = None
     """PEM file of our own certificate, where the brokers ask for one."""
     kafka_ssl_keyfile: str | None = None
@@ -70,6 +70,14 @@ class Settings(BaseSettings):
     kafka_group_instance: str | None = Field(None, min_length=1)
     """A name of its own for each consumer process: one that is started again under the same name
     has its partitions back at once instead of after the session time-out."""
+
+    # TLS
+    tls_cert: str | None = None
+    """PEM file: what our own doors show (receiver, API, gRPC, metrics), the chain; with `tls_key`."""
+    tls_key: str | None = None
+    """PEM file of its key, without a password."""
+    ca_file: str | None = None
+    """PEM file of authorities that are trusted besides the system's, by every connection of ours."""
 
     # Postgres
     database_url: SecretStr | None = None
@@ -113,7 +121,7 @@ class Settings(BaseSettings):
     grpc_port: int = Field(9090, ge=0, le=65535)
     """Of gRPC, in the API's process."""
     api_url: str | None = Field(None, validation_alias=AliasChoices("RQ_API_URL", "ORBIT_API_URL"))
-    """Where the command line finds the API; unset: `http://RQ_HOST:RQ_API_PORT`."""
+    """Where the command line finds the API; unset: `http://RQ_HOST:RQ_API_PORT`, `https` with `RQ_TLS_CERT`."""
     api_token: SecretStr | None = None
     """The operator's token, all scopes; several by commas while one replaces the other."""
     internal_api_key: SecretStr | None = Field(
@@ -143,13 +151,20 @@ class Settings(BaseSettings):
 
     # Temporal worker
     grpc_target: str | None = None
-    """`host:port` of the gRPC door; by default the host of `RQ_API_URL` and `RQ_GRPC_PORT`."""
+    """`host:port` of the gRPC door (`https://host:port` by TLS); by default the host and the scheme of
+    `RQ_API_URL` and `RQ_GRPC_PORT`."""
     temporal_address: str = "127.0.0.1:7233"
     """Where the Temporal worker finds its work."""
     temporal_namespace: str = "default"
     """In which namespace."""
     temporal_task_queue: str = "registry-quota"
     """And on which queue."""
+    temporal_tls: bool = False
+    """Speak TLS to Temporal."""
+    temporal_tls_cert: str | None = None
+    """PEM file of our certificate, where Temporal knows its clients by one; with the key."""
+    temporal_tls_key: str | None = None
+    """PEM file of its key."""
 
     # Accounting
     default_quota_bytes: int = Field(10 * 1024**3, ge=1, le=2**62)
@@ -214,6 +229,21 @@ class Settings(BaseSettings):
         return value
 
     @field_validator(
+        "tls_cert",
+        "tls_key",
+        "ca_file",
+        "kafka_ssl_cafile",
+        "kafka_ssl_certfile",
+        "kafka_ssl_keyfile",
+        "temporal_tls_cert",
+        "temporal_tls_key",
+        mode="before",
+    )
+    @classmethod
+    def _no_file(cls, value: object) -> object:
+        return None if isinstance(value, str) and not value.strip() else value
+
+    @field_validator(
         "registry_token_hosts",
         "registry_redirect_hosts",
         "proxy_addresses",
@@ -258,7 +288,21 @@ class Settings(BaseSettings):
                 url = "postgresql://" + url.removeprefix(driver)
         if urlsplit(url).scheme != "postgresql":
             raise SettingsError("RQ_DATABASE_URL must start with postgresql://")
-        return url
+        return self._with_authority(url)
+
+    def _with_authority(self, url: str) -> str:
+        """A database's certificate that has to be verified is verified by `RQ_CA_FILE`, too."""
+        parts = urlsplit(url)
+        given = dict(parse_qsl(parts.query))
+        if (
+            self.ca_file is None
+            or given.get("sslmode") not in ("verify-ca", "verify-full")
+            or "sslrootcert" in given
+            or os.environ.get("PGSSLROOTCERT")
+        ):
+            return url
+        query = f"{parts.query}&{urlencode({'sslrootcert': self.ca_file})}"
+        return urlunsplit(parts._replace(query=query))
 
     def required_webhook_tokens(self) -> dict[str, str]:
         """Token → registry id, from `RQ_WEBHOOK_TOKENS` (`TOKEN` or `NAME=TOKEN`, by commas or spaces).
@@ -315,12 +359,26 @@ class Settings(BaseSettings):
             return self.required_api_token()
         return self.required_internal_api_keys()[0]
 
-    def grpc_address(self) -> str:
-        """`host:port` of the gRPC door."""
+    def api_address(self) -> str:
+        """The API's base address: `RQ_API_URL`, else where this machine's would listen."""
+        scheme = "http" if self.tls_cert is None else "https"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        address = self.api_url or f"{scheme}://{host}:{self.api_port}"
+        return address if "://" in address else f"http://{address}"
+
+    def grpc_address(self) -> tuple[str, bool]:
+        """`host:port` of the gRPC door, and whether it is spoken to by TLS."""
+        scheme, separator, target = (self.grpc_target or "").partition("://")
         if self.grpc_target:
-            return self.grpc_target
-        host = urlsplit(self.api_url or f"http://{self.host}").hostname or self.host
-        return f"[{host}]:{self.grpc_port}" if ":" in host else f"{host}:{self.grpc_port}"
+            if separator and scheme not in ("http", "https"):
+                raise SettingsError(
+                    "RQ_GRPC_TARGET must be host:port, or https://host:port for TLS"
+                )
+            return (target if separator else self.grpc_target).rstrip("/"), scheme == "https"
+        api = urlsplit(self.api_address())
+        host = api.hostname or self.host
+        address = f"[{host}]:{self.grpc_port}" if ":" in host else f"{host}:{self.grpc_port}"
+        return address, api.scheme == "https"
 
     def required_registry_url(self) -> str:
         """The registry's base URL or host. Raises SettingsError when unset."""

@@ -8,7 +8,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import UnknownTopicOrPartitionError
 
-from runtime.kafka import connection_options
+from runtime.kafka import connection_options, start
 from runtime.settings import MESSAGE_MAX_BYTES, Settings
 
 READ_TIMEOUT = 30.0
@@ -122,7 +122,7 @@ async def topic_reader(
         request_timeout_ms=5_000,
     )
     try:
-        await consumer.start()
+        await start(consumer, settings)
         yield TopicReader(consumer)
     finally:
         await consumer.stop()

@@ -13,6 +13,7 @@ from runtime.http import ServingOptions, add_operations_routes, serving
 from runtime.lifecycle import Stopping, run_until_stopped
 from runtime.logs import get_logger
 from runtime.settings import Settings
+from runtime.tls import door_certificate
 from webhook_receiver.auth import Tokens
 from webhook_receiver.body import READ_TIMEOUT, Limits
 from webhook_receiver.handlers import PATH, Receiver
@@ -78,6 +79,7 @@ async def run(settings: Settings) -> int:
     Stopping takes less than 4 s, also when Kafka is away. Raises SettingsError before anything is
     opened.
     """
+    certificate = door_certificate(settings)
 
     async def start(stack: AsyncExitStack, stopping: Stopping) -> None:
         port = await stack.enter_async_context(
@@ -85,12 +87,13 @@ async def run(settings: Settings) -> int:
                 create_app(settings, stopping),
                 host=settings.host,
                 port=settings.receiver_port,
+                certificate=certificate,
                 **SERVING,
             )
         )
         # What is here now stays: the collector need not look at it again for every few deliveries.
         gc.freeze()
         gc.set_threshold(10_000, 20, 20)
-        log.info("receiving", host=settings.host, port=port, path=PATH)
+        log.info("receiving", host=settings.host, port=port, path=PATH, tls=certificate is not None)
 
     return await run_until_stopped(start)

@@ -6,6 +6,7 @@
 #   RQ_APP, RQ_BUILD_ID        optional; with a build id the incoming bytes are reserved for an hour
 #   RQ_INCOMING_BYTES          optional: about how much the build is going to push
 #   RQ_TIMEOUT                 seconds that this may take (60)
+#   RQ_CA_FILE                 PEM file of the authority that signed the API's certificate, if it is your own
 #
 # Exits 1 only when the answer is `deny` (a strict workspace without room). Whatever else goes wrong
 # never stops a build: it is said, and the exit code is 0.
@@ -45,6 +46,7 @@ body="$body}"
 # The token goes in by standard input: arguments are there for everybody on the machine to see.
 answer=$(printf 'header = "Authorization: Bearer %s"\n' "$RQ_API_TOKEN" |
   curl --silent --show-error --config - --connect-timeout 5 --max-time "$((timeout + 5))" \
+    ${RQ_CA_FILE:+--cacert} ${RQ_CA_FILE:+"$RQ_CA_FILE"} \
     --header 'Content-Type: application/json' --data "$body" --write-out '\n%{http_code}' \
     "${RQ_API_URL%/}/v1/hooks/pre-build" 2>&1) || unchecked "$(printf '%s' "$answer" | grep '^curl:' | head -n 1)"
 

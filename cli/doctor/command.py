@@ -74,7 +74,7 @@ async def _examine(settings: Settings) -> list[Finding]:
     from cli.doctor import settings as own
 
     receiver = own.webhook_url(settings, os.environ)
-    api = URL(settings.api_url or f"http://{settings.host}:{settings.api_port}")
+    api = URL(settings.api_address())
     (
         database,
         (topics, log),

@@ -11,6 +11,7 @@ from cli.doctor import settings as own_settings
 from cli.doctor.findings import Finding, age, failed, ok, skipped, warning
 from cli.doctor.kafka import Log
 from runtime.settings import Settings, SettingsError
+from runtime.tls import advice, client_context
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=8, connect=3)
 _SLOW_OUTBOX: Final = 60.0
@@ -29,7 +30,7 @@ async def check_receiver(settings: Settings, webhook: URL, environ: Mapping[str,
     """`/readyz`, then an envelope without events: it is accepted and nothing comes of it."""
     start = "start it with `registry-quota serve receiver`"
     try:
-        async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
+        async with _session(settings) as session:
             if problem := await _not_ready(session, webhook):
                 return failed("receiver", f"{webhook.origin()} {problem}", start)
             token = own_settings.webhook_token(settings, environ)
@@ -52,7 +53,7 @@ async def check_api(settings: Settings, base: URL) -> tuple[Finding, Status | No
     """`/readyz`, then the status with the operator's token."""
     start = "start it with `registry-quota serve api`, or correct RQ_API_URL"
     try:
-        async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
+        async with _session(settings) as session:
             if problem := await _not_ready(session, base):
                 return failed("api", f"{base} {problem}", start), None
             headers = {"Authorization": f"Bearer {settings.required_api_token()}"}
@@ -71,6 +72,11 @@ async def check_api(settings: Settings, base: URL) -> tuple[Finding, Status | No
     return failed("api", f"{base} answered {code} for its status", "see the API's log"), None
 
 
+def _session(settings: Settings) -> aiohttp.ClientSession:
+    connector = aiohttp.TCPConnector(ssl=client_context(settings))
+    return aiohttp.ClientSession(timeout=_TIMEOUT, connector=connector)
+
+
 async def _not_ready(session: aiohttp.ClientSession, address: URL) -> str | None:
     """None when `/readyz` says yes, else what it says."""
     async with session.get(address.origin() / "readyz") as response:
@@ -82,7 +88,8 @@ async def _not_ready(session: aiohttp.ClientSession, address: URL) -> str | None
 
 
 def _silence(error: Exception) -> str:
-    return f"does not answer: {str(error) or type(error).__name__}"
+    mend = f" ({told})" if (told := advice(error)) else ""
+    return f"does not answer: {str(error) or type(error).__name__}{mend}"
 
 
 def judge_status(status: Status | None, log: Log | None, *, now: datetime) -> list[Finding]:

@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaError
 from cli.doctor.findings import Finding, age, failed, ok, warning
 from registry.media_types import manifest_kind
 from registry.notifications import BadEvent, decode_event
-from runtime.kafka import DEAD_LETTER_TOPIC, NOTIFICATIONS_TOPIC, TOPICS, connection_options
+from runtime.kafka import DEAD_LETTER_TOPIC, NOTIFICATIONS_TOPIC, TOPICS, connection_options, start
 from runtime.settings import MESSAGE_MAX_BYTES, Settings
 
 _PATIENCE: Final = 15.0
@@ -73,7 +73,7 @@ async def check(settings: Settings) -> tuple[list[Finding], Log | None]:
             sizes = {topic.name: topic.partitions for topic in topics}
             log = await _read_log(settings, sizes) if len(topics) == len(TOPICS) else None
     except (KafkaError, OSError, TimeoutError, ValueError) as error:
-        found = f"Kafka at {settings.kafka_bootstrap} does not answer: {type(error).__name__}"
+        found = f"Kafka at {settings.kafka_bootstrap} does not let us in: {error or type(error).__name__}"
         mend = (
             "check RQ_KAFKA_BOOTSTRAP (and RQ_KAFKA_SECURITY_PROTOCOL with its SASL or TLS settings), "
             "that the broker runs, and that its advertised.listeners can be reached from here"
@@ -85,7 +85,7 @@ async def check(settings: Settings) -> tuple[list[Finding], Log | None]:
 async def _describe(settings: Settings) -> tuple[int, list[Topic]]:
     """Number of brokers, and those of our topics that exist."""
     admin = AIOKafkaAdminClient(**connection_options(settings))
-    await admin.start()
+    await start(admin, settings)
     try:
         brokers = len((await admin.describe_cluster())["brokers"])
         # All topics: asked for by name, a missing one would be created by brokers that do so.

@@ -8,6 +8,7 @@ from cli.doctor.findings import Finding, failed, ok, skipped
 from migrations.state import schema_state
 from runtime.postgres import UNAVAILABLE
 from runtime.settings import Settings, SettingsError
+from runtime.tls import advice
 
 _OLDEST: Final = 15
 
@@ -22,7 +23,7 @@ async def check(settings: Settings) -> list[Finding]:
         state = await schema_state(url)
     except (*UNAVAILABLE, asyncpg.PostgresError, ValueError) as error:
         found = f"the database does not let us in: {type(error).__name__}: {error}"
-        mend = (
+        mend = advice(error) or (
             "check RQ_DATABASE_URL, that Postgres runs there, and its user, password and database"
         )
         return [failed("postgres", found.rstrip(": "), mend)]

@@ -83,7 +83,10 @@ def webhook_url(settings: Settings, environ: Mapping[str, str]) -> URL:
         URL(told)
         if told
         else URL.build(
-            scheme="http", host=host, port=settings.receiver_port, path="/v1/notifications"
+            scheme="http" if settings.tls_cert is None else "https",
+            host=host,
+            port=settings.receiver_port,
+            path="/v1/notifications",
         )
     )
 

@@ -1,5 +1,6 @@
 """The client: a method a question. `call` is there for what has no method of its own."""
 
+import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -40,18 +41,25 @@ class RegistryQuota:
         timeout: float = 30.0,
         connect_timeout: float = 5.0,
         session: aiohttp.ClientSession | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        """`url` is the API's base address. Seconds. A `session` that is given stays the caller's."""
+        """`url` is the API's base address. Seconds. A `session` that is given stays the caller's.
+
+        `tls` says whom to trust behind https, for an authority of one's own:
+        `ssl.create_default_context(cafile="ca.pem")`.
+        """
         self.base = url.rstrip("/")
         self._token = token
         self._timeout = timeout
         self._connect_timeout = connect_timeout
         self._session = session
+        self._tls = tls
         self._owned = session is None
 
     async def __aenter__(self) -> Self:
         if self._session is None:
-            self._session = aiohttp.ClientSession()
+            connector = aiohttp.TCPConnector(ssl=self._tls or True)
+            self._session = aiohttp.ClientSession(connector=connector)
         return self
 
     async def __aexit__(
@@ -201,9 +209,14 @@ class RegistryQuota:
         except TimeoutError as error:
             raise UnreachableError(f"the API at {self.base} did not answer in time") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
+            hint = ""
+            if self.base.startswith("http://") and isinstance(
+                error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError
+            ):
+                hint = "; if it speaks TLS, its address begins with https://"
             raise UnreachableError(
                 f"the API at {self.base} does not answer as it should "
-                f"({type(error).__name__}: {error})"
+                f"({type(error).__name__}: {error}{hint})"
             ) from error
 
     async def items(self, path: str, **query: Any) -> AsyncIterator[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -11,6 +12,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from quota.grpc.service import SERVICE, BuildService
 from runtime.http import Ready
 from runtime.lifecycle import Stopping, background
+from runtime.tls import DoorCertificate
 
 _GRACE_SECONDS = 2.0
 """What open calls get to end at a stop."""
@@ -30,9 +32,15 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 @asynccontextmanager
 async def serving_grpc(
-    service: BuildService, *, host: str, port: int, ready: Ready, stopping: Stopping
+    service: BuildService,
+    *,
+    host: str,
+    port: int,
+    ready: Ready,
+    stopping: Stopping,
+    certificate: DoorCertificate | None = None,
 ) -> AsyncIterator[int]:
-    """Serve and yield the port in use. Raises OSError when it is taken."""
+    """Serve and yield the port in use; by TLS with a `certificate`. Raises OSError when it is taken."""
     server = grpc.aio.server(options=_OPTIONS)
     server.add_generic_rpc_handlers((service.handlers(),))
     state = health.aio.HealthServicer()
@@ -42,7 +50,10 @@ async def serving_grpc(
     server.add_generic_rpc_handlers((_reflection_v1(services),))
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        bound = server.add_insecure_port(address)
+        if certificate is None:
+            bound = server.add_insecure_port(address)
+        else:
+            bound = server.add_secure_port(address, _credentials(certificate))
     except RuntimeError as error:
         raise OSError(f"gRPC cannot listen on {address} (RQ_GRPC_PORT moves it): {error}") from None
     if bound == 0:
@@ -63,6 +74,22 @@ async def serving_grpc(
     finally:
         with contextlib.suppress(Exception):
             await server.stop(_GRACE_SECONDS)
+
+
+def _credentials(certificate: DoorCertificate) -> grpc.ServerCredentials:
+    """Asked for at every handshake, so that a renewed certificate counts from the next one on."""
+    shown = certificate.renew()
+
+    def newest() -> Any:
+        nonlocal shown
+        known, shown = shown, certificate.renew()
+        return _configuration(certificate) if shown != known else None  # None: the same as before
+
+    return grpc.dynamic_ssl_server_credentials(_configuration(certificate), newest)
+
+
+def _configuration(certificate: DoorCertificate) -> Any:
+    return grpc.ssl_server_certificate_configuration([certificate.pair])
 
 
 def _reflection_v1(services: Sequence[str]) -> grpc.GenericRpcHandler:

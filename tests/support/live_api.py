@@ -30,6 +30,7 @@ from runtime.http import serving
 from runtime.lifecycle import Stopping
 from runtime.postgres import Pool
 from runtime.settings import Settings
+from runtime.tls import DoorCertificate
 from tests.support import ledgers
 
 OPERATOR = "operator-token-of-a-test"
@@ -119,6 +120,7 @@ async def live_api(
     registry_url: str = "http://127.0.0.1:9",
     *,
     operator: str = f"{OPERATOR},{OPERATOR_NEXT}",
+    certificate: DoorCertificate | None = None,
     **settings: Any,
 ) -> AsyncIterator[LiveApi]:
     """Serve it on a free port. Without a registry every request to one is refused."""
@@ -168,8 +170,11 @@ async def live_api(
             stopping=stopping,
             origins=known.cors_origins,
         )
-        port = await stack.enter_async_context(serving(app, host="127.0.0.1", port=0))
+        port = await stack.enter_async_context(
+            serving(app, host="127.0.0.1", port=0, certificate=certificate)
+        )
+        scheme = "http" if certificate is None else "https"
         # Streams end when the test does.
         stack.callback(stopping.set, "end of test")
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        yield LiveApi(f"http://127.0.0.1:{port}", session, pool, recorder, tokens, clock, app)
+        yield LiveApi(f"{scheme}://127.0.0.1:{port}", session, pool, recorder, tokens, clock, app)

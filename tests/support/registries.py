@@ -2,12 +2,15 @@
 
 import asyncio
 import functools
+import json
 import os
+import ssl
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +21,7 @@ from devstack.registry import find_registry
 from registry.client import RegistryClient
 from registry.errors import RegistryDenied, RegistryUnavailable
 from registry.transport import Retries
+from tests.support.certificates import Pair
 from tests.support.waiting import wait_until
 
 # htpasswd line of user `tester`, password `throw-away` (bcrypt, the only kind that registries take).
@@ -51,8 +55,14 @@ def running_registry(
     htpasswd: bool = False,
     read_only: bool = False,
     cache: bool = False,
+    tls: Pair | None = None,
+    endpoint: dict[str, Any] | None = None,
+    trusts: Path | None = None,
 ) -> Iterator[str]:
-    """A registry with its storage in `folder`; yields its base URL. Await `answering(url)` before use."""
+    """A registry with its storage in `folder`; yields its base URL. Await `answering(url)` before use.
+
+    `endpoint` hears its notifications; `trusts` is whom it believes behind https.
+    """
     program = program_or_skip()
     port = free_port()
     config = [
@@ -63,8 +73,10 @@ def running_registry(
         f"  delete: {{enabled: {str(deletes).lower()}}}",
         f"  maintenance: {{readonly: {{enabled: {str(read_only).lower()}}}}}",
         *(["  cache: {blobdescriptor: inmemory}"] if cache else []),
-        f"http: {{addr: '127.0.0.1:{port}'}}",
+        f"http: {{addr: '127.0.0.1:{port}'{_served_with(tls)}}}",
     ]
+    if endpoint is not None:
+        config.append(f"notifications: {{endpoints: [{json.dumps(endpoint)}]}}")
     if htpasswd:
         (folder / "htpasswd").write_text(HTPASSWD)
         config.append(f"auth: {{htpasswd: {{realm: test, path: {folder / 'htpasswd'}}}}}")
@@ -72,12 +84,12 @@ def running_registry(
     with (folder / "registry.log").open("wb") as log:
         process = subprocess.Popen(
             [program, "serve", str(folder / "config.yml")],
-            env={**os.environ, "OTEL_TRACES_EXPORTER": "none"},
+            env={**os.environ, "OTEL_TRACES_EXPORTER": "none", **_trusting(trusts)},
             stdout=log,
             stderr=log,
         )
     try:
-        yield f"http://127.0.0.1:{port}"
+        yield f"{'http' if tls is None else 'https'}://127.0.0.1:{port}"
     finally:
         process.terminate()
         try:
@@ -87,7 +99,15 @@ def running_registry(
             process.wait()
 
 
-async def answering(url: str) -> None:
+def _served_with(tls: Pair | None) -> str:
+    return "" if tls is None else f", tls: {{certificate: {tls.certificate}, key: {tls.key}}}"
+
+
+def _trusting(authority: Path | None) -> dict[str, str]:
+    return {} if authority is None else {"SSL_CERT_FILE": str(authority)}
+
+
+async def answering(url: str, *, tls: ssl.SSLContext | None = None) -> None:
     """Wait until a registry answers, also one that wants credentials."""
 
     async def answers() -> bool:
@@ -99,5 +119,5 @@ async def answering(url: str) -> None:
             return False
         return True
 
-    async with RegistryClient(url, retries=Retries(attempts=1)) as client:
+    async with RegistryClient(url, retries=Retries(attempts=1), tls=tls) as client:
         await wait_until(answers, 15, what=f"an answer of the registry at {url}")

@@ -13,7 +13,10 @@ import yaml
 from aiohttp import web
 
 from runtime.http import serving
-from tests.support.live_api import OPERATOR
+from runtime.settings import Settings
+from runtime.tls import door_certificate
+from tests.support.certificates import Authority
+from tests.support.live_api import OPERATOR, live_api
 
 CALLERS = Path(__file__).parents[3] / "callers"
 SCRIPT = CALLERS / "shell" / "pre-build.sh"
@@ -63,6 +66,19 @@ async def test_zeros_in_front_of_a_size_are_no_reason_not_to_check(api):
         code, said = await run(api.base, RQ_INCOMING_BYTES=padded)
         assert code == 0
         assert said.startswith("registry-quota: proceed (below_threshold)"), said
+
+
+async def test_an_api_by_tls_is_asked_when_its_authority_is_named_and_never_without(pool, tmp_path):
+    authority = Authority(tmp_path)
+    pair = authority.issue()
+    certificate = door_certificate(Settings(tls_cert=str(pair.certificate), tls_key=str(pair.key)))
+    async with live_api(pool, certificate=certificate) as api:
+        code, said = await run(api.base, RQ_CA_FILE=str(authority.file))
+        assert (code, said.splitlines()[0]) == (0, "registry-quota: proceed (below_threshold)")
+        code, said = await run(api.base)
+        assert code == 0
+        assert "the quota was not checked, the build goes on: curl:" in said
+        assert "certificate" in said
 
 
 async def test_a_denial_alone_stops_the_build(api):

@@ -24,7 +24,9 @@ from temporal_worker.activities import QuotaActivities
 from temporal_worker.example_workflow import QUOTA_QUEUE, BuildWithQuota
 from temporal_worker.payloads import BuildInput, BuildResult
 from tests.integration.quota.grpc.conftest import INTERNAL, Door
+from tests.support.certificates import Authority
 from tests.support.programs import running
+from tests.support.tls_front import by_tls
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -146,6 +148,39 @@ async def test_room_is_made_before_and_the_image_is_tracked_after(
     assert given["registryUrl"] == "http://nobody.invalid"
     assert tracked["sizeBytes"] == sum(len(blob.content) for blob in new.blobs)
     assert tracked["newTotalUsage"] == await door.behind.usage("acme")
+
+
+async def test_the_worker_speaks_tls_to_temporal_and_to_the_door_and_shows_its_certificate(
+    temporal: WorkflowEnvironment, door: Door, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path)
+    pair, own = authority.issue(), authority.issue("worker")
+    plain = temporal.client.service_client.config.target_host
+    result = BuildResult(success=False)
+    async with (
+        by_tls(plain, pair, clients=authority.file) as address,
+        by_tls(door.target, pair) as target,
+        running(
+            ["serve", "temporal-worker"],
+            {
+                "RQ_TEMPORAL_ADDRESS": address,
+                "RQ_TEMPORAL_TLS": "true",
+                "RQ_TEMPORAL_TLS_CERT": str(own.certificate),
+                "RQ_TEMPORAL_TLS_KEY": str(own.key),
+                "RQ_GRPC_TARGET": f"https://{target}",
+                "RQ_CA_FILE": str(authority.file),
+                "RQ_INTERNAL_API_KEY": INTERNAL,
+            },
+            tmp_path / "worker.log",
+        ),
+        platform(temporal, result) as (start, _built),
+    ):
+        handle = await start(build())
+        await handle.result()
+        told = await payloads(handle)
+    _given, checked = told["CheckQuotaAndCleanup"]
+    assert checked["error"] == ""
+    assert checked["quotaBytes"] > 0
 
 
 async def test_other_registries_are_left_alone(temporal: WorkflowEnvironment) -> None:

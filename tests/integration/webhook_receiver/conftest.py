@@ -15,6 +15,7 @@ from runtime.http import ServingOptions, serving
 from runtime.kafka import create_topics
 from runtime.lifecycle import Stopping
 from runtime.settings import Settings
+from runtime.tls import DoorCertificate
 from tests.support.inbox import Inbox, Record, inbox
 from tests.support.waiting import wait_until
 from webhook_receiver.wiring import SERVING, create_app
@@ -81,6 +82,7 @@ async def start_receiver(topics: str) -> AsyncIterator[StartReceiver]:
         async def start(
             knobs: dict[str, Any] | None = None,
             server: ServingOptions | None = None,
+            certificate: DoorCertificate | None = None,
             **changes: Any,
         ) -> Receiving:
             source = f"registry-{uuid.uuid4().hex[:12]}"
@@ -89,7 +91,13 @@ async def start_receiver(topics: str) -> AsyncIterator[StartReceiver]:
             app = create_app(settings_for(bootstrap, source, **changes), stopping, **(knobs or {}))
             opened = await stack.enter_async_context(inbox(topics))
             port = await stack.enter_async_context(
-                serving(app, host="127.0.0.1", port=0, **(server or SERVING))
+                serving(
+                    app,
+                    host="127.0.0.1",
+                    port=0,
+                    certificate=certificate,
+                    **(server or SERVING),
+                )
             )
             http = await stack.enter_async_context(
                 aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True, limit=0))

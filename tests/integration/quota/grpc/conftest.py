@@ -14,6 +14,7 @@ from quota.tokens import Tokens
 from quota.wiring import build_service, open_doors
 from runtime.lifecycle import Stopping
 from runtime.settings import Settings
+from runtime.tls import DoorCertificate
 from tests.integration.quota.conftest import Service, utc_now
 
 OPERATOR = "operator-token-of-a-test"
@@ -58,8 +59,10 @@ class Door:
 
 
 @asynccontextmanager
-async def serving_door(service: Service) -> AsyncIterator[Door]:
-    """Serve it on a free port."""
+async def serving_door(
+    service: Service, certificate: DoorCertificate | None = None
+) -> AsyncIterator[Door]:
+    """Serve it on a free port; the door's own channel speaks plain."""
     settings = Settings(api_token=OPERATOR, internal_api_key=INTERNAL)
     tokens = Tokens(service.pool, clock=utc_now)
     stopping = Stopping()
@@ -76,7 +79,12 @@ async def serving_door(service: Service) -> AsyncIterator[Door]:
         client=service.registry,
     )
     async with serving_grpc(
-        built, host="127.0.0.1", port=0, ready=ready, stopping=stopping
+        built,
+        host="127.0.0.1",
+        port=0,
+        ready=ready,
+        stopping=stopping,
+        certificate=certificate,
     ) as port:
         target = f"127.0.0.1:{port}"
         async with grpc.aio.insecure_channel(target) as channel:

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 from tests.support.live_api import OPERATOR_NEXT, live_api
 from tests.support.visitor import COOKIE, Visitor
@@ -164,7 +165,7 @@ async def test_nobody_is_believed_who_says_to_be_signed_in(api):
 
 
 async def test_a_trusted_proxy_signs_people_in(pool):
-    settings = {
+    settings: dict[str, Any] = {
         "proxy_addresses": "10.0.0.0/8,127.0.0.1",
         "proxy_workspaces_header": "X-Workspaces",
     }
