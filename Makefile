@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: run demo test check bench help setup lock proto reference format build release-notes clean
+.PHONY: run demo test check bench help setup lock proto reference format helm-check build release-notes clean
 
 run: setup ## The whole system in the foreground: Kafka, Postgres, registry, receiver, consumer, API (Ctrl-C stops it)
 	@exec $(BIN)/registry-quota dev up
@@ -60,6 +60,10 @@ reference: setup ## Write docs/reference/ anew: OpenAPI, AsyncAPI, JSON Schemas 
 	@$(BIN)/python -m cli.metric_table > docs/reference/metrics.md
 	@$(BIN)/python -m cli.command_table > docs/reference/commands.md
 	@$(BIN)/python -m cli.setting_table > docs/reference/settings.md
+
+helm-check: setup ## The Helm chart by helm lint, helm template and Kubernetes' schemas (builds Helm with Go: minutes, once)
+	@$(BIN)/python -m tools.helm
+	@$(BIN)/python -m pytest -q tests/unit/deploy/test_chart.py tests/integration/deploy/test_chart.py
 
 build: setup ## Wheel and source distribution in dist/
 	@$(BIN)/python -m hatchling build

@@ -33,3 +33,13 @@ def test_a_folder_that_is_not_there_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("RQ_SECRETS_DIR", str(tmp_path / "absent"))
     with pytest.raises(SettingsError, match=r"RQ_SECRETS_DIR=.*absent is not a folder"):
         Settings.load()
+
+
+def test_secrets_are_read_where_kubernetes_mounts_them(tmp_path, monkeypatch):
+    (tmp_path / "..2026_11_25").mkdir()
+    (tmp_path / "..2026_11_25" / "RQ_API_TOKEN").write_text("a-token-of-the-cluster")
+    (tmp_path / "..data").symlink_to("..2026_11_25")
+    (tmp_path / "RQ_API_TOKEN").symlink_to("..data/RQ_API_TOKEN")
+    monkeypatch.delenv("RQ_API_TOKEN", raising=False)
+    monkeypatch.setenv("RQ_SECRETS_DIR", str(tmp_path))
+    assert Settings.load().required_api_tokens() == ("a-token-of-the-cluster",)

@@ -1,0 +1,197 @@
+"""The Helm chart, by what it renders (deploy/helm/example.yaml; that it does, Helm itself says in
+tests/integration/deploy/test_chart.py)."""
+
+import json
+import tomllib
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import SecretStr
+
+from cli.serve import Role
+from runtime.settings import Settings
+from tools.helm import CHART, EXAMPLE, ROOT
+
+OBJECTS: list[dict[str, Any]] = [
+    item for item in yaml.safe_load_all(EXAMPLE.read_text()) if item is not None
+]
+PODS = {
+    item["metadata"]["labels"]["app.kubernetes.io/component"]: item["spec"]["template"]
+    for item in OBJECTS
+    if "template" in item.get("spec", {})
+}
+CONTAINERS = {role: pod["spec"]["containers"][0] for role, pod in PODS.items()}
+PORT_SETTINGS = {
+    "receiver": {"http": "RQ_RECEIVER_PORT"},
+    "consumer": {"metrics": "RQ_CONSUMER_METRICS_PORT"},
+    "api": {"http": "RQ_API_PORT", "grpc": "RQ_GRPC_PORT"},
+    "migrate": {},
+}
+
+
+def of_kind(kind):
+    return [item for item in OBJECTS if item["kind"] == kind]
+
+
+def environment(role):
+    return {item["name"]: item.get("value") for item in CONTAINERS[role]["env"]}
+
+
+def secrets(role):
+    """Keys of Secrets that are files in the pod's RQ_SECRETS_DIR."""
+    volumes = {volume["name"]: volume for volume in PODS[role]["spec"]["volumes"]}
+    return {
+        item["path"]
+        for source in volumes["secrets"]["projected"]["sources"]
+        for item in source["secret"]["items"]
+    }
+
+
+def selected(selector):
+    """The roles whose pods have these labels."""
+    wanted = selector.items()
+    return [role for role, pod in PODS.items() if wanted <= pod["metadata"]["labels"].items()]
+
+
+def test_its_version_is_that_of_the_project():
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (chart["version"], chart["appVersion"]) == (project["version"], project["version"])
+
+
+def test_there_is_a_pod_for_each_role_that_a_pipeline_has():
+    assert set(PODS) == {"receiver", "consumer", "api", "migrate"}
+    assert CONTAINERS["migrate"]["args"] == ["migrate"]
+    for role in ("receiver", "consumer", "api"):
+        assert CONTAINERS[role]["args"] == ["serve", Role(role).value]
+
+
+@pytest.mark.parametrize("role", PODS)
+def test_a_pod_is_not_root_writes_nowhere_but_tmp_and_knows_no_cluster(role):
+    pod, container = PODS[role]["spec"], CONTAINERS[role]
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["runAsUser"] == 10001  # as in the Dockerfile
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert not pod["automountServiceAccountToken"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    writable = {item["mountPath"] for item in container["volumeMounts"] if not item.get("readOnly")}
+    assert writable == {"/tmp"}
+
+
+@pytest.mark.parametrize("role", PODS)
+def test_memory_is_bounded_and_processor_time_is_not(role):
+    resources = CONTAINERS[role]["resources"]
+    assert set(resources["requests"]) == {"cpu", "memory"}
+    assert set(resources["limits"]) == {"memory"}
+
+
+@pytest.mark.parametrize("role", PODS)
+def test_every_variable_is_a_setting_and_none_is_secret(role):
+    fields = {f"RQ_{name.upper()}": field for name, field in Settings.model_fields.items()}
+    for name in environment(role):
+        if name in {"RQ_SECRETS_DIR", "RQ_WEBHOOK_URL"}:
+            continue
+        assert name in fields
+        assert "SecretStr" not in str(fields[name].annotation)
+
+
+def test_a_role_gets_the_secrets_that_it_needs_and_no_more():
+    kafka = {"RQ_KAFKA_SASL_PASSWORD"}
+    account = kafka | {"RQ_DATABASE_URL", "RQ_REGISTRY_PASSWORD"}
+    assert secrets("receiver") == kafka | {"RQ_WEBHOOK_TOKENS"}
+    assert secrets("migrate") == kafka | {"RQ_DATABASE_URL"}
+    assert secrets("consumer") == account
+    assert secrets("api") == account | {
+        "RQ_WEBHOOK_TOKENS",
+        "RQ_API_TOKEN",
+        "RQ_INTERNAL_API_KEY",
+    }
+
+
+def test_no_secret_can_be_given_as_a_plain_setting():
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    refused = set(schema["properties"]["settings"]["propertyNames"]["not"]["enum"])
+    secret = {
+        f"RQ_{name.upper()}"
+        for name, field in Settings.model_fields.items()
+        if SecretStr.__name__ in str(field.annotation)
+    }
+    assert secret <= refused
+
+
+@pytest.mark.parametrize("role", ["receiver", "consumer", "api"])
+def test_probes_ask_what_answers(role):
+    container = CONTAINERS[role]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    told = {name: int(environment(role)[setting]) for name, setting in PORT_SETTINGS[role].items()}
+    assert ports == told
+    paths = {}
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        asked = container[probe]["httpGet"]
+        assert asked["port"] in ports
+        assert asked["scheme"] == "HTTPS"  # example-values.yaml names a certificate
+        paths[probe] = asked["path"]
+    assert paths == {
+        "startupProbe": "/healthz",
+        "livenessProbe": "/healthz",
+        "readinessProbe": "/readyz",
+    }
+
+
+def test_services_lead_to_ports_of_pods():
+    assert len(of_kind("Service")) == 3
+    for service in of_kind("Service"):
+        (role,) = selected(service["spec"]["selector"])
+        assert service["metadata"]["name"].endswith(role)
+        names = {port["name"] for port in CONTAINERS[role]["ports"]}
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= names
+
+
+def test_disruption_budgets_and_policies_are_for_one_role_each():
+    for kind, roles in (
+        ("PodDisruptionBudget", ["receiver", "consumer", "api"]),
+        ("NetworkPolicy", ["receiver", "consumer", "api", "migrate"]),
+    ):
+        key = "selector" if kind == "PodDisruptionBudget" else "podSelector"
+        found = [selected(item["spec"][key]["matchLabels"]) for item in of_kind(kind)]
+        assert sorted(found) == sorted([role] for role in roles), kind
+
+
+def test_a_policy_opens_ports_that_its_pods_have():
+    for policy in of_kind("NetworkPolicy"):
+        (role,) = selected(policy["spec"]["podSelector"]["matchLabels"])
+        names = {port["name"] for port in CONTAINERS[role].get("ports", ())}
+        opened = {
+            port["port"] for rule in policy["spec"].get("ingress", ()) for port in rule["ports"]
+        }
+        assert opened == names
+
+
+def test_every_role_is_scraped():
+    services = {item["metadata"]["name"]: item for item in of_kind("Service")}
+    for monitor in of_kind("ServiceMonitor"):
+        service = services.pop(monitor["metadata"]["name"])
+        labels = monitor["spec"]["selector"]["matchLabels"]
+        assert labels.items() <= service["metadata"]["labels"].items()
+        (endpoint,) = monitor["spec"]["endpoints"]
+        assert endpoint["path"] == "/metrics"
+        assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
+    assert services == {}
+
+
+def test_the_schema_changes_before_the_pods_do():
+    (job,) = of_kind("Job")
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
+
+
+def test_a_consumer_that_comes_back_has_its_name_again():
+    (consumer,) = of_kind("StatefulSet")
+    named = {item["name"]: item for item in CONTAINERS["consumer"]["env"]}
+    field = named["RQ_KAFKA_GROUP_INSTANCE"]["valueFrom"]["fieldRef"]["fieldPath"]
+    assert field == "metadata.name"
+    assert consumer["spec"]["serviceName"] in {s["metadata"]["name"] for s in of_kind("Service")}
