@@ -39,6 +39,9 @@ from runtime.settings import DEFAULT_REGISTRY
 log = get_logger(__name__)
 
 POLL_MS = 200
+LANES = 2
+"""Batches under way at once: one is in the database while the next is decoded and counted. More would
+only wait for this process's one core."""
 _LONGEST_WAIT = 5.0
 """Seconds between two attempts while the database is away."""
 
@@ -54,6 +57,8 @@ class Ownership(msgspec.Struct):
     next_offset: int
     asked_again: int = -1
     """The offset that was fetched again because the log seemed to skip it."""
+    lane: int = 0
+    """Which of the loops takes it: a partition's batches follow one another."""
 
 
 class NotificationConsumer:
@@ -124,14 +129,35 @@ class NotificationConsumer:
                 await self._stopping.wait()
 
     async def _consume(self, kafka: AIOKafkaConsumer) -> None:
+        """Run all lanes; raises what the first of them raised, and ends the others."""
+        lanes = [asyncio.create_task(self._lane(kafka, number)) for number in range(LANES)]
+        try:
+            await asyncio.wait(lanes, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            for lane in lanes:
+                lane.cancel()  # a batch of it is rolled back
+            outcomes = await asyncio.gather(*lanes, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+
+    async def _lane(self, kafka: AIOKafkaConsumer, number: int) -> None:
         while not self._stopping.is_set():
-            fetched: Batch = await kafka.getmany(
-                timeout_ms=POLL_MS, max_records=self._batch_max_events
-            )
             self.ready = bool(self._owned)
+            mine = [
+                TopicPartition(NOTIFICATIONS_TOPIC, partition)
+                for partition, owned in self._owned.items()
+                if owned.lane == number
+            ]
+            if not mine:
+                await asyncio.sleep(POLL_MS / 1000)
+                continue
+            fetched: Batch = await kafka.getmany(
+                *mine, timeout_ms=POLL_MS, max_records=self._batch_max_events
+            )
             batch = self._in_order(kafka, fetched)
             if batch:
-                await self._take(kafka, batch)
+                await self._take(kafka, batch, number)
             self._report_lag(kafka)
 
     def _in_order(self, kafka: AIOKafkaConsumer, fetched: Batch) -> Batch:
@@ -163,12 +189,13 @@ class NotificationConsumer:
     async def assigned(self, kafka: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
         """Become the owner of newly assigned partitions and go to where the ledger stands."""
         starts = await kafka.beginning_offsets(partitions) if partitions else {}
-        for partition in sorted(partitions):
+        for number, partition in enumerate(sorted(partitions)):
             position = await self._while_database_is_away(
                 partial(self._take_partition, partition, starts[partition])
             )
             if position is None:
                 return
+            position.lane = number % LANES
             self._owned[partition.partition] = position
             kafka.seek(partition, position.next_offset)
         if partitions:
@@ -204,18 +231,26 @@ class NotificationConsumer:
                 position.next_offset = first
         return position
 
-    async def _take(self, kafka: AIOKafkaConsumer, batch: Batch) -> None:
+    async def _take(self, kafka: AIOKafkaConsumer, batch: Batch, lane: int) -> None:
         """Record a batch in one transaction, then move the group's offsets."""
         started = asyncio.get_running_loop().time()
+        owners = {item.partition: self._owned.get(item.partition) for item in batch}
         oldest_ms = min(records[0].timestamp for records in batch.values())
-        self._metrics.oldest_ms = oldest_ms
+        self._metrics.oldest_ms[lane] = oldest_ms
         decoded, too_many = await self._decode_all(batch)
         if not decoded and too_many is not None:
             raise too_many
-        taken = await self._while_database_is_away(lambda: self._record(decoded))
+        try:
+            taken = await self._while_database_is_away(lambda: self._record(decoded))
+        except StaleOwnerError:
+            if all(self._owned.get(partition) is owner for partition, owner in owners.items()):
+                raise
+            # A rebalance took them away; what came back is fetched anew.
+            self._metrics.oldest_ms.pop(lane, None)
+            return
         if taken is None:
             return  # asked to stop meanwhile; the offsets have not moved
-        self._metrics.oldest_ms = None
+        self._metrics.oldest_ms.pop(lane, None)
         self._metrics.batch_events.observe(len(decoded))
         self._metrics.batch_seconds.observe(asyncio.get_running_loop().time() - started)
         self._metrics.delay_seconds.observe(max(0.0, self._clock().timestamp() - oldest_ms / 1000))

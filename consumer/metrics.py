@@ -1,5 +1,6 @@
 """What the consumer counts. Text from outside is never a label. `docs/reference/metrics.md` lists it."""
 
+import math
 import time
 from collections import Counter as Tally
 from collections.abc import Callable
@@ -55,15 +56,15 @@ class ConsumerMetrics:
             "Events in the assigned partitions that are not recorded yet",
             registry=self.registry,
         )
-        self.oldest_ms: int | None = None
-        """When Kafka took the oldest event that is being recorded: milliseconds since the epoch."""
+        self.oldest_ms: dict[int, int] = {}
+        """When Kafka took the oldest event that each lane is recording: milliseconds since the epoch."""
         lag_seconds = Gauge(
             "registry_quota_consumer_lag_seconds",
             "Age of the oldest event that was fetched and is not recorded yet",
             registry=self.registry,
         )
         lag_seconds.set_function(
-            lambda: 0.0 if self.oldest_ms is None else max(0.0, now() - self.oldest_ms / 1000)
+            lambda: max(0.0, now() - min(self.oldest_ms.values(), default=math.inf) / 1000)
         )
         self.database_waits = Counter(
             "registry_quota_consumer_database_waits",

@@ -1,5 +1,6 @@
 """The consumer process: the only place that constructs its clients."""
 
+import gc
 import os
 import socket
 from contextlib import AsyncExitStack
@@ -143,6 +144,10 @@ async def run(settings: Settings) -> int:
         await stack.enter_async_context(background("settling", settling.run(), stopping))
         await stack.enter_async_context(background("confirming", confirmer.run(), stopping))
         await stack.enter_async_context(background("consumer", consumer.run(), stopping))
+        # A batch makes tens of thousands of objects that go with it: the collector looks once a batch,
+        # and not again at what is here now.
+        gc.freeze()
+        gc.set_threshold(100_000, 20, 20)
         log.info("consumer_started", metrics_port=port)
 
     return await run_until_stopped(start)

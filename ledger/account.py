@@ -5,6 +5,7 @@ Called under the row locks of the workspaces concerned, within the caller's tran
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from itertools import chain
 from typing import Protocol, TypeVar
 
 from ledger import outbox, statements, store
@@ -13,9 +14,6 @@ from ledger.outbox import QuotaEvent
 from ledger.packing import unpack_blobs
 from registry.names import format_digest
 from runtime.postgres import Connection
-
-_AWAITED = -1
-"""Size of a row of `stored_blobs` for which storage has not spoken yet."""
 
 
 class Account(Protocol):
@@ -49,26 +47,26 @@ async def move(
     Manifests are already saved as they will be. Returns what is to be said about wrong sizes.
     Raises RetakeError when other workspaces hold something of another size than storage says.
     """
-    holdings = await store.load_holdings(
-        connection,
-        {
-            (workspace_id, digest)
-            for workspace_id, change in changes.items()
-            for digest in change.refs
-        },
+    news = await _news(connection, stored)
+    await store.lock_digests(
+        connection, chain.from_iterable(change.refs for change in changes.values()), news
     )
-    truths = await _truths(connection, holdings, changes, stored)
+    await store.save_stored(connection, news)
+    holdings, truths = await store.load_holdings(
+        connection, {workspace_id: change.refs for workspace_id, change in changes.items()}
+    )
+    truths |= await store.load_stored(connection, news)
     touched, events = await _correct(
-        connection, workspaces, {digest: truths[digest] for digest in stored}
+        connection, workspaces, {digest: truths[digest] for digest in news}
     )
     for workspace_id, change in sorted(changes.items()):
         workspace = workspaces[workspace_id]
-        known = touched.setdefault(workspace_id, {})
-        for digest, holding in holdings.get(workspace_id, {}).items():
-            known.setdefault(digest, holding)
+        known = touched[workspace_id] = {
+            **holdings.get(workspace_id, {}),
+            **touched.get(workspace_id, {}),
+        }
         counted = count(known, change, truths)
         workspace.usage_bytes += counted.usage_delta
-        change.unconfirmed = {digest for digest in change.declared if not known[digest].stored}
         for digest in counted.recount:
             workspace.usage_bytes += await _recount(connection, workspace_id, digest, known[digest])
         events += [
@@ -79,52 +77,10 @@ async def move(
     return events
 
 
-async def _truths(
-    connection: Connection,
-    holdings: Mapping[int, Mapping[bytes, Holding]],
-    changes: Mapping[int, Change],
-    stored: Mapping[bytes, int],
-) -> dict[bytes, int]:
-    """What storage says of the digests that a workspace is not sure of, `stored` included.
-
-    Storage's word and a workspace's first use of the same blob may be written at the same moment by
-    two transactions that lock nothing in common. So a use claims the blob's row: whichever comes
-    second waits for the first and sees what it wrote.
-    """
-    unsure = {
-        (workspace_id, digest)
-        for workspace_id, change in changes.items()
-        for digest in change.refs
-        if not (
-            (known := holdings.get(workspace_id, {}).get(digest))
-            and known.stored
-            and known.refs > 0
-        )
-    }
-    truths = await store.load_stored(connection, {digest for _workspace, digest in unsure})
-    claims = {
-        digest
-        for workspace_id, digest in unsure - _as_known(unsure, holdings, changes)
-        if digest not in truths and digest in changes[workspace_id].declared
-    } - stored.keys()
-    # One statement for both, in order of digest: no deadlocks.
-    await store.save_stored(connection, {**dict.fromkeys(claims, _AWAITED), **stored})
-    return truths | await store.load_stored(connection, claims | stored.keys())
-
-
-def _as_known(
-    keys: set[store.HoldingKey],
-    holdings: Mapping[int, Mapping[bytes, Holding]],
-    changes: Mapping[int, Change],
-) -> set[store.HoldingKey]:
-    """Held already at the only size that is declared: another word of storage's takes the lock."""
-    return {
-        (workspace_id, digest)
-        for workspace_id, digest in keys
-        if (known := holdings.get(workspace_id, {}).get(digest)) is not None
-        and known.refs > 0
-        and set(changes[workspace_id].declared.get(digest, ())) == {known.size}
-    }
+async def _news(connection: Connection, stored: Mapping[bytes, int]) -> dict[bytes, int]:
+    """What storage says for the first time: whoever holds the rest knows it."""
+    known = await store.load_stored(connection, stored)
+    return {digest: size for digest, size in stored.items() if size > known.get(digest, -1)}
 
 
 async def _correct(
@@ -162,7 +118,6 @@ async def _recount(
 ) -> int:
     """Seek the size again among what remains; returns the change of usage in bytes."""
     before = holding.counted
-    await store.save_stored(connection, {digest: _AWAITED})  # storage may speak just now
     stored = await store.load_stored(connection, [digest])
     size = stored.get(digest)
     if size is None:

@@ -6,6 +6,7 @@ Events follow from changes of the state, not from notifications: a duplicate ann
 from collections import defaultdict
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Protocol
 
 from ledger import outbox
@@ -102,6 +103,8 @@ def image_size(manifests: Mapping[ManifestKey, Manifest], key: ManifestKey) -> i
     top = manifests.get(key)
     if top is None or top.content is None:
         return None
+    if not top.content.children:
+        return sum([size for _digest, size in top.content.blobs])
     blobs: dict[bytes, int] = {}
     seen = {key[1]}
     waiting = [top.content]
@@ -123,7 +126,10 @@ def image_size(manifests: Mapping[ManifestKey, Manifest], key: ManifestKey) -> i
 
 def rfc3339(ns: int) -> str:
     """Nanoseconds since the epoch → fixed-width UTC text with microseconds."""
-    moment = datetime.fromtimestamp(ns // 1_000_000_000, UTC).replace(
-        microsecond=ns % 1_000_000_000 // 1000
-    )
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    seconds, rest = divmod(ns, 1_000_000_000)
+    return f"{_to_the_second(seconds)}.{rest // 1000:06d}Z"
+
+
+@lru_cache(maxsize=64)  # the pushes of a batch are of few seconds
+def _to_the_second(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"

@@ -101,15 +101,16 @@ def _by_app(
     apps: dict[AppKey, Pushes] = defaultdict(Pushes)
     unclaimed = {workspace_id: dict(change.gained) for workspace_id, change in changes.items()}
     # A blob that several manifests brought counts for the first of them.
-    for key, manifest in sorted(arrived.items(), key=lambda item: item[1].push):
-        if manifest.push[0] < 0:
-            continue  # found, not pushed
+    pushed = [item for item in arrived.items() if item[1].push[0] >= 0]  # else found, not pushed
+    pushed.sort(key=lambda item: item[1].push)
+    for key, manifest in pushed:
         place = places[key[0]]
-        gained = unclaimed[place.workspace_id]
-        fresh = gained.pop(key[1], 0)
+        take = unclaimed[place.workspace_id].pop
+        fresh = take(key[1], 0)
         children: tuple[bytes, ...] = ()
         if manifest.content is not None:
-            fresh += sum(gained.pop(digest, 0) for digest, _size in manifest.content.blobs)
+            for digest, _size in manifest.content.blobs:
+                fresh += take(digest, 0)
             children = manifest.content.children
         old = before.get(key)
         apps[place.workspace_id, place.app].arrivals.append(

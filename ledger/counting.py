@@ -12,7 +12,7 @@ from ledger.claims import is_pseudo_blob
 from ledger.fold import Manifest
 
 
-class Holding(msgspec.Struct):
+class Holding(msgspec.Struct, gc=False):
     """What one workspace holds of one digest."""
 
     refs: int = 0
@@ -25,6 +25,8 @@ class Holding(msgspec.Struct):
     """Whether manifests declared different sizes: the largest must be sought when one goes."""
     released: bool = False
     """Whether the last reference went in this change."""
+    saved: bool = False
+    """Whether the ledger has it already."""
 
     @property
     def counted(self) -> int:
@@ -44,32 +46,43 @@ class Change(msgspec.Struct):
     """What some facts change in one workspace's holdings."""
 
     refs: dict[bytes, int] = msgspec.field(default_factory=dict)
-    declared: dict[bytes, list[int]] = msgspec.field(default_factory=dict)
-    """Sizes that newly counted manifests declare."""
+    declared: dict[bytes, int] = msgspec.field(default_factory=dict)
+    """The largest size that newly counted manifests declare."""
+    disputed: dict[bytes, set[int]] = msgspec.field(default_factory=dict)
+    """All of these sizes, where there is more than one."""
     documents: dict[bytes, int] = msgspec.field(default_factory=dict)
     """Sizes of manifest documents, said by the registry itself."""
+    let_go: set[bytes] = msgspec.field(default_factory=set)
+    """What manifests that ceased to exist contained."""
     documents_gone: set[bytes] = msgspec.field(default_factory=set)
     """Manifests that ceased to exist in a repository: their word on their own size may be gone."""
 
-    unconfirmed: set[bytes] = msgspec.field(default_factory=set)
-    """Of these blobs storage has not spoken; known once the change was applied."""
+    held: dict[bytes, Holding] = msgspec.field(default_factory=dict)
+    """The holdings as they became; known once the change was applied."""
     gained: dict[bytes, int] = msgspec.field(default_factory=dict)
     """Digest → bytes that the workspace did not hold before; known once the change was applied."""
 
     def add(self, digest: bytes, contribution: Mapping[bytes, int]) -> None:
         """A manifest begins to exist (or its content becomes known)."""
+        refs, declared = self.refs, self.declared
         for member, size in contribution.items():
-            self.refs[member] = self.refs.get(member, 0) + 1
+            refs[member] = refs.get(member, 0) + 1
             if member == digest:
                 self.documents[member] = size
-            else:
-                self.declared.setdefault(member, []).append(size)
+            elif declared.setdefault(member, size) != size:
+                self.disputed.setdefault(member, {declared[member]}).add(size)
+                declared[member] = max(size, declared[member])
 
     def remove(self, digest: bytes, contribution: Iterable[bytes]) -> None:
         """A manifest ceases to exist."""
         self.documents_gone.add(digest)
         for member in contribution:
             self.refs[member] = self.refs.get(member, 0) - 1
+            self.let_go.add(member)
+
+    def unconfirmed(self, digest: bytes) -> bool:
+        """Whether storage has not spoken of a blob that is counted anew. The change was applied."""
+        return digest in self.declared and not self.held[digest].stored
 
 
 def contribution(digest: bytes, manifest: Manifest) -> dict[bytes, int]:
@@ -96,36 +109,48 @@ def count(holdings: dict[bytes, Holding], change: Change, stored: Mapping[bytes,
     delta = 0
     mismatches: list[Mismatch] = []
     recount: list[bytes] = []
+    # Nothing goes, and everybody agrees on the size: so it is with nearly every digest.
+    special = change.disputed.keys() | change.documents.keys() | change.let_go
     for digest, difference in change.refs.items():
         holding = holdings.get(digest)
+        if digest not in special:
+            size = change.declared[digest]
+            told = stored.get(digest, size) == size
+            if holding is None and told:
+                holdings[digest] = Holding(difference, size, digest in stored)
+                change.gained[digest] = size
+                delta += size
+                continue
+            if holding is not None and told and holding.size == size and holding.refs > 0:
+                holding.refs += difference
+                holding.stored = holding.stored or digest in stored
+                holding.mixed = holding.mixed and not holding.stored
+                continue
         if holding is None:
             holding = holdings[digest] = Holding()
         before = holding.counted
         had = holding.refs
         holding.refs += difference
-        declared = change.declared.get(digest, ())
+        declared = change.declared.get(digest)
+        sizes = change.disputed.get(digest) or (() if declared is None else (declared,))
         document = change.documents.get(digest)
         if document == 0 and had > 0:
             document = None  # nobody has read it here: what another repository knows of it stays
         truth = stored.get(digest, document)
         if truth is not None:
-            mismatches.extend(
-                Mismatch(digest, size, truth) for size in set(declared) if size != truth
-            )
+            mismatches.extend(Mismatch(digest, size, truth) for size in sizes if size != truth)
             holding.size, holding.stored, holding.mixed = truth, True, False
         elif holding.stored and had > 0:
             mismatches.extend(
-                Mismatch(digest, size, holding.size)
-                for size in set(declared)
-                if size != holding.size
+                Mismatch(digest, size, holding.size) for size in sizes if size != holding.size
             )
-        elif declared:
-            known = {*declared, holding.size} if had > 0 else set(declared)
+        elif declared is not None:
+            known = {*sizes, holding.size} if had > 0 else sizes
             holding.mixed = (holding.mixed and had > 0) or len(known) > 1
             holding.size, holding.stored = max(known), False
         if holding.refs == 0:
             holding.mixed = False
-        elif (holding.mixed and difference <= len(declared) - 1) or (
+        elif (holding.mixed and digest in change.let_go) or (
             truth is None and digest in change.documents_gone
         ):
             # Something that contained it went, too: the largest declaration may have gone with it,
@@ -136,6 +161,7 @@ def count(holdings: dict[bytes, Holding], change: Change, stored: Mapping[bytes,
         if had <= 0 < holding.refs:
             change.gained[digest] = holding.size
         delta += holding.counted - before
+    change.held = holdings
     return Counted(delta, mismatches, recount)
 
 

@@ -31,7 +31,7 @@ TagKey = tuple[int, str]
 """(repository id, tag)"""
 
 
-class Manifest(msgspec.Struct):
+class Manifest(msgspec.Struct, gc=False):
     """What is known of one manifest of one repository."""
 
     push: Stamp = NEVER
@@ -51,7 +51,7 @@ class Manifest(msgspec.Struct):
     @property
     def present(self) -> bool:
         """Whether the manifest exists."""
-        return self.known > self.delete
+        return self.push > self.delete or self.seen > self.delete
 
     @property
     def known(self) -> Stamp:
@@ -59,7 +59,7 @@ class Manifest(msgspec.Struct):
         return max(self.push, self.seen)
 
 
-class Tag(msgspec.Struct):
+class Tag(msgspec.Struct, gc=False):
     """What is known of one tag of one repository."""
 
     digest: bytes | None = None

@@ -11,7 +11,6 @@ from uuid import UUID
 
 import msgspec
 
-from ledger import statements
 from runtime.postgres import Connection
 
 IMAGE_RECORDED = "io.registryquota.image.recorded.v1"
@@ -36,20 +35,29 @@ class QuotaEvent(msgspec.Struct, frozen=True):
     data: dict[str, Any]
 
 
+_COLUMNS = ("event_id", "workspace_id", "workspace", "type", "data", "occurred_at")
+
+
 async def add_events(
     connection: Connection, events: Sequence[QuotaEvent], *, now: datetime, new_id: NewId
 ) -> None:
     """Announce events when the current transaction commits. Needs the workspaces' row locks."""
     if not events:
         return
-    await connection.execute(
-        statements.ADD_TO_OUTBOX,
-        [new_id() for _ in events],
-        [event.workspace_id for event in events],
-        [event.workspace for event in events],
-        [event.type for event in events],
-        [msgspec.json.encode(event.data).decode() for event in events],
-        now,
+    await connection.copy_records_to_table(
+        "outbox",
+        records=[
+            (
+                new_id(),
+                event.workspace_id,
+                event.workspace,
+                event.type,
+                msgspec.json.encode(event.data).decode(),
+                now,
+            )
+            for event in events
+        ],
+        columns=_COLUMNS,
     )
 
 

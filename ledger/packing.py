@@ -16,10 +16,12 @@ def pack_blobs(blobs: Iterable[tuple[bytes, int]]) -> bytes:
     """(digest, size) pairs → column value."""
     pack = _ENTRY_256.pack
     return b"".join(
-        pack(32, digest, size)
-        if len(digest) == 32
-        else bytes((len(digest),)) + digest + _SIZE.pack(size)
-        for digest, size in blobs
+        [
+            pack(32, digest, size)
+            if len(digest) == 32
+            else bytes((len(digest),)) + digest + _SIZE.pack(size)
+            for digest, size in blobs
+        ]
     )
 
 

@@ -215,8 +215,8 @@ class Recorder:
             if before.manifests.get(key) != manifest
         }
         changed_tags = {key: tag for key, tag in state.tags.items() if before.tags.get(key) != tag}
-        await store.save_manifests(connection, changed_manifests)
-        await store.save_tags(connection, changed_tags)
+        await store.save_manifests(connection, changed_manifests, before.manifests)
+        await store.save_tags(connection, changed_tags, before.tags)
         await store.add_tag_checks(connection, state.raced, now + _CHECK_TAGS_AFTER)
 
         changes: dict[int, Change] = {}
@@ -362,7 +362,7 @@ def _unconfirmed(
         and manifest.content is not None
         and manifest.content.claimed_ns < 0
         and (change := changes.get(infos[key[0]].workspace_id)) is not None
-        and any(digest in change.unconfirmed for digest, _size in manifest.content.blobs)
+        and any(change.unconfirmed(digest) for digest, _size in manifest.content.blobs)
     ]
 
 

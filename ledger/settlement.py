@@ -26,7 +26,7 @@ _ENTRY = struct.Struct(">8sQ?")
 _KEY_BYTES = 8
 
 
-class TaggedPush(msgspec.Struct, frozen=True):
+class TaggedPush(msgspec.Struct, frozen=True, gc=False):
     """A push by tag that the ledger had not heard of."""
 
     ns: int
@@ -37,7 +37,7 @@ class TaggedPush(msgspec.Struct, frozen=True):
     """Whether the tag named something else, or nothing, before."""
 
 
-class Arrival(msgspec.Struct, frozen=True):
+class Arrival(msgspec.Struct, frozen=True, gc=False):
     """A manifest that began to exist, or whose content became known."""
 
     ns: int
@@ -134,7 +134,7 @@ def _same_build(settled: Reserved, push: TaggedPush) -> bool:
     return settled.settled_tag == push.tag and soon
 
 
-class Remembered(msgspec.Struct):
+class Remembered(msgspec.Struct, gc=False):
     """One push of an app."""
 
     key: bytes

@@ -63,42 +63,47 @@ FROM unnest($1::int[], $2::bytea[]) AS wanted(repository_id, digest)
 JOIN tags t USING (repository_id, digest)
 """
 
-SAVE_MANIFESTS = """
-INSERT INTO manifests (repository_id, digest, push_ns, push_id, seen_ns, seen_id, delete_ns,
-                       delete_id, created_ns, pulled_ns, left_ns, size, media_type, config_media_type, artifact_type, subject,
-                       subject_known, blobs, children, claimed_ns, present)
-SELECT * FROM unnest($1::int[], $2::bytea[], $3::int8[], $4::bytea[], $5::int8[], $6::bytea[],
-                     $7::int8[], $8::bytea[], $9::int8[], $10::int8[], $11::int8[], $12::int8[],
-                     $13::text[], $14::text[], $15::text[], $16::bytea[], $17::bool[],
-                     $18::bytea[], $19::bytea[], $20::int8[], $21::bool[])
-ON CONFLICT (repository_id, digest) DO UPDATE SET
-    push_ns = excluded.push_ns, push_id = excluded.push_id,
-    seen_ns = excluded.seen_ns, seen_id = excluded.seen_id,
-    delete_ns = excluded.delete_ns, delete_id = excluded.delete_id,
-    created_ns = excluded.created_ns,
-    pulled_ns = excluded.pulled_ns, left_ns = excluded.left_ns,
-    size = excluded.size, media_type = excluded.media_type,
-    config_media_type = excluded.config_media_type, artifact_type = excluded.artifact_type,
-    subject = excluded.subject, subject_known = excluded.subject_known,
-    blobs = excluded.blobs, children = excluded.children, claimed_ns = excluded.claimed_ns,
-    present = excluded.present
+# Rows that are not there yet are copied in (`store.py`); nobody else can add one under the locks.
+CHANGE_MANIFESTS = """
+UPDATE manifests m SET
+    push_ns = given.push_ns, push_id = given.push_id,
+    seen_ns = given.seen_ns, seen_id = given.seen_id,
+    delete_ns = given.delete_ns, delete_id = given.delete_id,
+    created_ns = given.created_ns,
+    pulled_ns = given.pulled_ns, left_ns = given.left_ns,
+    size = given.size, media_type = given.media_type,
+    config_media_type = given.config_media_type, artifact_type = given.artifact_type,
+    subject = given.subject, subject_known = given.subject_known,
+    blobs = given.blobs, children = given.children, claimed_ns = given.claimed_ns,
+    present = given.present
+FROM unnest($1::int[], $2::bytea[], $3::int8[], $4::bytea[], $5::int8[], $6::bytea[],
+            $7::int8[], $8::bytea[], $9::int8[], $10::int8[], $11::int8[], $12::int8[],
+            $13::text[], $14::text[], $15::text[], $16::bytea[], $17::bool[],
+            $18::bytea[], $19::bytea[], $20::int8[], $21::bool[])
+  AS given(repository_id, digest, push_ns, push_id, seen_ns, seen_id, delete_ns, delete_id,
+           created_ns, pulled_ns, left_ns, size, media_type, config_media_type, artifact_type,
+           subject, subject_known, blobs, children, claimed_ns, present)
+WHERE m.repository_id = given.repository_id AND m.digest = given.digest
 """
 
-SAVE_TAGS = """
-INSERT INTO tags (repository_id, name, digest, set_ns, set_id, untag_ns, untag_id)
-SELECT * FROM unnest($1::int[], $2::text[], $3::bytea[], $4::int8[], $5::bytea[], $6::int8[],
-                     $7::bytea[])
-ON CONFLICT (repository_id, name) DO UPDATE SET
-    digest = excluded.digest, set_ns = excluded.set_ns, set_id = excluded.set_id,
-    untag_ns = excluded.untag_ns, untag_id = excluded.untag_id
+CHANGE_TAGS = """
+UPDATE tags t SET
+    digest = given.digest, set_ns = given.set_ns, set_id = given.set_id,
+    untag_ns = given.untag_ns, untag_id = given.untag_id
+FROM unnest($1::int[], $2::text[], $3::bytea[], $4::int8[], $5::bytea[], $6::int8[], $7::bytea[])
+  AS given(repository_id, name, digest, set_ns, set_id, untag_ns, untag_id)
+WHERE t.repository_id = given.repository_id AND t.name = given.name
 """
 
 # -- bytes -------------------------------------------------------------------------------------
 
+# What is held, and what storage said, of what is held or not.
 LOAD_HOLDINGS = """
-SELECT h.workspace_id, h.digest, h.refs, h.size, h.stored, h.mixed
-FROM unnest($1::bytea[], $2::int[]) AS wanted(digest, workspace_id)
-JOIN workspace_digests h USING (digest, workspace_id)
+SELECT given.workspace_id, given.digest, h.refs, h.size, h.stored, h.mixed, s.size AS told
+FROM unnest($1::bytea[], $2::int[]) AS given(digest, workspace_id)
+LEFT JOIN workspace_digests h USING (digest, workspace_id)
+LEFT JOIN stored_blobs s USING (digest)
+WHERE h.digest IS NOT NULL OR s.digest IS NOT NULL
 """
 
 LOAD_HOLDERS = """
@@ -106,24 +111,30 @@ SELECT workspace_id, digest, refs, size, stored, mixed
 FROM workspace_digests WHERE digest = ANY($1::bytea[])
 """
 
-SAVE_HOLDINGS = """
-INSERT INTO workspace_digests (digest, workspace_id, refs, size, stored, mixed, released_at)
-SELECT digest, workspace_id, refs, size, stored, mixed, CASE WHEN released THEN $8::timestamptz END
+# `refs` stands in no index, so that one more reference stays in its page (a HOT update).
+CHANGE_HOLDINGS = """
+UPDATE workspace_digests h
+SET refs = given.refs, size = given.size, stored = given.stored, mixed = given.mixed,
+    released_at = CASE WHEN given.refs > 0 THEN NULL
+                       WHEN given.released THEN $8::timestamptz ELSE h.released_at END
 FROM unnest($1::bytea[], $2::int[], $3::int[], $4::int8[], $5::bool[], $6::bool[], $7::bool[])
   AS given(digest, workspace_id, refs, size, stored, mixed, released)
-ON CONFLICT (digest, workspace_id) DO UPDATE SET
-    refs = excluded.refs, size = excluded.size, stored = excluded.stored, mixed = excluded.mixed,
-    released_at = CASE WHEN excluded.refs > 0 THEN NULL
-                       ELSE coalesce(excluded.released_at, workspace_digests.released_at) END
+WHERE h.digest = given.digest AND h.workspace_id = given.workspace_id
 """
 
-# Below 0: somebody uses the blob and waits for storage's word (`SAVE_STORED`).
-LOAD_STORED = """
-SELECT digest, size FROM stored_blobs WHERE digest = ANY($1::bytea[]) AND size >= 0
+# Storage's word and a workspace's first use of the same blob may be written at the same moment by two
+# transactions that lock no row in common. So every use locks its digest's share of all digests
+# together with other uses, and storage's word locks it alone: whichever comes second waits for the
+# first and sees what it wrote. In order of share, after the workspaces' rows: no deadlocks.
+LOCK_DIGESTS = """
+SELECT CASE WHEN alone THEN pg_advisory_xact_lock(5922, share)
+            ELSE pg_advisory_xact_lock_shared(5922, share) END
+FROM unnest($1::int[], $2::bool[]) AS given(share, alone)
 """
 
-# The largest, so that the order in which storage's words come plays no part. A row that stays as it
-# is gets locked all the same.
+LOAD_STORED = "SELECT digest, size FROM stored_blobs WHERE digest = ANY($1::bytea[])"
+
+# The largest, so that the order in which storage's words come plays no part.
 SAVE_STORED = """
 INSERT INTO stored_blobs (digest, size)
 SELECT * FROM unnest($1::bytea[], $2::int8[])
@@ -154,16 +165,6 @@ SET usage_bytes = given.usage_bytes, level = given.level,
     changed_at = $5::timestamptz
 FROM unnest($1::int[], $2::int8[], $3::text[], $4::bool[]) AS given(id, usage_bytes, level, has_images)
 WHERE w.id = given.id
-"""
-
-# -- what is to be announced --------------------------------------------------------------------
-
-ADD_TO_OUTBOX = """
-INSERT INTO outbox (event_id, workspace_id, workspace, type, data, occurred_at)
-SELECT event_id, workspace_id, workspace, type, data::json, $6::timestamptz
-FROM unnest($1::uuid[], $2::int[], $3::text[], $4::text[], $5::text[])
-  WITH ORDINALITY AS given(event_id, workspace_id, workspace, type, data, position)
-ORDER BY position
 """
 
 # -- offsets -------------------------------------------------------------------------------------

@@ -1,7 +1,10 @@
 """Loads and saves the part of the ledger that a batch of facts touches. Never commits."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import repeat
+from operator import itemgetter
+from typing import Any
 
 import asyncpg
 
@@ -12,8 +15,10 @@ from ledger.fold import Manifest, ManifestKey, Tag, TagKey
 from ledger.packing import pack_blobs, pack_digests, unpack_blobs, unpack_digests
 from runtime.postgres import Connection
 
-HoldingKey = tuple[int, bytes]
-"""(workspace id, digest)"""
+_SHARES = 64
+"""Parts of all digests that are locked as one. Locks are few in Postgres, conflicts rare."""
+
+_by_key = itemgetter(0)
 
 
 def _stamp(ns: int, identifier: bytes | None) -> Stamp:
@@ -90,33 +95,59 @@ async def load_tags_on(connection: Connection, keys: Iterable[ManifestKey]) -> d
     return {(row["repository_id"], row["name"]): tag_of(row) for row in rows}
 
 
-async def save_manifests(connection: Connection, changed: Mapping[ManifestKey, Manifest]) -> None:
-    """Write manifests as they stand."""
-    if not changed:
-        return
-    rows = [
-        (
-            key[0],
-            key[1],
-            manifest.push[0],
-            manifest.push[1] or None,
-            manifest.seen[0],
-            manifest.seen[1] or None,
-            manifest.delete[0],
-            manifest.delete[1] or None,
-            manifest.created_ns,
-            manifest.pulled_ns,
-            manifest.left_ns,
-            manifest.size,
-            manifest.media_type,
-            *_content_columns(manifest.content),
-            manifest.present,
+_MANIFEST_COLUMNS = (
+    *("repository_id", "digest", "push_ns", "push_id", "seen_ns", "seen_id", "delete_ns"),
+    *("delete_id", "created_ns", "pulled_ns", "left_ns", "size", "media_type"),
+    *("config_media_type", "artifact_type", "subject", "subject_known", "blobs", "children"),
+    *("claimed_ns", "present"),
+)
+_TAG_COLUMNS = ("repository_id", "name", "digest", "set_ns", "set_id", "untag_ns", "untag_id")
+_HOLDING_COLUMNS = ("digest", "workspace_id", "refs", "size", "stored", "mixed", "released_at")
+
+
+async def save_manifests(
+    connection: Connection,
+    changed: Mapping[ManifestKey, Manifest],
+    known: Container[ManifestKey],
+) -> None:
+    """Write manifests as they stand; `known` are those that the ledger has already."""
+    added: list[tuple[Any, ...]] = []
+    altered: list[tuple[Any, ...]] = []
+    for key, manifest in sorted(changed.items(), key=_by_key):
+        (altered if key in known else added).append(
+            (
+                key[0],
+                key[1],
+                manifest.push[0],
+                manifest.push[1] or None,
+                manifest.seen[0],
+                manifest.seen[1] or None,
+                manifest.delete[0],
+                manifest.delete[1] or None,
+                manifest.created_ns,
+                manifest.pulled_ns,
+                manifest.left_ns,
+                manifest.size,
+                manifest.media_type,
+                *_content_columns(manifest.content),
+                manifest.present,
+            )
         )
-        for key, manifest in sorted(changed.items(), key=lambda item: item[0])
-    ]
-    await connection.execute(
-        statements.SAVE_MANIFESTS, *(list(column) for column in zip(*rows, strict=True))
-    )
+    await _add(connection, "manifests", _MANIFEST_COLUMNS, added)
+    if altered:
+        await connection.execute(statements.CHANGE_MANIFESTS, *_columns(altered))
+
+
+async def _add(
+    connection: Connection, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
+) -> None:
+    """New rows, in order of their key: a COPY costs the least here and in Postgres."""
+    if rows:
+        await connection.copy_records_to_table(table, records=rows, columns=columns)
+
+
+def _columns(rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)]
 
 
 def _content_columns(
@@ -135,38 +166,46 @@ def _content_columns(
     )
 
 
-async def save_tags(connection: Connection, changed: Mapping[TagKey, Tag]) -> None:
-    """Write tags as they stand."""
-    if not changed:
-        return
-    rows = [
-        (
-            key[0],
-            key[1],
-            tag.digest,
-            tag.set[0],
-            tag.set[1] or None,
-            tag.untag[0],
-            tag.untag[1] or None,
+async def save_tags(
+    connection: Connection, changed: Mapping[TagKey, Tag], known: Container[TagKey]
+) -> None:
+    """Write tags as they stand; `known` are those that the ledger has already."""
+    added: list[tuple[Any, ...]] = []
+    altered: list[tuple[Any, ...]] = []
+    for key, tag in sorted(changed.items(), key=_by_key):
+        (altered if key in known else added).append(
+            (
+                key[0],
+                key[1],
+                tag.digest,
+                tag.set[0],
+                tag.set[1] or None,
+                tag.untag[0],
+                tag.untag[1] or None,
+            )
         )
-        for key, tag in sorted(changed.items(), key=lambda item: item[0])
-    ]
-    await connection.execute(
-        statements.SAVE_TAGS, *(list(column) for column in zip(*rows, strict=True))
-    )
+    await _add(connection, "tags", _TAG_COLUMNS, added)
+    if altered:
+        await connection.execute(statements.CHANGE_TAGS, *_columns(altered))
 
 
 async def load_holdings(
-    connection: Connection, keys: Iterable[HoldingKey]
-) -> dict[int, dict[bytes, Holding]]:
-    """Workspace id → digest → what is held, for the known ones among the keys."""
-    wanted = sorted((digest, workspace_id) for workspace_id, digest in keys)
-    if not wanted:
-        return {}
-    rows = await connection.fetch(
-        statements.LOAD_HOLDINGS, [key[0] for key in wanted], [key[1] for key in wanted]
-    )
-    return _holdings(rows)
+    connection: Connection, wanted: Mapping[int, Collection[bytes]]
+) -> tuple[dict[int, dict[bytes, Holding]], dict[bytes, int]]:
+    """What is known of digests of each workspace id: what it holds, and what storage said of any.
+
+    Returns workspace id → digest → holding, and digest → size in bytes.
+    """
+    digests: list[bytes] = []
+    workspaces: list[int] = []
+    for workspace_id, members in wanted.items():
+        digests += sorted(members)
+        workspaces += repeat(workspace_id, len(members))
+    if not digests:
+        return {}, {}
+    rows = await connection.fetch(statements.LOAD_HOLDINGS, digests, workspaces)
+    told = {row["digest"]: row["told"] for row in rows if row["told"] is not None}
+    return _holdings(row for row in rows if row["refs"] is not None), told
 
 
 async def load_holders(
@@ -176,11 +215,15 @@ async def load_holders(
     return _holdings(await connection.fetch(statements.LOAD_HOLDERS, sorted(digests)))
 
 
-def _holdings(rows: list[asyncpg.Record]) -> dict[int, dict[bytes, Holding]]:
+def _holdings(rows: Iterable[asyncpg.Record]) -> dict[int, dict[bytes, Holding]]:
     found: dict[int, dict[bytes, Holding]] = {}
     for row in rows:
         found.setdefault(row["workspace_id"], {})[row["digest"]] = Holding(
-            refs=row["refs"], size=row["size"], stored=row["stored"], mixed=row["mixed"]
+            refs=row["refs"],
+            size=row["size"],
+            stored=row["stored"],
+            mixed=row["mixed"],
+            saved=True,
         )
     return found
 
@@ -189,22 +232,34 @@ async def save_holdings(
     connection: Connection, changed: Mapping[int, Mapping[bytes, Holding]], now: datetime
 ) -> None:
     """Write what workspaces hold, as it stands."""
-    rows = sorted(
-        (
-            digest,
-            workspace_id,
-            holding.refs,
-            holding.size,
-            holding.stored,
-            holding.mixed,
-            holding.released,
-        )
-        for workspace_id, holdings in changed.items()
-        for digest, holding in holdings.items()
-    )
-    if rows:
-        columns = (list(column) for column in zip(*rows, strict=True))
-        await connection.execute(statements.SAVE_HOLDINGS, *columns, now)
+    added: list[tuple[Any, ...]] = []
+    altered: list[tuple[Any, ...]] = []
+    for workspace_id, holdings in changed.items():
+        for digest, holding in holdings.items():
+            row = (digest, workspace_id, holding.refs, holding.size, holding.stored, holding.mixed)
+            if holding.saved:
+                altered.append((*row, holding.released))
+            else:
+                added.append((*row, now if holding.released else None))
+    added.sort()
+    altered.sort()
+    await _add(connection, "workspace_digests", _HOLDING_COLUMNS, added)
+    if altered:
+        await connection.execute(statements.CHANGE_HOLDINGS, *_columns(altered), now)
+
+
+async def lock_digests(
+    connection: Connection, used: Iterable[bytes], told: Iterable[bytes]
+) -> None:
+    """Wait for whoever writes storage's word on what is `used`, or uses what it is `told` of.
+
+    Call it under the workspaces' locks, before reading what storage said or who holds what.
+    """
+    alone = dict.fromkeys((digest[-1] % _SHARES for digest in used), False)
+    alone |= dict.fromkeys((digest[-1] % _SHARES for digest in told), True)
+    if alone:
+        shares = sorted(alone)
+        await connection.fetch(statements.LOCK_DIGESTS, shares, [alone[item] for item in shares])
 
 
 async def load_stored(connection: Connection, digests: Iterable[bytes]) -> dict[bytes, int]:
@@ -217,7 +272,7 @@ async def load_stored(connection: Connection, digests: Iterable[bytes]) -> dict[
 
 
 async def save_stored(connection: Connection, sizes: Mapping[bytes, int]) -> None:
-    """Write sizes that storage said; a size below 0 claims the row of a blob that is used."""
+    """Write sizes in bytes that storage said."""
     if sizes:
         ordered = sorted(sizes.items())
         await connection.execute(

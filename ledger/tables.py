@@ -185,7 +185,8 @@ workspace_digests = Table(
     Index(
         "workspace_digests_released_idx",
         "workspace_id",
-        postgresql_where=text("refs = 0 AND released_at IS NOT NULL"),
+        # Without `refs`: a column that stands in an index makes every update of it a new entry.
+        postgresql_where=text("released_at IS NOT NULL"),
     ),
     postgresql_with={"fillfactor": "90"},
 )

@@ -7,7 +7,7 @@ from typing import Any
 from runtime.postgres import Pool
 from tests.support.memory_ledger import Crash
 
-_STATEMENTS = {"execute", "fetch", "fetchval", "fetchrow"}
+_STATEMENTS = {"execute", "fetch", "fetchval", "fetchrow", "copy_records_to_table"}
 
 
 class KillingPool:
@@ -39,8 +39,8 @@ class _KillingConnection:
         if name not in _STATEMENTS:
             return found
 
-        async def run(*arguments: Any) -> Any:
-            result = await found(*arguments)
+        async def run(*arguments: Any, **named: Any) -> Any:
+            result = await found(*arguments, **named)
             self._pool.one_more()
             return result
 
