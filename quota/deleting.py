@@ -148,12 +148,11 @@ class Deletions:
         Returns whether the first of them is gone.
         """
         for item in items:
-            if item.key in stays or any(
-                holder.key in stays for holder in _holders(item, unit or items, contents)
-            ):
+            holders = _holders(item, unit or items, contents)
+            if item.key in stays or any(holder.key in stays for holder in holders):
                 stays.add(item.key)
                 await self._finish(item, "skipped", "it is in use, or belongs to what stays")
-            elif not await self._delete(item, contents.get(item.key)):
+            elif not await self._delete(item, contents.get(item.key), holders):
                 stays.add(item.key)
         return bool(items) and items[0].key not in stays
 
@@ -182,9 +181,9 @@ class Deletions:
             self.given_up.add(item.key)
             self._outcome.failed.append(_failed(item, recorded.failure or ""))
 
-    async def _delete(self, item: Item, content: Content | None) -> bool:
+    async def _delete(self, item: Item, content: Content | None, holders: Sequence[Item]) -> bool:
         """One manifest: keep its bytes, DELETE it, forget it. False when it stays."""
-        skip = await self._must_skip(item)
+        skip = await self._must_skip(item, holders)
         if skip is not None:
             self.given_up.add(item.key)
             await self._finish(item, "skipped", skip)
@@ -222,19 +221,27 @@ class Deletions:
         if self._away >= _MOST_AWAY:
             raise stopped_by(error) from error
 
-    async def _must_skip(self, item: Item) -> str | None:
+    async def _must_skip(self, item: Item, holders: Sequence[Item]) -> str | None:
         """A reason not to delete after all: what the plan stood on has changed."""
         if item.registry != DEFAULT_REGISTRY:
             return f"registry {item.registry} is not the one that can be cleaned"
         async with self._tools.pool.acquire() as connection:
             newest = await reading.newest_sign(connection, item.repository_id, item.digest)
             needed = await reading.needed_by_an_index(connection, item.repository_id, item.digest)
+            back = [
+                holder
+                for holder in holders
+                if await reading.newest_sign(connection, holder.repository_id, holder.digest)
+                is not None
+            ]
         if newest is None:
             return "it is gone already"
         if newest != item.push_ns:
             return "it was pushed again after the plan was made"
         if needed:
             return "an index needs it that was pushed after the plan was made"
+        if back:
+            return "it belongs to an image that is there again"
         return None
 
     async def _leased(

@@ -75,7 +75,8 @@ class CleanupRoutes:
         """Scope `write`: 200 when it is done, 202 when it goes on.
 
         With a plan 404 (unknown), 409 (it does not hold any more, `errors` says what changed; or it
-        was carried out already, or a breaker refused it) and 410 (expired); nothing was deleted then.
+        was carried out already, a breaker refused it, or another cleanup runs longer than `timeout_s`)
+        and 410 (expired); nothing was deleted then.
         """
         view = await self._workspace(request, "write")
         body = await body_of(request, CleanupRequest)

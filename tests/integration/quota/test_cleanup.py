@@ -13,7 +13,7 @@ from ledger.workspaces import Settings
 from quota.cleaning import STALE_AFTER
 from quota.snapshot import Incoming
 from registry.client import RegistryClient
-from registry.push import build_image, build_index, build_layer
+from registry.push import build_image, build_index, build_layer, build_referrer, push_image
 from tests.integration.quota.conftest import service_of, utc_now
 from tests.support import ledgers
 from tests.support.registries import answering, running_registry
@@ -127,6 +127,24 @@ async def test_what_is_pulled_while_a_cleanup_runs_was_pulled_recently(service, 
     assert answer.outcome.target_reached
     assert [image.tags for image in answer.outcome.images] == [("1.0",), ("1.2",)]
     assert "1.1" in await service.tags("acme/api")
+
+
+async def test_a_signature_stays_when_its_image_comes_back_before_its_turn(service, monkeypatch):
+    await service.configure("acme", 700_000)
+    image = build_image([build_layer("signed", 200_000)])
+    await service.push_built("acme/api", "signed", image)
+    signature = build_referrer(image.manifest)
+    await push_image(service.registry, "acme/api", signature)
+    await service.tell("acme/api", None, signature.manifest.content, signature.manifest.media_type)
+    await fill(service, count=4)
+    after_the_first_delete(
+        monkeypatch, lambda: service.push_built("acme/api", "signed-again", image)
+    )
+    answer = await service.ask("acme")
+    assert answer.outcome.images[0].digest == f"sha256:{image.digest.hex()}"
+    for digest in (image.digest, signature.digest):
+        assert (await service.registry.head_manifest("acme/api", digest)).exists
+        assert ("acme/api", digest) in await ledgers.manifests(service.pool)
 
 
 async def test_every_deleted_manifest_is_kept_for_undo_with_its_reason(service):
