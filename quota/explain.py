@@ -161,7 +161,7 @@ class _Explanation:
         shares: Counter[str] = Counter()
         for digest in sorted(stay):
             sharer = self._sharers.get(digest)
-            name = "the incoming build" if sharer is None else self._name(sharer)
+            name = reasons.INCOMING if sharer is None else self._name(sharer)
             shares[name] += self._graph.sizes[digest]
         return sum(shares.values()), [name for name, _ in shares.most_common()]
 

@@ -11,6 +11,9 @@ from registry.names import format_digest
 
 _SHORT_HEX: Final = 12
 
+INCOMING: Final = "the incoming build"
+"""Who shares what only the build has that is about to push."""
+
 KEPT_AS: Final[dict[Why, str]] = {
     "newest": "among the newest of their app",
     "only_image": "the only image of their app",
@@ -75,6 +78,9 @@ def deleted(
     sentence = f"{place}, frees {format_bytes(freed_bytes)}{along}"
     if shared_bytes == 0:
         return sentence
+    if sharers == [INCOMING]:
+        # They leave the account and are back with the build's push: no room is won by them.
+        return f"{sentence}; {format_bytes(shared_bytes)} more come again with {INCOMING}"
     others = " and others" if len(sharers) > 1 else ""
     return f"{sentence}; {format_bytes(shared_bytes)} stay shared with {sharers[0]}{others}"
 

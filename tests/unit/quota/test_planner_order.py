@@ -161,7 +161,7 @@ def test_what_the_incoming_build_reuses_is_not_freed_and_not_promised():
     assert plan.freed_bytes == 2 * MB  # with api:1
     assert (
         workspace.sentence(plan, "api:old")
-        == "deleted: 4th newest, frees 1.0 MB; 100.0 MB stay shared with the incoming build"
+        == "deleted: 4th newest, frees 1.0 MB; 100.0 MB more come again with the incoming build"
     )
 
 
