@@ -4,7 +4,7 @@ import asyncio
 
 import typer
 
-from cli.console import CommandError, console, emit_json
+from cli.console import CommandError, console, emit_json, errors
 from cli.options import AsJson
 from runtime.settings import Settings
 
@@ -31,17 +31,24 @@ async def _migrate(settings: Settings) -> list[str]:
     """The topics that were created."""
     from aiokafka.errors import KafkaError
 
-    from migrations.upgrade import upgrade
+    from migrations.upgrade import SchemaBusyError, upgrade
     from runtime.kafka import create_topics
     from runtime.postgres import UNAVAILABLE
     from runtime.tls import advice
 
     try:
-        await upgrade(settings.required_database_url())
+        await upgrade(
+            settings.required_database_url(),
+            waiting=lambda: errors.print("database: a table is in use; trying again"),
+        )
     except UNAVAILABLE as error:
         raise CommandError(
             f"the database does not answer ({error}); "
             + (advice(error) or "check RQ_DATABASE_URL and that it runs")
+        ) from error
+    except SchemaBusyError as error:
+        raise CommandError(
+            f"{error} End it (pg_stat_activity, xact_start), and call this again: it goes on from there"
         ) from error
     try:
         return list(await create_topics(settings))

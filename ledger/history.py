@@ -41,8 +41,6 @@ WHERE old.at < $1::timestamptz AND old.at >= $1::timestamptz - $2::interval AND 
     AND later.at < date_trunc('hour', old.at, 'UTC') + interval '1 hour')
 """
 
-FORGET = "DELETE FROM usage_history WHERE at < $1::timestamptz"
-
 # One process at a time.
 TRY_LEAD = "SELECT pg_try_advisory_xact_lock(5921, 11)"
 
@@ -86,12 +84,8 @@ async def samples(
     return [Sample(*row.values()) for row in rows]
 
 
-async def tidy(connection: Connection, *, hourly_before: datetime, none_before: datetime) -> None:
-    """Keep the last row of each hour before one moment, and nothing before another.
-
-    Does nothing while another process is at it.
-    """
+async def thin(connection: Connection, before: datetime) -> None:
+    """Keep the last row of each hour before a moment. Does nothing while another process is at it."""
     async with connection.transaction():
         if await connection.fetchval(TRY_LEAD):
-            await connection.execute(FORGET, none_before)
-            await connection.execute(THIN, hourly_before, _THINNED_AT_A_TIME)
+            await connection.execute(THIN, before, _THINNED_AT_A_TIME)

@@ -22,7 +22,6 @@ WHERE p.workspace_id = $1 AND p.run_id IS NULL AND p.id NOT IN (
   WHERE newest.workspace_id = $1 AND newest.run_id IS NULL ORDER BY newest.made_at DESC LIMIT $2)
 """
 
-FORGET_OLD = "DELETE FROM cleanup_plans WHERE expires_at < $1"
 
 PLAN = """
 SELECT id, steps, document, run_id, made_at, expires_at FROM cleanup_plans
@@ -61,8 +60,3 @@ async def plan_of(connection: Connection, workspace_id: int, plan_id: UUID) -> S
 async def use_plan(connection: Connection, plan_id: UUID, run_id: UUID) -> bool:
     """Mark a plan as carried out by a run; False when it was before."""
     return await connection.fetchval(USE_PLAN, plan_id, run_id) is not None
-
-
-async def forget_old(connection: Connection, before: datetime) -> None:
-    """Forget plans that expired before a moment."""
-    await connection.execute(FORGET_OLD, before)

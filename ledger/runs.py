@@ -115,8 +115,6 @@ FROM cleanup_items i JOIN repositories r ON r.id = i.repository_id
 WHERE i.run_id = $1 ORDER BY i.position
 """
 
-FORGET_OLD = "DELETE FROM cleanup_runs WHERE started_at < $1 AND state <> 'running'"
-
 
 class AlreadyRunningError(Exception):
     """A cleanup of this workspace is running; wait for its result."""
@@ -378,8 +376,3 @@ def recorded_item(row: asyncpg.Record) -> RecordedItem:
     return RecordedItem(
         item, values["state"], values["freed_bytes"], values["failure"], values["document"]
     )
-
-
-async def forget_old(connection: Connection, before: datetime) -> None:
-    """Forget runs that began before a moment, with all that was kept of them."""
-    await connection.execute(FORGET_OLD, before)

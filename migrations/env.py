@@ -1,4 +1,4 @@
-"""Alembic environment: async engine, one migration at a time, bounded waits for locks."""
+"""Alembic environment: one revision a transaction, one process at a time, bounded waits for locks."""
 
 import asyncio
 
@@ -9,18 +9,31 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from ledger.tables import metadata
+from migrations.online import timeouts
 from runtime.settings import Settings
 
 _ADVISORY_LOCK = 0x52_51_4D_49_47  # "RQMIG"
+_POLL_SECONDS = 0.2
+
+
+def _prepare(connection: Connection) -> bool:
+    """Set the session up; whether it is the one that may migrate."""
+    for statement in timeouts():
+        connection.execute(text(statement))
+    # Asked for again and again, never waited for: an index that is built concurrently waits for every
+    # session that is in the middle of a statement.
+    lock = text("SELECT pg_try_advisory_lock(:key)")
+    taken = bool(connection.execute(lock, {"key": _ADVISORY_LOCK}).scalar())
+    connection.commit()
+    return taken
 
 
 def _run(connection: Connection) -> None:
-    context.configure(connection=connection, target_metadata=metadata)
+    # A transaction a revision: the locks of one are given back before the next.
+    context.configure(
+        connection=connection, target_metadata=metadata, transaction_per_migration=True
+    )
     with context.begin_transaction():
-        # A migration must never queue behind a long transaction and stop the consumers with it.
-        connection.execute(text("SET LOCAL lock_timeout = '5s'"))
-        connection.execute(text("SET LOCAL statement_timeout = '15min'"))
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
         context.run_migrations()
 
 
@@ -32,17 +45,12 @@ async def _connect_and_run() -> None:
     )
     try:
         async with engine.connect() as connection:
+            while not await connection.run_sync(_prepare):  # noqa: ASYNC110 - in another process
+                await asyncio.sleep(_POLL_SECONDS)
             await connection.run_sync(_run)
+            await connection.commit()
     finally:
         await engine.dispose()
 
 
-def _main() -> None:
-    given: Connection | None = context.config.attributes.get("connection")
-    if given is not None:
-        _run(given)
-    else:
-        asyncio.run(_connect_and_run())
-
-
-_main()
+asyncio.run(_connect_and_run())

@@ -1,6 +1,6 @@
 """How a workspace's usage went: samples of the ledger as points at even distances."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 import msgspec
@@ -8,17 +8,11 @@ import msgspec
 from ledger import history
 from ledger.history import Sample
 from ledger.reading import WorkspaceView
-from runtime.lifecycle import Stopping
-from runtime.logs import get_logger
-from runtime.postgres import UNAVAILABLE, Pool
-
-log = get_logger(__name__)
+from runtime.postgres import Pool
 
 MOST_POINTS = 2000
 _FEW_POINTS = 200
 _STEPS = (60, 300, 900, 3600, 3 * 3600, 6 * 3600, 86_400, 7 * 86_400)
-_HOURLY_AFTER = timedelta(days=7)
-_TIDY_EVERY = 3600.0
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -67,12 +61,10 @@ def usual_step(start: datetime, end: datetime) -> timedelta:
 
 
 class History:
-    """Reads it, and keeps it small."""
+    """Reads it."""
 
-    def __init__(self, pool: Pool, *, keep: timedelta, clock: Callable[[], datetime]) -> None:
+    def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._keep = keep
-        self._clock = clock
 
     async def of(
         self, view: WorkspaceView, *, start: datetime, end: datetime, step: timedelta
@@ -81,16 +73,3 @@ class History:
         async with self._pool.acquire() as connection:
             samples = await history.samples(connection, view.id, start=start, end=end, step=step)
         return points(samples, start=start, end=end, step=step)
-
-    async def run(self, stopping: Stopping) -> None:
-        """Thin out and forget, every hour, until the process ends."""
-        while not stopping.is_set():
-            now = self._clock()
-            try:
-                async with self._pool.acquire() as connection:
-                    await history.tidy(
-                        connection, hourly_before=now - _HOURLY_AFTER, none_before=now - self._keep
-                    )
-            except UNAVAILABLE as error:
-                log.warning("history_not_tidied", reason=f"{type(error).__name__}: {error}")
-            await stopping.sleep(_TIDY_EVERY)

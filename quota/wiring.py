@@ -43,6 +43,7 @@ from quota.records import Records
 from quota.relay import Relay
 from quota.repair import Repairer
 from quota.restore import Restorer
+from quota.retention import Retention
 from quota.runs import Runs
 from quota.sweep import Sweep
 from quota.tokens import Tokens
@@ -103,11 +104,16 @@ def open_doors(settings: Settings, tokens: Tokens) -> Doors:
     return Doors(api, any_of(internal_keys(settings.required_internal_api_keys()), api))
 
 
-def open_history(
+def open_retention(
     settings: Settings, pool: Pool, *, clock: Callable[[], datetime] = utc_now
-) -> History:
-    """How usage went."""
-    return History(pool, keep=timedelta(days=settings.history_days), clock=clock)
+) -> Retention:
+    """What forgets with age."""
+    return Retention(
+        pool,
+        history=timedelta(days=settings.history_days),
+        events=timedelta(days=settings.events_days),
+        clock=clock,
+    )
 
 
 def route_groups(
@@ -141,7 +147,7 @@ def route_groups(
         authenticate=doors.api,
         clock=clock,
     )
-    history = open_history(settings, pool, clock=clock)
+    history = History(pool)
     return [
         api,
         CleanupRoutes(runs, accounts=accounts, authenticate=doors.api),
@@ -298,8 +304,8 @@ async def run(settings: Settings) -> int:
             metrics=metrics,
         )
         await stack.enter_async_context(background("relay", relay.run(), stopping))
-        history = open_history(settings, pool)
-        await stack.enter_async_context(background("history", history.run(stopping), stopping))
+        retention = open_retention(settings, pool)
+        await stack.enter_async_context(background("retention", retention.run(stopping), stopping))
         watch = Watch(
             pipeline,
             pool,
@@ -320,7 +326,6 @@ async def run(settings: Settings) -> int:
         )
         await stack.enter_async_context(background("reconcile", schedule.run(), stopping))
         sweep = Sweep(
-            pool,
             cleaner,
             Repairer(cleaner.tools, metrics.put_back),
             stopping=stopping,

@@ -174,6 +174,8 @@ class Settings(BaseSettings):
 
     history_days: int = Field(400, ge=1, le=36_500)
     """Days that it is remembered how usage went: to the minute for a week, then to the hour."""
+    events_days: int = Field(90, ge=1, le=36_500)
+    """Days that published quota events are kept beside the topic, for `GET …/events`."""
 
     # Reconciliation
     reconcile_interval: float = Field(6 * 3600, ge=0)

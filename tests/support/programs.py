@@ -12,10 +12,21 @@ from pathlib import Path
 
 
 class Program:
-    """`registry-quota ARGUMENTS` with no settings but its own; its log is a file."""
+    """`registry-quota ARGUMENTS` with no settings but its own; its log is a file.
 
-    def __init__(self, arguments: Sequence[str], settings: Mapping[str, str], log: Path) -> None:
+    `code`: a folder with the sources of another release, which runs instead of this one.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        settings: Mapping[str, str],
+        log: Path,
+        *,
+        code: Path | None = None,
+    ) -> None:
         self._arguments = arguments
+        self._code = code
         self._environment = {
             name: value
             for name, value in os.environ.items()
@@ -36,6 +47,7 @@ class Program:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "cli.main", *self._arguments],
                 env=self._environment,
+                cwd=self._code,
                 stdout=log,
                 stderr=log,
             )
