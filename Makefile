@@ -42,7 +42,7 @@ $(READY): requirements/dev.txt pyproject.toml
 
 lock: setup ## Pin again (after a change of pyproject.toml), with hashes and without addresses
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
-	  --no-annotate pyproject.toml -o requirements/runtime.txt $(UPGRADE)
+	  --no-annotate --extra otel pyproject.toml -o requirements/runtime.txt $(UPGRADE)
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
 	  --no-annotate --all-extras --group dev pyproject.toml -o requirements/dev.txt -c requirements/runtime.txt $(UPGRADE)
 	@echo 'hatchling>=1.27' | $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \

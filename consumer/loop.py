@@ -25,6 +25,7 @@ from aiokafka.errors import KafkaError
 from consumer.dead_letters import Ceiling, TooManyDeadLettersError, send_dead_letter
 from consumer.metrics import ConsumerMetrics
 from consumer.outcomes import Decoded, line
+from consumer.traces import tracing_batch
 from consumer.translate import facts_of
 from ledger import offsets
 from ledger.offsets import Advance, StaleOwnerError
@@ -35,6 +36,7 @@ from runtime.lifecycle import Stopping
 from runtime.logs import Outcomes, get_logger
 from runtime.postgres import UNAVAILABLE, Connection, Pool
 from runtime.settings import DEFAULT_REGISTRY
+from runtime.tracing import Tracing, part
 
 log = get_logger(__name__)
 
@@ -79,6 +81,7 @@ class NotificationConsumer:
         dead_letter_ceiling: int = 0,
         clock: Callable[[], datetime],
         on_pending: Callable[[], None],
+        tracing: Tracing | None = None,
     ) -> None:
         self._connect = connect
         self._producer = producer
@@ -91,6 +94,7 @@ class NotificationConsumer:
         self._batch_max_events = batch_max_events
         self._clock = clock
         self._on_pending = on_pending
+        self._tracing = tracing
         self._owned: dict[int, Ownership] = {}
         self._ceiling = Ceiling(dead_letter_ceiling)
         self._outcomes = Outcomes("notification")
@@ -241,7 +245,8 @@ class NotificationConsumer:
         if not decoded and too_many is not None:
             raise too_many
         try:
-            taken = await self._while_database_is_away(lambda: self._record(decoded))
+            with tracing_batch(self._tracing, decoded):
+                taken = await self._while_database_is_away(lambda: self._record(decoded))
         except StaleOwnerError:
             if all(self._owned.get(partition) is owner for partition, owner in owners.items()):
                 raise
@@ -350,7 +355,8 @@ class NotificationConsumer:
             )
 
         facts = [item.fact for item in decoded if item.fact is not None]
-        await self._recorder.record(facts, now=self._clock(), within=move_offsets)
+        with part("record in the ledger", attributes={"registry_quota.facts": len(facts)}):
+            await self._recorder.record(facts, now=self._clock(), within=move_offsets)
         for advance in advances:
             # It may have been taken away, or given back with a new epoch, while we committed.
             owned = self._owned.get(advance.partition)

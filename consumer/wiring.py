@@ -29,6 +29,7 @@ from runtime.postgres import open_pool
 from runtime.producers import discard_producer, open_producer
 from runtime.settings import MESSAGE_MAX_BYTES, Settings
 from runtime.tls import door_certificate
+from runtime.tracing import open_tracing
 
 log = get_logger(__name__)
 
@@ -60,6 +61,7 @@ async def run(settings: Settings) -> int:
 
     async def start(stack: AsyncExitStack, stopping: Stopping) -> None:
         metrics = ConsumerMetrics()
+        tracing = await stack.enter_async_context(open_tracing("consumer", os.environ))
         pool = await until_it_answers(
             "postgres",
             partial(
@@ -123,6 +125,7 @@ async def run(settings: Settings) -> int:
             dead_letter_ceiling=settings.dead_letter_ceiling,
             clock=utc_now,
             on_pending=resolver.wake,
+            tracing=tracing,
         )
 
         async def ready() -> str | None:

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import msgspec
 
+from runtime import tracing
 from runtime.postgres import Connection
 
 IMAGE_RECORDED = "io.registryquota.image.recorded.v1"
@@ -35,13 +36,24 @@ class QuotaEvent(msgspec.Struct, frozen=True):
     data: dict[str, Any]
 
 
-_COLUMNS = ("event_id", "workspace_id", "workspace", "type", "data", "occurred_at")
+_COLUMNS = (
+    "event_id",
+    "workspace_id",
+    "workspace",
+    "type",
+    "data",
+    "occurred_at",
+    "traceparent",
+)
 
 
 async def add_events(
     connection: Connection, events: Sequence[QuotaEvent], *, now: datetime, new_id: NewId
 ) -> None:
-    """Announce events when the current transaction commits. Needs the workspaces' row locks."""
+    """Announce events when the current transaction commits. Needs the workspaces' row locks.
+
+    Each carries the trace that it comes from, when there is one.
+    """
     if not events:
         return
     await connection.copy_records_to_table(
@@ -54,6 +66,9 @@ async def add_events(
                 event.type,
                 msgspec.json.encode(event.data).decode(),
                 now,
+                tracing.traceparent(
+                    (event.data.get("repository"), event.data.get("digest")), event.workspace
+                ),
             )
             for event in events
         ],
@@ -71,11 +86,12 @@ class OutboxRow(msgspec.Struct, frozen=True):
     data: str
     """JSON text."""
     occurred_at: datetime
+    traceparent: str | None = None
 
 
 # By id, never "id > last": a transaction that took an earlier id may commit later.
 UNPUBLISHED = """
-SELECT id, event_id, workspace, type, data, occurred_at
+SELECT id, event_id, workspace, type, data, occurred_at, traceparent
 FROM outbox WHERE published_at IS NULL ORDER BY id LIMIT $1
 """
 

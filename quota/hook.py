@@ -33,6 +33,7 @@ from quota.metrics import QuotaMetrics
 from quota.outcome import Outcome
 from quota.policy import DEFAULT_POLICY, Policy, parse_policy
 from quota.snapshot import Incoming
+from runtime import tracing
 from runtime.lifecycle import Stopping
 from runtime.logs import get_logger
 from runtime.postgres import UNAVAILABLE, Connection, Pool
@@ -135,6 +136,13 @@ class PreBuildHook:
         if answer.verdict.reason == "check_failed":
             self._announce_later(build, answer)
         self._metrics.decisions.labels(answer.verdict.decision, answer.verdict.reason).inc()
+        tracing.note(
+            {
+                "registry_quota.workspace": build.workspace,
+                "registry_quota.decision": answer.verdict.decision,
+                "registry_quota.reason": answer.verdict.reason,
+            }
+        )
         return answer
 
     async def remember_strict(self) -> None:

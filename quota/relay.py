@@ -5,7 +5,8 @@ them, so a relay that is killed between the two publishes again, with the same C
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 
 import asyncpg
@@ -21,6 +22,7 @@ from runtime.lifecycle import Stopping
 from runtime.logs import get_logger
 from runtime.postgres import UNAVAILABLE, Connection
 from runtime.producers import discard_producer
+from runtime.tracing import HEADER, Tracing
 
 log = get_logger(__name__)
 
@@ -56,12 +58,14 @@ class Relay:
         stopping: Stopping,
         clock: Callable[[], datetime],
         metrics: QuotaMetrics,
+        tracing: Tracing | None = None,
     ) -> None:
         self._connect = connect
         self._open_producer = open_producer
         self._stopping = stopping
         self._clock = clock
         self._metrics = metrics
+        self._tracing = tracing
 
     async def run(self) -> None:
         """Lead when nobody else does; after a fault begin again."""
@@ -98,16 +102,58 @@ class Relay:
         if not rows:
             return 0
         # The producer is idempotent: what is sent in order is stored in order, also after a retry.
-        sent = [
-            await producer.send(
-                QUOTA_EVENTS_TOPIC,
-                value=cloud_event(row),
-                key=row.workspace.encode(),
-                headers=[("content-type", b"application/cloudevents+json; charset=UTF-8")],
-            )
-            for row in rows
-        ]
-        await asyncio.gather(*sent)
-        await outbox.mark_published(connection, [row.id for row in rows], self._clock())
+        with publishing(self._tracing, rows) as contexts:
+            sent = [
+                await producer.send(
+                    QUOTA_EVENTS_TOPIC,
+                    value=cloud_event(row),
+                    key=row.workspace.encode(),
+                    headers=headers(contexts.get(row.id, row.traceparent)),
+                )
+                for row in rows
+            ]
+            await asyncio.gather(*sent)
+            await outbox.mark_published(connection, [row.id for row in rows], self._clock())
         self._metrics.published.inc(len(rows))
         return len(rows)
+
+
+def headers(traceparent: str | None) -> list[tuple[str, bytes]]:
+    """A quota event's headers."""
+    found = [("content-type", b"application/cloudevents+json; charset=UTF-8")]
+    if traceparent is not None:
+        found.append((HEADER, traceparent.encode()))
+    return found
+
+
+@contextmanager
+def publishing(tracing: Tracing | None, rows: Sequence[OutboxRow]) -> Iterator[Mapping[int, str]]:
+    """A span for each event that comes from a trace: row → the span's context."""
+    if tracing is None:
+        yield {}
+        return
+    spans = {
+        row.id: tracing.start(
+            f"send {QUOTA_EVENTS_TOPIC}",
+            kind="producer",
+            parent=row.traceparent,
+            attributes={
+                "messaging.system": "kafka",
+                "messaging.destination.name": QUOTA_EVENTS_TOPIC,
+                "messaging.message.id": str(row.event_id),
+                "registry_quota.event_type": row.type,
+                "registry_quota.workspace": row.workspace,
+            },
+        )
+        for row in rows
+        if row.traceparent is not None
+    }
+    try:
+        yield {number: span.traceparent for number, span in spans.items()}
+    except BaseException as error:
+        for span in spans.values():
+            span.failed(type(error).__name__)
+        raise
+    finally:
+        for span in spans.values():
+            span.end()

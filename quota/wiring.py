@@ -61,6 +61,7 @@ from runtime.postgres import CONNECT_TIMEOUT, UNAVAILABLE, Connection, Pool, ope
 from runtime.producers import open_producer
 from runtime.settings import Settings
 from runtime.tls import door_certificate
+from runtime.tracing import open_tracing
 
 log = get_logger(__name__)
 
@@ -230,6 +231,7 @@ async def run(settings: Settings) -> int:
 
     async def start(stack: AsyncExitStack, stopping: Stopping) -> None:
         metrics = QuotaMetrics()
+        tracing = await stack.enter_async_context(open_tracing("api", os.environ))
         pool = await until_it_answers(
             "postgres",
             partial(open_pool, url, size=settings.database_pool_size, name="registry-quota api"),
@@ -302,6 +304,7 @@ async def run(settings: Settings) -> int:
             stopping=stopping,
             clock=utc_now,
             metrics=metrics,
+            tracing=tracing,
         )
         await stack.enter_async_context(background("relay", relay.run(), stopping))
         retention = open_retention(settings, pool)
@@ -342,6 +345,7 @@ async def run(settings: Settings) -> int:
                 ready=ready,
                 stopping=stopping,
                 certificate=certificate,
+                tracing=tracing,
             )
         )
         app = create_app(
@@ -350,6 +354,7 @@ async def run(settings: Settings) -> int:
             metrics=metrics.registry,
             stopping=stopping,
             origins=settings.cors_origins,
+            tracing=tracing,
         )
         port = await stack.enter_async_context(
             serving(app, host=settings.host, port=settings.api_port, certificate=certificate)

@@ -30,6 +30,7 @@ from registry.errors import (
     WrongContent,
 )
 from runtime.tls import advice
+from runtime.tracing import part
 
 MAX_ERROR_BYTES: Final = 64 * 1024
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
@@ -136,7 +137,7 @@ class Transport:
                 async with self._slots:
                     if attempt == 0:
                         await self._keep_quiet()
-                    answer = await self._authorized(request)
+                    answer = await self._traced(request)
                 _check_status(request, answer)
                 check(answer)
                 return answer
@@ -158,6 +159,18 @@ class Transport:
         pause = self._quiet_until - asyncio.get_running_loop().time()
         if pause > 0:
             await self.sleep(pause)
+
+    async def _traced(self, request: Request) -> Answer:
+        path = request.url.raw_path
+        with part(
+            f"{request.method} registry",
+            kind="client",
+            attributes={"http.request.method": request.method, "url.path": path},
+        ) as span:
+            answer = await self._authorized(request)
+            if span is not None:
+                span.note({"http.response.status_code": answer.status})
+        return answer
 
     async def _authorized(self, request: Request) -> Answer:
         if self._session is None:

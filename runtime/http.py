@@ -5,11 +5,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypedDict, Unpack
 
-from aiohttp import web
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Middleware
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from runtime.lifecycle import Stopping
 from runtime.tls import DoorCertificate
+from runtime.tracing import HEADER, Span, Tracing, spanning
 
 _LONGEST_LINE = 16 * 1024
 """Bytes of a request line: the longest names, escaped, fit beside each other."""
@@ -40,6 +42,57 @@ def add_operations_routes(
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", exposition)
+
+
+_OPERATIONS = frozenset({"/healthz", "/readyz", "/metrics"})
+
+
+def traced(tracing: Tracing) -> Middleware:
+    """A middleware: a span for each request, in the trace that its `traceparent` names.
+
+    Not for health and metrics; and those whom nobody let in (401) leave none.
+    """
+
+    @web.middleware
+    async def in_a_span(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        resource = request.match_info.route.resource
+        route = resource.canonical if resource is not None else ""
+        if route in _OPERATIONS:
+            return await handler(request)
+        # A method of no kind that is known would be a name from outside.
+        method = request.method if request.method in hdrs.METH_ALL else "_OTHER"
+        with spanning(
+            tracing,
+            f"{method} {route}".rstrip(),
+            kind="server",
+            parent=request.headers.get(HEADER),
+            attributes={"http.request.method": method, "http.route": route},
+        ) as span:
+            try:
+                response = await handler(request)
+            except web.HTTPException as error:
+                # aiohttp's way to say "not found" and the like; not a failure of ours.
+                _answered(span, error.status)
+                response = error
+            else:
+                _answered(span, response.status)
+        if isinstance(response, web.HTTPException):
+            raise response
+        return response
+
+    return in_a_span
+
+
+def _answered(span: Span | None, status: int) -> None:
+    if span is None:
+        return
+    span.note({"http.response.status_code": status})
+    if status == 401:
+        span.forget()
+    elif status >= 500:
+        span.failed(str(status))
 
 
 class ServingOptions(TypedDict, total=False):

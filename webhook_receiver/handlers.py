@@ -8,6 +8,7 @@ from aiohttp import HttpVersion11, hdrs, web
 
 from registry.workspaces import WorkspaceRule
 from runtime.logs import get_logger
+from runtime.tracing import traceparent
 from webhook_receiver.auth import Tokens
 from webhook_receiver.body import (
     Body,
@@ -95,7 +96,7 @@ class Receiver:
         return None
 
     async def _deliver(self, request: web.Request, source: str, started: float) -> web.Response:
-        arrival = Arrival(source, self._now_ns())
+        arrival = Arrival(source, self._now_ns(), traceparent())
         body = await read_body(
             request.content,
             declared=request.content_length,

@@ -14,6 +14,7 @@ from registry.notifications import BadEnvelope, split_envelope
 from registry.timestamps import format_timestamp
 from registry.workspaces import WorkspaceRule
 from runtime.kafka import DEAD_LETTER_TOPIC, NOTIFICATIONS_TOPIC
+from runtime.tracing import HEADER
 
 ORIGIN: Final = b"webhook"
 EXCERPT_BYTES: Final = 64 * 1024
@@ -58,14 +59,21 @@ class Message(msgspec.Struct, frozen=True):
 
 
 class Arrival(msgspec.Struct, frozen=True):
-    """Where a delivery came from (a registry's id) and when (nanoseconds since the epoch, UTC)."""
+    """Where a delivery came from (a registry's id) and when (nanoseconds since the epoch, UTC).
+
+    `traceparent` is the context of its trace, when it has one.
+    """
 
     source: str
     received_ns: int
+    traceparent: str | None = None
 
     def headers(self) -> Headers:
         """Headers of a notification."""
-        return [("received-at", self._instant()), ("source", self.source.encode())]
+        headers = [("received-at", self._instant()), ("source", self.source.encode())]
+        if self.traceparent is not None:
+            headers.append((HEADER, self.traceparent.encode()))
+        return headers
 
     def dead_letter(
         self, value: bytes, reason: Reason, why: str, *, key: bytes | None = None
@@ -77,6 +85,8 @@ class Arrival(msgspec.Struct, frozen=True):
             ("first-seen", self._instant()),
             ("source", self.source.encode()),
         ]
+        if self.traceparent is not None:
+            headers.append((HEADER, self.traceparent.encode()))
         return Message(DEAD_LETTER_TOPIC, key, value, headers, reason.value)
 
     def _instant(self) -> bytes:
@@ -133,6 +143,7 @@ def shortened(message: Message) -> Message | None:
             ("origin", ORIGIN),
             ("first-seen", headers.get("first-seen", headers.get("received-at", b""))),
             ("source", headers.get("source", b"")),
+            *((name, value) for name, value in message.headers if name == HEADER),
         ],
         message.label if message.is_dead_letter else Reason.EVENT_TOO_LARGE.value,
     )

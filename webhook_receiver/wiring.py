@@ -1,6 +1,7 @@
 """Composition root of the receiver process: nothing else constructs its parts."""
 
 import gc
+import os
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -9,11 +10,12 @@ from typing import Final
 from aiohttp import web
 
 from registry.workspaces import WorkspaceRule
-from runtime.http import ServingOptions, add_operations_routes, serving
+from runtime.http import ServingOptions, add_operations_routes, serving, traced
 from runtime.lifecycle import Stopping, run_until_stopped
 from runtime.logs import get_logger
 from runtime.settings import Settings
 from runtime.tls import door_certificate
+from runtime.tracing import Tracing, open_tracing
 from webhook_receiver.auth import Tokens
 from webhook_receiver.body import READ_TIMEOUT, Limits
 from webhook_receiver.handlers import PATH, Receiver
@@ -43,6 +45,7 @@ def create_app(
     read_timeout: float = READ_TIMEOUT,
     in_flight_bytes: int | None = None,
     now_ns: Callable[[], int] = time.time_ns,
+    tracing: Tracing | None = None,
 ) -> web.Application:
     """The receiver as an application; it connects to Kafka when it starts.
 
@@ -66,7 +69,7 @@ def create_app(
         metrics=metrics,
         now_ns=now_ns,
     )
-    app = web.Application()
+    app = web.Application(middlewares=[] if tracing is None else [traced(tracing)])
     app.router.add_post(PATH, receiver.notify, expect_handler=receiver.expect)
     add_operations_routes(app, ready=publisher.ready, metrics=metrics.registry, stopping=stopping)
     app.cleanup_ctx.append(lambda _app: publisher.running())
@@ -82,9 +85,10 @@ async def run(settings: Settings) -> int:
     certificate = door_certificate(settings)
 
     async def start(stack: AsyncExitStack, stopping: Stopping) -> None:
+        tracing = await stack.enter_async_context(open_tracing("receiver", os.environ))
         port = await stack.enter_async_context(
             serving(
-                create_app(settings, stopping),
+                create_app(settings, stopping, tracing=tracing),
                 host=settings.host,
                 port=settings.receiver_port,
                 certificate=certificate,

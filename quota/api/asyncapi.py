@@ -11,6 +11,9 @@ _TEXT = {"type": "string"}
 _KEY = {"type": "string", "description": "The workspace."}
 
 
+_TRACEPARENT = "W3C trace context, when traces are on."
+
+
 def _headers(**described: str) -> dict[str, Any]:
     return {
         "type": "object",
@@ -27,7 +30,9 @@ def _notification() -> dict[str, Any]:
         "title": "One event, as the registry sent it",
         "contentType": "application/json",
         "headers": _headers(
-            received_at="When it arrived, RFC 3339 UTC.", source="The registry's id."
+            received_at="When it arrived, RFC 3339 UTC.",
+            source="The registry's id.",
+            traceparent=_TRACEPARENT,
         ),
         "payload": {
             "schemaFormat": _JSON_SCHEMA,
@@ -68,6 +73,7 @@ def _dead_letter() -> dict[str, Any]:
             origin="`webhook`, or topic/partition/offset.",
             first_seen="When it arrived first, RFC 3339 UTC.",
             source="The registry's id, where it is known.",
+            traceparent=_TRACEPARENT,
         ),
         "payload": {"type": "string", "format": "binary"},
         "bindings": {"kafka": {"key": {"type": ["string", "null"]}}},
@@ -82,6 +88,9 @@ def asyncapi_document() -> dict[str, Any]:
             "name": kind,
             "title": (DATA[kind].__doc__ or "").strip(),
             "contentType": "application/cloudevents+json",
+            "headers": _headers(
+                content_type="CloudEvents, structured mode.", traceparent=_TRACEPARENT
+            ),
             "payload": {
                 "schemaFormat": _JSON_SCHEMA,
                 "schema": _embedded(event_schema(kind), name),

@@ -9,8 +9,9 @@ from prometheus_client import CollectorRegistry
 from quota.api.crossorigin import cross_origin
 from quota.api.documents import DocumentRoutes
 from quota.api.problems import problem_middleware
-from runtime.http import Ready, add_operations_routes
+from runtime.http import Ready, add_operations_routes, traced
 from runtime.lifecycle import Stopping
+from runtime.tracing import Tracing
 
 
 class RouteGroup(Protocol):
@@ -26,14 +27,16 @@ def create_app(
     metrics: CollectorRegistry,
     stopping: Stopping,
     origins: Collection[str] = (),
+    tracing: Tracing | None = None,
 ) -> web.Application:
     """Every address of the API. Raises LookupError for a handler that does not describe itself.
 
     Pages from `origins` may ask for a workspace's usage.
     """
-    app = web.Application(
-        middlewares=[cross_origin(origins), problem_middleware], client_max_size=1024 * 1024
-    )
+    middlewares = [cross_origin(origins), problem_middleware]
+    if tracing is not None:
+        middlewares.insert(0, traced(tracing))
+    app = web.Application(middlewares=middlewares, client_max_size=1024 * 1024)
     for group in groups:
         app.router.add_routes(group.routes())
     add_operations_routes(app, ready=ready, metrics=metrics, stopping=stopping)

@@ -10,9 +10,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from quota.grpc.service import SERVICE, BuildService
+from quota.grpc.traced import TracedCalls
 from runtime.http import Ready
 from runtime.lifecycle import Stopping, background
 from runtime.tls import DoorCertificate
+from runtime.tracing import Tracing
 
 _GRACE_SECONDS = 2.0
 """What open calls get to end at a stop."""
@@ -39,9 +41,11 @@ async def serving_grpc(
     ready: Ready,
     stopping: Stopping,
     certificate: DoorCertificate | None = None,
+    tracing: Tracing | None = None,
 ) -> AsyncIterator[int]:
     """Serve and yield the port in use; by TLS with a `certificate`. Raises OSError when it is taken."""
-    server = grpc.aio.server(options=_OPTIONS)
+    interceptors = () if tracing is None else (TracedCalls(tracing),)
+    server = grpc.aio.server(options=_OPTIONS, interceptors=interceptors)
     server.add_generic_rpc_handlers((service.handlers(),))
     state = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
