@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: run demo test check bench help setup lock proto reference format helm-check build release-notes clean
+.PHONY: run demo test check faults bench help setup lock proto reference format helm-check build release-notes clean
 
 run: setup ## The whole system in the foreground: Kafka, Postgres, registry, receiver, consumer, API (Ctrl-C stops it)
 	@exec $(BIN)/registry-quota dev up
@@ -21,6 +21,9 @@ check: setup ## Format, lint, types, import arrows
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q tests/unit/test_import_arrows.py
+
+faults: setup ## The long form of every fault test; prints the promise table and writes docs/reliability.md
+	@exec env RQ_FAULTS=long RQ_TEST_HISTORIES=10 $(BIN)/python -m pytest -m promise --promise-table docs/reliability.md $(ARGS)
 
 bench: setup ## Benchmarks, as a table and as JSON under bench/results/
 	@exec $(BIN)/python -m bench $(ARGS)

@@ -4,14 +4,21 @@ Up to a ceiling: one poisoned event is data, a thousand in a row are a bad relea
 must stop instead of emptying the whole topic into the dead letters.
 """
 
+import asyncio
+from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 from aiokafka import AIOKafkaProducer, ConsumerRecord
 
 from runtime.kafka import DEAD_LETTER_TOPIC
 
 MAX_REASON_BYTES = 2000
+_DURABLE_SECONDS = 30.0
 _KEPT = frozenset({"source", "traceparent"})
+
+Sent = asyncio.Future[Any]
+"""A dead letter on its way."""
 
 
 class TooManyDeadLettersError(Exception):
@@ -55,11 +62,29 @@ def headers(record: ConsumerRecord, reason: str, now: datetime) -> list[tuple[st
 
 async def send_dead_letter(
     producer: AIOKafkaProducer, record: ConsumerRecord, reason: str, now: datetime
-) -> None:
-    """Return when the dead letter is durable (acks=all)."""
-    await producer.send_and_wait(
+) -> Sent:
+    """Hand a dead letter over; what is returned ends when it is durable (acks=all).
+
+    Nobody waits for each: a batch of them is stored in the time of one.
+    """
+    sent: Sent = await producer.send(
         DEAD_LETTER_TOPIC,
         value=record.value,
         key=record.key,
         headers=headers(record, reason, now),
     )
+    return sent
+
+
+async def all_durable(sent: Sequence[Sent]) -> None:
+    """Return when all are.
+
+    Raises:
+        KafkaError: one is not, of which the producer never recovers.
+        TimeoutError: Kafka does not take them.
+    """
+    async with asyncio.timeout(_DURABLE_SECONDS):
+        outcomes = await asyncio.gather(*sent, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome

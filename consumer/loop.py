@@ -22,7 +22,13 @@ from aiokafka import (
 )
 from aiokafka.errors import KafkaError
 
-from consumer.dead_letters import Ceiling, TooManyDeadLettersError, send_dead_letter
+from consumer.dead_letters import (
+    Ceiling,
+    Sent,
+    TooManyDeadLettersError,
+    all_durable,
+    send_dead_letter,
+)
 from consumer.metrics import ConsumerMetrics
 from consumer.outcomes import Decoded, line
 from consumer.traces import tracing_batch
@@ -101,6 +107,11 @@ class NotificationConsumer:
         self.ready = False
         self.halted: str | None = None
         """Why it takes nothing any more, until a person starts it again."""
+
+    @property
+    def owned(self) -> frozenset[int]:
+        """The partitions that are its own now."""
+        return frozenset(self._owned)
 
     async def run(self) -> None:
         """Consume; a stale owner rejoins the group.
@@ -277,28 +288,34 @@ class NotificationConsumer:
     async def _decode_all(
         self, batch: Batch
     ) -> tuple[list[Decoded], TooManyDeadLettersError | None]:
-        """The records of a batch, up to the first that may not become a dead letter any more."""
+        """The records of a batch, up to the first that may not become a dead letter any more.
+
+        Those that became one are durable in that topic.
+        """
         decoded: list[Decoded] = []
+        letters: list[Sent] = []
+        too_many: TooManyDeadLettersError | None = None
         try:
             for records in batch.values():
                 for record in records:
-                    decoded.append(await self._decode(record))  # noqa: PERF401 - kept when it raises
+                    decoded.append(await self._decode(record, letters))  # noqa: PERF401 - kept when it raises
         except TooManyDeadLettersError as error:
-            return decoded, error
-        return decoded, None
+            too_many = error
+        await all_durable(letters)
+        return decoded, too_many
 
-    async def _decode(self, record: ConsumerRecord) -> Decoded:
+    async def _decode(self, record: ConsumerRecord, letters: list[Sent]) -> Decoded:
         try:
             notification = decode_event(record.value or b"")
             fact = facts_of(source_of(record), notification)
         except BadEvent as error:
-            await self._bury(record, str(error), "malformed")
+            letters.append(await self._bury(record, str(error), "malformed"))
             return Decoded(record, None, refused=True)
         if self._ceiling.used:
             self._ceiling.give_back()
         return Decoded(record, fact, notification)
 
-    async def _bury(self, record: ConsumerRecord, reason: str, kind: str) -> None:
+    async def _bury(self, record: ConsumerRecord, reason: str, kind: str) -> Sent:
         self._ceiling.spend()
         log.warning(
             "dead_letter",
@@ -307,8 +324,9 @@ class NotificationConsumer:
             partition=record.partition,
             offset=record.offset,
         )
-        await send_dead_letter(self._producer, record, reason, self._clock())
+        letter = await send_dead_letter(self._producer, record, reason, self._clock())
         self._metrics.dead_letters.labels(kind).inc()
+        return letter
 
     def _tell(self, decoded: list[Decoded]) -> None:
         """Count the outcomes, and log those that changed an image."""
@@ -323,7 +341,8 @@ class NotificationConsumer:
             await self._transaction(decoded)
         except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
             if len(decoded) == 1:
-                await self._bury(decoded[0].record, f"the ledger refused it: {error}", "refused")
+                why = f"the ledger refused it: {error}"
+                await all_durable([await self._bury(decoded[0].record, why, "refused")])
                 decoded[0].fact, decoded[0].refused = None, True
                 await self._transaction(decoded)
                 return True

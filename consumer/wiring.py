@@ -16,6 +16,7 @@ from consumer.loop import NotificationConsumer
 from consumer.metrics import ConsumerMetrics
 from consumer.settling import SettlingWorker
 from consumer.sizes import SizeResolver
+from consumer.standing import positions, standing
 from ledger.record import Recorder
 from quota.levels import level
 from registry.connect import registry_client
@@ -30,6 +31,7 @@ from runtime.producers import discard_producer, open_producer
 from runtime.settings import MESSAGE_MAX_BYTES, Settings
 from runtime.tls import door_certificate
 from runtime.tracing import open_tracing
+from runtime.watchdog import Standing, Watchdog
 
 log = get_logger(__name__)
 
@@ -128,6 +130,20 @@ async def run(settings: Settings) -> int:
             tracing=tracing,
         )
 
+        async def own_work() -> Standing:
+            if consumer.halted or not consumer.owned:
+                return {}
+            return standing(await positions(settings, cluster), consumer.owned)
+
+        async def work_of_all() -> Standing:
+            if consumer.halted or consumer.owned:
+                return {}
+            return standing(await positions(settings, cluster), ())
+
+        watchdog = Watchdog(after=settings.stall_seconds, stopping=stopping)
+        watchdog.watch("consumer", own_work)
+        watchdog.watch("group", work_of_all, patience=2)
+
         async def ready() -> str | None:
             if consumer.halted:
                 return f"halted: {consumer.halted}"
@@ -151,6 +167,7 @@ async def run(settings: Settings) -> int:
         # and not again at what is here now.
         gc.freeze()
         gc.set_threshold(100_000, 20, 20)
+        await stack.enter_async_context(watchdog.running())
         log.info("consumer_started", metrics_port=port)
 
     return await run_until_stopped(start)

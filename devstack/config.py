@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 from devstack.errors import StackError
 
@@ -28,6 +28,13 @@ class Ports:
         return cls(receiver=0, api=0, grpc=0, registry=0, kafka=0)
 
 
+class Front(NamedTuple):
+    """A second listener of Kafka: its clients are told another port, that of a proxy before it."""
+
+    listens: int
+    advertised: int
+
+
 @dataclass(frozen=True)
 class StackConfig:
     """One embedded stack.
@@ -35,8 +42,9 @@ class StackConfig:
     `run_dir` holds its data, logs, pids and secrets; `cache_dir` what was fetched or built once for
     all stacks. `notification_url` is where the registry sends its events (default: the stack's own
     receiver). With `external_registry_url` no registry is started: that one is used. `program` is the
-    command line of `registry-quota`, which our own parts are started by; `settings` are added to their
-    environment (such as `RQ_DEFAULT_QUOTA_BYTES`).
+    command line of `registry-quota`, which our own parts are started by; `settings` are put into their
+    environment (such as `RQ_DEFAULT_QUOTA_BYTES`) and win over what the stack knows itself (tests put
+    a proxy between the parts so); `kafka_front` is for one before Kafka.
     """
 
     run_dir: Path
@@ -48,6 +56,7 @@ class StackConfig:
     notification_url: str | None = None
     program: tuple[str, ...] = (sys.executable, "-m", "cli.main")
     settings: Mapping[str, str] = field(default_factory=dict)
+    kafka_front: Front | None = None
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Self:

@@ -10,6 +10,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.client import AIOKafkaClient
 
+from devstack.config import Front
 from devstack.errors import StackError
 from devstack.java import java_command
 from devstack.parts import Part, Say, quiet
@@ -36,7 +37,9 @@ _LOG4J = """\
 """
 
 
-def server_properties(*, data: Path, port: int, controller_port: int) -> dict[str, str]:
+def server_properties(
+    *, data: Path, port: int, controller_port: int, front: Front | None = None
+) -> dict[str, str]:
     """The broker's configuration: one node, small machine, messages up to 9 MiB."""
     values: dict[str, object] = {
         "process.roles": "broker,controller",
@@ -72,6 +75,14 @@ def server_properties(*, data: Path, port: int, controller_port: int) -> dict[st
         # Committed offsets outlive a long holiday.
         "offsets.retention.minutes": 60 * 24 * 365,
     }
+    if front:
+        values["listeners"] = f"{values['listeners']},FRONT://{LOOPBACK}:{front.listens}"
+        values["advertised.listeners"] = (
+            f"{values['advertised.listeners']},FRONT://{LOOPBACK}:{front.advertised}"
+        )
+        values["listener.security.protocol.map"] = (
+            f"{values['listener.security.protocol.map']},FRONT:PLAINTEXT"
+        )
     return {key: str(value) for key, value in values.items()}
 
 
@@ -83,11 +94,13 @@ async def kafka_java(cache_dir: Path, say: Say) -> tuple[str, ...]:
 class Kafka(Part):
     """A broker with its controller in one JVM, its data below the run dir."""
 
-    def __init__(self, run_dir: RunDir, *, port: int, cache_dir: Path) -> None:
+    def __init__(
+        self, run_dir: RunDir, *, port: int, cache_dir: Path, front: Front | None = None
+    ) -> None:
         self.name = "kafka"
         self.port = port
         self._cache_dir = cache_dir
-        self._node = Node(run_dir.data("kafka"), port=port)
+        self._node = Node(run_dir.data("kafka"), port=port, front=front)
         self._jvm: tuple[str, ...] = ()
 
     @property
@@ -112,9 +125,10 @@ class Kafka(Part):
 class Node:
     """The configuration and storage of one broker in a folder of its own."""
 
-    def __init__(self, folder: Path, *, port: int) -> None:
+    def __init__(self, folder: Path, *, port: int, front: Front | None = None) -> None:
         self._folder = folder
         self._port = port
+        self._front = front
         self._properties = folder / "server.properties"
 
     async def format_once(self, jvm: tuple[str, ...], say: Say) -> None:
@@ -144,7 +158,10 @@ class Node:
     def _configure(self) -> None:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         values = server_properties(
-            data=self._folder / "log", port=self._port, controller_port=free_port()
+            data=self._folder / "log",
+            port=self._port,
+            controller_port=free_port(),
+            front=self._front,
         )
         lines = "".join(f"{key}={value}\n" for key, value in values.items())
         write_file(self._properties, lines, mode=0o600)

@@ -107,7 +107,12 @@ class Stack:
             self._postgres.choose_port()  # part of the URL that the others are told
         everything: list[Part] = [
             self._postgres,
-            Kafka(self.run_dir, port=ports["kafka"], cache_dir=config.cache_dir),
+            Kafka(
+                self.run_dir,
+                port=ports["kafka"],
+                cache_dir=config.cache_dir,
+                front=config.kafka_front,
+            ),
             *self._own_parts(),
         ]
         if not config.external_registry_url:
@@ -126,7 +131,6 @@ class Stack:
     def _own_parts(self) -> list[Part]:
         consumer_port = free_port()
         env = {
-            **self.config.settings,
             **self.environment,
             "RQ_WEBHOOK_TOKENS": self.webhook_token,
             "RQ_RECEIVER_PORT": str(self._ports["receiver"]),
@@ -137,6 +141,7 @@ class Stack:
             "RQ_KAFKA_GROUP_INSTANCE": "embedded",
             # All of it is on the loopback address.
             **dict.fromkeys(("RQ_TLS_CERT", "RQ_TLS_KEY", "RQ_CA_FILE"), ""),
+            **self.config.settings,
         }
 
         def role(name: str, port: int) -> Role:

@@ -97,6 +97,8 @@ FROM outbox WHERE published_at IS NULL ORDER BY id LIMIT $1
 
 MARK_PUBLISHED = "UPDATE outbox SET published_at = $2 WHERE id = ANY($1::int8[])"
 
+OLDEST_UNPUBLISHED = "SELECT min(id) FROM outbox WHERE published_at IS NULL"
+
 # One relay at a time: two would break the order within a workspace.
 TRY_LEAD = "SELECT pg_try_advisory_lock(5921, 1)"
 
@@ -109,6 +111,12 @@ async def unpublished(connection: Connection, limit: int) -> list[OutboxRow]:
 async def mark_published(connection: Connection, ids: Sequence[int], now: datetime) -> None:
     """Remember that Kafka has these rows."""
     await connection.execute(MARK_PUBLISHED, list(ids), now)
+
+
+async def oldest_unpublished(connection: Connection) -> int | None:
+    """The row that is published next; None when nothing waits."""
+    oldest: int | None = await connection.fetchval(OLDEST_UNPUBLISHED)
+    return oldest
 
 
 async def try_lead(connection: Connection) -> bool:

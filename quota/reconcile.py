@@ -98,6 +98,12 @@ class Reconciler:
         self._new_id = new_id
         self._in_flight = in_flight
         self.progress = Progress()
+        self._walks = False
+
+    @property
+    def asked(self) -> int | None:
+        """Requests that were tried so far; None while nothing is asked for."""
+        return self._client.transport.tried if self._walks else None
 
     async def run(
         self,
@@ -139,6 +145,7 @@ class Reconciler:
     async def _run(self, current: Pass) -> Report:
         run = _Run(current, resumed=bool(current.cursor), progress=Progress())
         self.progress = run.progress
+        self._walks = True
         try:
             names = await self._repositories(run)
             run.progress.total = len(names)
@@ -150,6 +157,8 @@ class Reconciler:
                 self._pool, current.id, state="stopped", message=str(error), now=self._clock()
             )
             raise
+        finally:
+            self._walks = False
         return await self._finish(run)
 
     async def _repositories(self, run: "_Run") -> list[str]:

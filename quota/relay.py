@@ -29,6 +29,8 @@ log = get_logger(__name__)
 POLL_SECONDS = 0.1
 BATCH = 500
 _RETRY_SECONDS = 1.0
+_DURABLE_SECONDS = 30.0
+"""After which another producer is tried: an idempotent one may wait for ever (aiokafka #1101)."""
 
 
 def cloud_event(row: OutboxRow) -> bytes:
@@ -66,6 +68,8 @@ class Relay:
         self._clock = clock
         self._metrics = metrics
         self._tracing = tracing
+        self.leading = False
+        """Whether publishing is this process's task now."""
 
     async def run(self) -> None:
         """Lead when nobody else does; after a fault begin again."""
@@ -82,8 +86,10 @@ class Relay:
             while not await outbox.try_lead(connection):
                 if await self._stopping.sleep(_RETRY_SECONDS):
                     return
+            self.leading = True
             await self._publish(connection)
         finally:
+            self.leading = False
             await connection.close(timeout=2)
 
     async def _publish(self, connection: Connection) -> None:
@@ -112,7 +118,8 @@ class Relay:
                 )
                 for row in rows
             ]
-            await asyncio.gather(*sent)
+            async with asyncio.timeout(_DURABLE_SECONDS):
+                await asyncio.gather(*sent)
             await outbox.mark_published(connection, [row.id for row in rows], self._clock())
         self._metrics.published.inc(len(rows))
         return len(rows)

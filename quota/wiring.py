@@ -45,6 +45,7 @@ from quota.repair import Repairer
 from quota.restore import Restorer
 from quota.retention import Retention
 from quota.runs import Runs
+from quota.standing import of_reconciliation, of_relay
 from quota.sweep import Sweep
 from quota.tokens import Tokens
 from quota.tracking import Tracker
@@ -62,6 +63,7 @@ from runtime.producers import open_producer
 from runtime.settings import Settings
 from runtime.tls import door_certificate
 from runtime.tracing import open_tracing
+from runtime.watchdog import Standing, Watchdog
 
 log = get_logger(__name__)
 
@@ -328,6 +330,14 @@ async def run(settings: Settings) -> int:
             clock=utc_now,
         )
         await stack.enter_async_context(background("reconcile", schedule.run(), stopping))
+        watchdog = Watchdog(after=settings.stall_seconds, stopping=stopping)
+        watchdog.watch("relay", partial(of_relay, relay, settings))
+
+        async def pass_of_this_process() -> Standing:
+            return of_reconciliation(reconciler)
+
+        # Between two tries may lie as long as the registry has asked for (`_NO_HURRY`).
+        watchdog.watch("reconcile", pass_of_this_process, patience=3)
         sweep = Sweep(
             cleaner,
             Repairer(cleaner.tools, metrics.put_back),
@@ -359,6 +369,7 @@ async def run(settings: Settings) -> int:
         port = await stack.enter_async_context(
             serving(app, host=settings.host, port=settings.api_port, certificate=certificate)
         )
+        await stack.enter_async_context(watchdog.running())
         log.info("api_started", port=port, grpc_port=grpc_port, tls=certificate is not None)
 
     return await run_until_stopped(start)

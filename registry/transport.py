@@ -6,6 +6,7 @@ contacted.
 """
 
 import asyncio
+import io
 import random
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
@@ -98,6 +99,8 @@ class Transport:
     _session: aiohttp.ClientSession | None = field(default=None, init=False)
     _quiet_until: float = field(default=0.0, init=False)
     """The event loop's time until which the registry asked to be left alone."""
+    tried: int = field(default=0, init=False)
+    """Requests that were tried, each try counted."""
     _slots: asyncio.Semaphore = field(init=False)
     _closing: AsyncExitStack = field(default_factory=AsyncExitStack, init=False)
 
@@ -137,6 +140,7 @@ class Transport:
                 async with self._slots:
                     if attempt == 0:
                         await self._keep_quiet()
+                    self.tried += 1
                     answer = await self._traced(request)
                 _check_status(request, answer)
                 check(answer)
@@ -199,7 +203,11 @@ async def _exchange(
     where = f"{request.method} {request.url.raw_path}"
     try:
         async with session.request(
-            request.method, request.url, headers=headers, data=request.body, allow_redirects=False
+            request.method,
+            request.url,
+            headers=headers,
+            data=_sendable(request.body),
+            allow_redirects=False,
         ) as response:
             body = await _read(response, request.max_bytes)
     except aiohttp.ClientPayloadError as error:
@@ -217,6 +225,11 @@ def http_date(text: str | None) -> datetime | None:
         return parsedate_to_datetime(text or "").astimezone(UTC)
     except (ValueError, OverflowError):
         return None
+
+
+def _sendable(body: bytes | None) -> io.BytesIO | None:
+    """A body as aiohttp sends it piece by piece: bytes in one piece would hold up everything else."""
+    return None if body is None else io.BytesIO(body)
 
 
 async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:

@@ -187,6 +187,10 @@ class Settings(BaseSettings):
     metrics_workspaces: int = Field(50, ge=0, le=1000)
     """How many workspaces, the fullest, have series of their own."""
 
+    # Life cycle
+    stall_seconds: float = Field(120, ge=0)
+    """A process ends when work waits and nothing moves for so long; 0: never."""
+
     # Consumer
     consumer_metrics_port: int = Field(0, ge=0, le=65535)
     """Where the consumer answers `/metrics`; 0: a free port that its log names."""

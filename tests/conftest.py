@@ -1,12 +1,68 @@
 """Fixtures that every test may use. Infrastructure is started once per session, when first asked for."""
 
-from collections.abc import AsyncIterator
+import os
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
+import pytest
 import pytest_asyncio
 
 from runtime.postgres import Pool, open_pool
 from tests.support.backends import Backend, choose_backend
 from tests.support.database import cloned_database
+from tests.support.promises import Measured, Promise, Scale, is_long, table, write_table
+
+MEASURED = pytest.StashKey[Measured]()
+BEGAN = pytest.StashKey[float]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--promise-table", metavar="FILE", help="write the promise table into FILE")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[MEASURED] = Measured()
+    config.stash[BEGAN] = time.monotonic()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Iterator[None]:  # the report goes on as it is
+    report: pytest.TestReport = yield  # type: ignore[assignment]
+    if report.when == "call" or report.outcome != "passed":
+        for mark in item.iter_markers("promise"):
+            name = item.nodeid.split("[")[0]
+            item.config.stash[MEASURED].outcome(mark.args[0], name, report.outcome)
+    return report  # type: ignore[return-value]
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    measured = config.stash[MEASURED]
+    if not any(row.tests for row in measured.rows.values()):
+        return
+    terminalreporter.section("promises")
+    for line in table(measured, markdown=False):
+        terminalreporter.line(line)
+    if path := config.getoption("--promise-table"):
+        write_table(Path(path), measured, time.monotonic() - config.stash[BEGAN])
+
+
+@pytest.fixture(scope="session")
+def scale() -> Scale:
+    """How much a fault test does (`RQ_FAULTS`: short or long)."""
+    return Scale(is_long(os.environ))
+
+
+@pytest.fixture
+def promise(request: pytest.FixtureRequest) -> Promise:
+    """Where a test marked with `promise` tells what it measured."""
+    mark = request.node.get_closest_marker("promise")
+    assert mark is not None, "a test that measures a promise says which one"
+    return Promise(request.config.stash[MEASURED].rows[mark.args[0]])
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

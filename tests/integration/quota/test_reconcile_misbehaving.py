@@ -20,6 +20,8 @@ from runtime.postgres import Pool
 from tests.support import ledgers
 from tests.support.fake_registry import REGISTRY, FakeRegistry, serving_fake
 
+pytestmark = pytest.mark.promise("flaky-registry")
+
 LONG_AGO = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp()) * 10**9
 
 

@@ -28,6 +28,8 @@ from tests.support.fake_registry import (
     says,
 )
 
+pytestmark = pytest.mark.promise("flaky-registry")
+
 
 @pytest.mark.parametrize(
     "trouble",

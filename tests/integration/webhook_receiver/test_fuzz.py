@@ -3,6 +3,7 @@
 from collections import Counter
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -10,6 +11,8 @@ from runtime.kafka import NOTIFICATIONS_TOPIC
 from tests.integration.webhook_receiver.conftest import Receiving
 from tests.support.captures import all_captures
 from tests.support.deliveries import BAD_BODIES, envelope, event
+
+pytestmark = pytest.mark.promise("hostile-input")
 
 FUZZ = settings(
     max_examples=60,

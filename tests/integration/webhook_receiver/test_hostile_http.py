@@ -16,6 +16,8 @@ from tests.support.deliveries import envelope, event
 from webhook_receiver.messages import EXCERPT_BYTES
 from webhook_receiver.wiring import SERVING
 
+pytestmark = pytest.mark.promise("hostile-input")
+
 AUTHORIZED = f"Authorization: Bearer {TOKEN}"
 
 

@@ -25,6 +25,7 @@ negative_data_rejection.expected-statuses = [400, 401, 403, 404, 405, 409, 413, 
 """
 
 
+@pytest.mark.promise("hostile-input")
 @pytest.mark.slow
 async def test_generated_requests_get_the_documented_answers(api, tmp_path):
     for name in ("acme", "0"):

@@ -7,6 +7,8 @@ import pytest
 
 from tests.support.live_api import INTERNAL, OPERATOR_NEXT
 
+pytestmark = pytest.mark.promise("tenants")
+
 PATHS = {
     "read": ("GET", "/v1/workspaces/acme/usage"),
     "hook": ("POST", "/v1/hooks/pre-build"),

@@ -1,0 +1,155 @@
+"""What the system promises under faults, row by row, and what the tests measured of each.
+
+A test that proves a row carries `@pytest.mark.promise("ROW")` and tells its figures to the fixture
+`promise`. `make faults` runs all of them in their long form and writes the table into
+docs/reliability.md; the short form runs with every other test.
+"""
+
+import os
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+PROMISES: Final[Mapping[str, str]] = {
+    "acknowledged": "2xx only after Kafka has it durably (`acks=all`), as an event or a dead letter",
+    "in-time": "answers come inside the registry's second",
+    "broker-away": "broker away: a fast 503, no hang, bounded memory, it recovers and stops by itself",
+    "poison": "poison never blocks",
+    "exactly-once": "duplicates, replays, kills and lost answers change nothing: exactly-once effect",
+    "stale-owner": "a stale consumer cannot corrupt",
+    "rebalance": "consumers may come and go",
+    "published": "every quota event is published, in order per workspace",
+    "deadlocks": "no unhandled deadlock",
+    "database-away": "database away: nothing is lost, it catches up",
+    "flaky-registry": "a flaky registry makes no size wrong and leaves none unknown",
+    "safe-deletes": "deleting never removes what is protected or needed",
+    "registry-loss": "what the registry itself lost is repaired",
+    "hostile-input": "hostile input is answered, never believed",
+    "tenants": "only those who may get in",
+    "leaks": "nothing leaks",
+    "watchdog": "what stalls is noticed, and ended with a reason",
+    "back-pressure": "what cannot be taken is refused before memory grows",
+    "bad-release": "a release that reads nothing stops instead of dead-lettering the topic",
+}
+"""Row → the promise."""
+
+BEGIN: Final = "<!-- table: written by `make faults` -->"
+END: Final = "<!-- end of table -->"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much a scenario does: `short` with every other test, `long` by `make faults`."""
+
+    long: bool
+
+    def pick(self, short: int, long: int) -> int:
+        """The figure of this scale."""
+        return long if self.long else short
+
+
+@dataclass
+class Row:
+    """What was measured of one promise."""
+
+    tests: dict[str, str] = field(default_factory=dict)
+    """Test → its outcome."""
+    figures: dict[str, tuple[float, str]] = field(default_factory=dict)
+    """Label → value and unit, in the order of their first mention."""
+
+    @property
+    def verdict(self) -> str:
+        """`holds`, `BROKEN`, or `not run`."""
+        ran = [outcome for outcome in self.tests.values() if outcome != "skipped"]
+        if not ran:
+            return "not run"
+        return "holds" if all(outcome == "passed" for outcome in ran) else "BROKEN"
+
+
+class Measured:
+    """Every row of one test session."""
+
+    def __init__(self) -> None:
+        self.rows = {row: Row() for row in PROMISES}
+
+    def outcome(self, row: str, test: str, outcome: str) -> None:
+        """The worst outcome of a test's phases and parameters stays."""
+        known = self.rows[row].tests.get(test)
+        worst = ("skipped", "passed", "failed")
+        if known is None or worst.index(outcome) > worst.index(known):
+            self.rows[row].tests[test] = outcome
+
+
+class Promise:
+    """Where one test tells what it measured. Tests of one row share the row's figures."""
+
+    def __init__(self, row: Row) -> None:
+        self._row = row
+
+    def count(self, label: str, value: float, unit: str = "") -> None:
+        """Add to a sum."""
+        before, _unit = self._row.figures.get(label, (0, unit))
+        self._row.figures[label] = (before + value, unit)
+
+    def worst(self, label: str, value: float, unit: str = "s") -> None:
+        """Keep the largest."""
+        before, _unit = self._row.figures.get(label, (value, unit))
+        self._row.figures[label] = (max(before, value), unit)
+
+
+def shown(value: float, unit: str) -> str:
+    """A figure as a person reads it."""
+    text = f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
+    if unit == "s" and value < 1:
+        return f"{value * 1000:.0f} ms"
+    return f"{text} {unit}".strip()
+
+
+def table(measured: Measured, *, markdown: bool) -> list[str]:
+    """Lines of the promise table."""
+    lines = []
+    if markdown:
+        lines += ["| promise | measured | | proved by |", "|---|---|---|---|"]
+    for name, promise in PROMISES.items():
+        row = measured.rows[name]
+        figures = ", ".join(f"{label} {shown(*it)}" for label, it in row.figures.items())
+        files = sorted({test.split("::")[0] for test in row.tests})
+        if markdown:
+            links = " · ".join(f"[{Path(file).stem}](../{file})" for file in files)
+            lines.append(f"| {promise} | {figures} | {row.verdict} | {links} |")
+        elif row.tests:
+            lines.append(f"{row.verdict:8} {promise}")
+            lines.append(f"         {figures}" if figures else "         (no figures)")
+    return lines
+
+
+def machine() -> str:
+    """What the figures were measured on, without its name."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
+    return (
+        f"{time.strftime('%Y-%m-%d', time.gmtime())}, {os.cpu_count()} cores, {memory} GiB, "
+        f"Linux, Python {platform.python_version()}"
+    )
+
+
+def write_table(path: Path, measured: Measured, took: float) -> None:
+    """Replace the table between the marks in a Markdown file. Raises ValueError without marks."""
+    text = path.read_text()
+    before, _, rest = text.partition(BEGIN)
+    _, found, after = rest.partition(END)
+    if not found:
+        raise ValueError(f"{path} lacks the marks of the table")
+    head = f"Measured {machine()}; {took / 60:.0f} minutes."
+    lines = [BEGIN, "", head, "", *table(measured, markdown=True), "", END]
+    path.write_text(before + "\n".join(lines) + after)
+
+
+def is_long(environ: Mapping[str, str]) -> bool:
+    """`RQ_FAULTS=long`. Raises ValueError for another value than that or `short`."""
+    wanted: Any = environ.get("RQ_FAULTS") or "short"
+    if wanted not in ("short", "long"):
+        raise ValueError(f"RQ_FAULTS must be short or long, not {wanted!r}")
+    return bool(wanted == "long")
