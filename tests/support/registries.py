@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from devstack.config import default_cache_dir
+from devstack.config import RegistryVersion, default_cache_dir
 from devstack.errors import AbsentError
 from devstack.ports import free_port
 from devstack.registry import find_registry
@@ -29,20 +29,20 @@ HTPASSWD = "tester:$2b$04$lTSQQ4tfLl0HLdkJrr3tPe8WHN2wjmGdVi.4ge6noxGZN/FVzccWW\
 
 
 @functools.cache
-def _program() -> Path:
+def _program(version: RegistryVersion) -> Path:
     """The registry that `make run` would take; fetched or built once if the machine has none.
 
     Raises AbsentError when none can be had. In a thread: callers have a running event loop.
     """
-    search = find_registry("any", cache_dir=default_cache_dir(os.environ), say=print)
+    search = find_registry(version, cache_dir=default_cache_dir(os.environ), say=print)
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, search).result().path
 
 
-def program_or_skip() -> Path:
+def program_or_skip(version: RegistryVersion = "any") -> Path:
     """Path of a registry's program; skips the calling test where none can be had."""
     try:
-        return _program()
+        return _program(version)
     except AbsentError as error:
         pytest.skip(str(error))
 
@@ -80,16 +80,26 @@ def running_registry(
     if htpasswd:
         (folder / "htpasswd").write_text(HTPASSWD)
         config.append(f"auth: {{htpasswd: {{realm: test, path: {folder / 'htpasswd'}}}}}")
-    (folder / "config.yml").write_text("\n".join(config) + "\n")
+    trusting = {} if trusts is None else {"SSL_CERT_FILE": str(trusts)}
+    with running_configured(folder, "\n".join(config) + "\n", program=program, **trusting):
+        yield f"{'http' if tls is None else 'https'}://127.0.0.1:{port}"
+
+
+@contextmanager
+def running_configured(
+    folder: Path, configuration: str, *, program: Path, **environment: str
+) -> Iterator[None]:
+    """A registry with this configuration file; what it says goes to `registry.log` in `folder`."""
+    (folder / "config.yml").write_text(configuration)
     with (folder / "registry.log").open("wb") as log:
         process = subprocess.Popen(
             [program, "serve", str(folder / "config.yml")],
-            env={**os.environ, "OTEL_TRACES_EXPORTER": "none", **_trusting(trusts)},
+            env={**os.environ, "OTEL_TRACES_EXPORTER": "none", **environment},
             stdout=log,
             stderr=log,
         )
     try:
-        yield f"{'http' if tls is None else 'https'}://127.0.0.1:{port}"
+        yield
     finally:
         process.terminate()
         try:
@@ -101,10 +111,6 @@ def running_registry(
 
 def _served_with(tls: Pair | None) -> str:
     return "" if tls is None else f", tls: {{certificate: {tls.certificate}, key: {tls.key}}}"
-
-
-def _trusting(authority: Path | None) -> dict[str, str]:
-    return {} if authority is None else {"SSL_CERT_FILE": str(authority)}
 
 
 async def answering(url: str, *, tls: ssl.SSLContext | None = None) -> None:
