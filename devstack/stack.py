@@ -134,6 +134,7 @@ class Stack:
             **self.environment,
             "RQ_WEBHOOK_TOKENS": self.webhook_token,
             "RQ_RECEIVER_PORT": str(self._ports["receiver"]),
+            "RQ_RECEIVER_URL": f"http://{LOOPBACK}:{self._ports['receiver']}",
             "RQ_API_PORT": str(self._ports["api"]),
             "RQ_GRPC_PORT": str(self._ports["grpc"]),
             "RQ_CONSUMER_METRICS_PORT": str(consumer_port),

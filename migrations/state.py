@@ -1,6 +1,7 @@
 """Which schema a database has, and which one this program needs."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 import asyncpg
 from alembic.script import ScriptDirectory
@@ -24,6 +25,8 @@ class SchemaState:
     """Revision of the database; None before the first migration."""
     newest: str
     """Revision that this program needs."""
+    clock: datetime
+    """The database's time (UTC)."""
     known: bool
     """False: the database was migrated by a newer program than this one."""
 
@@ -34,6 +37,7 @@ async def schema_state(url: str) -> SchemaState:
     connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT, command_timeout=10)
     try:
         version = connection.get_server_version()
+        clock = await connection.fetchval("SELECT clock_timestamp()")
         try:
             rows = await connection.fetch(CURRENT_REVISIONS)
         except asyncpg.UndefinedTableError:
@@ -46,6 +50,7 @@ async def schema_state(url: str) -> SchemaState:
         server_major=version.major,
         current=current,
         newest=", ".join(sorted(script.get_heads())),
+        clock=clock,
         known=current is None or _known(script, current),
     )
 

@@ -4,15 +4,27 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
 from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from ledger import figures, handled, reading, reconcile, verify
-from runtime.kafka import DEAD_LETTER_TOPIC, NOTIFICATIONS_TOPIC, cluster_id
+from ledger import figures, handled, reading, reconcile, runs, verify
+from ledger import health as health_rows
+from quota import health
+from quota.cleaning import STALE_AFTER
+from quota.complaints import Complaints
+from quota.receiver import ReceiverWatch
+from runtime.kafka import (
+    DEAD_LETTER_TOPIC,
+    NOTIFICATIONS_TOPIC,
+    cluster_id,
+    connection_options,
+    start,
+)
 from runtime.logs import get_logger
 from runtime.postgres import Pool
 from runtime.settings import DEFAULT_REGISTRY, Settings
@@ -26,6 +38,13 @@ _LAYOUT_FRESH: Final = 10.0
 """Seconds after which partitions and their first offsets are asked for again."""
 _AGE_FRESH: Final = 1.0
 """Seconds for which the oldest waiting event is not looked for again."""
+_MEMBERS_FRESH: Final = 2.0
+"""Seconds for which consumers are not counted again."""
+_RECENT: Final = timedelta(hours=1)
+"""What counts as a recent error."""
+_WITHOUT_OWNER: Final = STALE_AFTER + timedelta(seconds=60)
+"""A run is taken over after the first; one that is not for longer, somebody has to see."""
+_MOST_NAMED: Final = 20
 _KAFKA_PAUSE: Final = 2.0
 """Seconds for which a Kafka that did not answer is not asked again."""
 
@@ -40,6 +59,23 @@ class Flow(msgspec.Struct, frozen=True):
     """Since the oldest of them arrived."""
     dead_letters: int | None = None
     """Those that nobody has retried or dropped."""
+    consumers: int | None = None
+    """Members of the consumers' group."""
+    partition_lag: tuple["PartitionLag", ...] = ()
+    """Of every partition of notifications."""
+
+
+class PartitionLag(msgspec.Struct, frozen=True):
+    """How far behind the records of one partition are."""
+
+    partition: int
+    end_offset: int
+    """The offset that the next event will have."""
+    next_offset: int
+    """The first that is not recorded."""
+    lag_events: int
+    lag_seconds: float | None
+    """Since the oldest of them arrived; 0 when none waits, None when Kafka does not tell."""
 
 
 class _Layout(msgspec.Struct, frozen=True):
@@ -51,7 +87,14 @@ class _Layout(msgspec.Struct, frozen=True):
 class Pipeline:
     """Looks when it is asked, so that what it says is true at that moment."""
 
-    def __init__(self, settings: Settings, pool: Pool, *, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        pool: Pool,
+        *,
+        clock: Callable[[], datetime],
+        complaints: Complaints | None = None,
+    ) -> None:
         self._settings = settings
         self._pool = pool
         self._clock = clock
@@ -61,23 +104,70 @@ class Pipeline:
         self._ask_kafka_after = 0.0
         self._cluster = ""
         self._layout: _Layout | None = None
-        self._oldest: tuple[float, int] = (0.0, 0)
+        self._oldest: tuple[float, dict[int, int]] = (0.0, {})
+        self._admin: AIOKafkaAdminClient | None = None
+        self._members: tuple[float, int | None] = (0.0, None)
+        self._complaints = complaints
+        self.receiver = ReceiverWatch(settings)
 
     async def close(self) -> None:
-        """Leave Kafka."""
-        self._reader, self._layout = None, None
+        """Leave Kafka and the receiver."""
+        await self.receiver.close()
+        await self._leave_kafka()
+
+    async def _leave_kafka(self) -> None:
+        self._reader, self._layout, self._admin = None, None, None
         await self._connected.aclose()
 
     async def status(self) -> dict[str, Any]:
         """`GET /v1/status`."""
-        flow = await self.flow()
+        now = self._clock()
+        flow, receiver = await asyncio.gather(self.flow(), self.receiver.look())
         async with self._pool.acquire() as connection:
             document = await reading.status(connection, now=self._clock())
             document["reconciliation"] = await reconcile.status(connection, DEFAULT_REGISTRY)
             document["drift"] = msgspec.to_builtins(
                 await verify.kept(connection), builtin_types=(datetime,)
             )
-        return {**msgspec.structs.asdict(flow), **document}
+            document["stale_leases"] = await health_rows.stale_leases(
+                connection, now=now, limit=_MOST_NAMED
+            )
+            document["cleanups"] = {
+                "running": await health_rows.running_cleanups(connection),
+                "without_owner": await runs.stale_workspaces(
+                    connection, now=now, stale_after=_WITHOUT_OWNER
+                ),
+            }
+            stopped = await health_rows.stopped_cleanups(
+                connection, since=now - _RECENT, limit=_MOST_NAMED
+            )
+        document["recent_errors"] = self._recent_errors(stopped, now)
+        document["receiver"] = msgspec.to_builtins(receiver)
+        document |= msgspec.to_builtins(flow)
+        checks = health.judge(document, now=now)
+        return {
+            "state": health.worst(checks),
+            "as_of": now,
+            "checks": [msgspec.structs.asdict(item) for item in checks],
+            **document,
+        }
+
+    def _recent_errors(self, stopped: list[dict[str, Any]], now: datetime) -> list[dict[str, Any]]:
+        """Cleanups that were stopped, and what this process complained of; the newest first."""
+        errors = [
+            {
+                "at": item["finished_at"],
+                "level": "warning",
+                "what": f"cleanup of {item['workspace']} {item['state']}: {item['message'] or ''}",
+                "times": 1,
+            }
+            for item in stopped
+        ]
+        if self._complaints is not None:
+            errors += [
+                msgspec.structs.asdict(item) for item in self._complaints.since(now - _RECENT)
+            ]
+        return sorted(errors, key=lambda item: item["at"], reverse=True)[:_MOST_NAMED]
 
     async def flow(self) -> Flow:
         """What waits in Kafka now. What arrived before the call and is in no lag is recorded."""
@@ -89,7 +179,7 @@ class Pipeline:
                     return await self._look()
             except (KafkaError, OSError, TimeoutError) as error:
                 log.warning("kafka_does_not_tell", reason=f"{type(error).__name__}: {error}")
-                await self.close()
+                await self._leave_kafka()
                 self._ask_kafka_after = time.monotonic() + _KAFKA_PAUSE
                 return Flow()
 
@@ -109,22 +199,35 @@ class Pipeline:
         async with self._pool.acquire() as connection:
             stands = await figures.next_offsets(connection, self._cluster, NOTIFICATIONS_TOPIC)
             dealt_with = await handled.count(connection, self._cluster, firsts)
-        waiting: dict[int, int] = {}
-        lag = 0
-        for number, extent in layout.notifications.items():
-            begin = max(extent.first, stands.get(number, extent.first))
-            if (behind := ends[TopicPartition(NOTIFICATIONS_TOPIC, number)] - begin) > 0:
-                lag += behind
-                waiting[number] = begin
+        begins = {
+            number: max(extent.first, stands.get(number, extent.first))
+            for number, extent in layout.notifications.items()
+        }
+        behind = {
+            number: max(0, ends[TopicPartition(NOTIFICATIONS_TOPIC, number)] - begin)
+            for number, begin in begins.items()
+        }
+        ages = await self._ages(reader, {n: begins[n] for n, events in behind.items() if events})
         dead = sum(
             ends[TopicPartition(DEAD_LETTER_TOPIC, number)] - first
             for number, first in firsts.items()
         )
         return Flow(
             kafka_reachable=True,
-            lag_events=lag,
-            lag_seconds=await self._age(reader, waiting),
+            lag_events=sum(behind.values()),
+            lag_seconds=max(ages.values(), default=0.0),
             dead_letters=max(0, dead - dealt_with),
+            consumers=await self._count_members(),
+            partition_lag=tuple(
+                PartitionLag(
+                    number,
+                    ends[TopicPartition(NOTIFICATIONS_TOPIC, number)],
+                    begins[number],
+                    events,
+                    ages.get(number) if events else 0.0,
+                )
+                for number, events in sorted(behind.items())
+            ),
         )
 
     async def _connect(self) -> TopicReader:
@@ -133,6 +236,10 @@ class Pipeline:
             topic_reader(self._settings, fetch_bytes=1)
         )
         self._cluster = await cluster_id(self._settings)
+        admin = AIOKafkaAdminClient(**connection_options(self._settings))
+        self._connected.push_async_callback(admin.close)
+        await start(admin, self._settings)
+        self._admin = admin
         self._reader = reader
         return reader
 
@@ -146,17 +253,35 @@ class Pipeline:
             )
         return self._layout
 
-    async def _age(self, reader: TopicReader, waiting: dict[int, int]) -> float:
-        """Seconds since Kafka took the oldest of what waits."""
-        if not waiting:
-            self._oldest = (0.0, 0)
-            return 0.0
-        looked_at, oldest_ms = self._oldest
+    async def _count_members(self) -> int | None:
+        """Consumers that Kafka hears from; None: it does not tell."""
+        asked_at, members = self._members
         now = time.monotonic()
-        if not oldest_ms or now - looked_at > _AGE_FRESH:
+        if self._admin is not None and now - asked_at > _MEMBERS_FRESH:
+            try:
+                [answer] = await self._admin.describe_consumer_groups([self._settings.kafka_group])
+                [group] = answer.groups
+                # error_code, group, state, protocol_type, protocol, members, ...
+                members = None if group[0] else len(group[5])
+            except KafkaError as error:
+                log.warning("group_not_described", reason=f"{type(error).__name__}: {error}")
+                members = None
+            self._members = (now, members)
+        return members
+
+    async def _ages(self, reader: TopicReader, waiting: dict[int, int]) -> dict[int, float]:
+        """Partition → seconds since Kafka took the oldest of what waits there."""
+        if not waiting:
+            self._oldest = (0.0, {})
+            return {}
+        looked_at, stored = self._oldest
+        now = time.monotonic()
+        if not stored or now - looked_at > _AGE_FRESH:
             stored = await reader.stored_at(NOTIFICATIONS_TOPIC, waiting)
-            if not stored:
-                return 0.0
-            oldest_ms = min(stored)
-            self._oldest = (now, oldest_ms)
-        return max(0.0, self._clock().timestamp() - oldest_ms / 1000)
+            self._oldest = (now, stored)
+        at = self._clock().timestamp()
+        return {
+            number: max(0.0, at - milliseconds / 1000)
+            for number, milliseconds in stored.items()
+            if number in waiting
+        }

@@ -128,6 +128,7 @@ class Watch:
     async def look(self) -> None:
         """Bring every gauge up to date."""
         self._metrics.show_flow(await self._pipeline.flow())
+        await self._pipeline.receiver.look()  # so that it knows what "lately" was
         async with self._pool.acquire() as connection:
             status = await reading.status(connection, now=self._clock())
             fullest = await figures.fullest(connection, self._most_workspaces)

@@ -1,5 +1,6 @@
 """The API process: API, cleanup and the relay of quota events."""
 
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from quota.api.server import RouteGroup, create_app
 from quota.api.status import StatusRoutes
 from quota.api.tokens import TokenRoutes
 from quota.cleanup import Cleaner
+from quota.complaints import Complaints
 from quota.garbage import GarbageCollection
 from quota.grpc.server import serving_grpc
 from quota.grpc.service import BuildService
@@ -175,6 +177,7 @@ def route_groups(
             runs=runs,
             restorer=restorer,
             history=history,
+            pipeline=pipeline,
             stopping=stopping or Stopping(),
             clock=clock,
         ),
@@ -278,7 +281,10 @@ async def run(settings: Settings) -> int:
         )
         tokens = Tokens(pool, clock=utc_now)
         doors = open_doors(settings, tokens)
-        pipeline = Pipeline(settings, pool, clock=utc_now)
+        complaints = Complaints()
+        logging.getLogger().addHandler(complaints)
+        stack.callback(logging.getLogger().removeHandler, complaints)
+        pipeline = Pipeline(settings, pool, clock=utc_now, complaints=complaints)
         stack.push_async_callback(pipeline.close)
         groups = route_groups(
             settings,

@@ -106,6 +106,8 @@ class Settings(BaseSettings):
     """Address that receiver, API and gRPC listen on."""
     receiver_port: int = Field(8080, ge=0, le=65535)
     """Of `POST /v1/notifications`."""
+    receiver_url: str | None = Field(None, pattern=r"^https?://[^/\s]+/?$")
+    """Where the API asks the receiver how it is, for status and page; unset: `RQ_HOST` and the port above."""
     webhook_tokens: SecretStr | None = None
     """One or several by commas (rotation); `NAME=TOKEN` names a registry of its own."""
     max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024)

@@ -55,9 +55,9 @@ class TopicReader:
         found: dict[TopicPartition, int] = await self._consumer.end_offsets(list(partitions))
         return found
 
-    async def stored_at(self, topic: str, offsets: Mapping[int, int]) -> list[int]:
-        """When Kafka took the records at or behind some offsets: milliseconds since the epoch."""
-        found = []
+    async def stored_at(self, topic: str, offsets: Mapping[int, int]) -> dict[int, int]:
+        """Partition → when Kafka took the record at or behind its offset: milliseconds since the epoch."""
+        found: dict[int, int] = {}
         waiting = {TopicPartition(topic, number): offset for number, offset in offsets.items()}
         self._consumer.assign(list(waiting))
         for partition, offset in waiting.items():
@@ -68,7 +68,7 @@ class TopicReader:
                 if not fetched:
                     break
                 for partition, records in fetched.items():
-                    found.append(records[0].timestamp)
+                    found[partition.partition] = records[0].timestamp
                     del waiting[partition]
         finally:
             self._consumer.unsubscribe()  # else it would go on fetching

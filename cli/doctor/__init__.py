@@ -1,7 +1,7 @@
 """`registry-quota doctor`: is everything set, reachable and switched on, and if not, what mends it.
 
 In reading order: `command` (what is asked and how it looks), `findings` (what an answer is),
-`settings`, `postgres`, `kafka`, `registry`, `doors` (the checks), `connect` (the block for the
+`settings`, `postgres`, `kafka`, `registry`, `doors`, `notifications`, `clocks` (the checks), `connect` (the block for the
 registry's configuration).
 """
 

@@ -13,7 +13,7 @@ import typer
 from cli.client import settings_here
 from cli.console import console, emit_json, plain
 from cli.doctor.connect import CONFIGURATION_FILES, TOKEN_PLACEHOLDER, notification_block
-from cli.doctor.findings import Finding, State, all_fine, failed
+from cli.doctor.findings import Finding, State, all_fine, failed, skipped
 from cli.options import AsJson
 from runtime.settings import Settings, SettingsError
 
@@ -42,9 +42,10 @@ def doctor(
 ) -> None:
     """Check every setting and connection, and say what mends what is wrong.
 
-    Exit code 0 when nothing failed, else 1. Nothing is changed.
+    Exit code 0 when nothing failed, else 1. No account changes by it.
 
-    Whether deletes are enabled is found by deleting a manifest that cannot exist.
+    Whether deletes are enabled is found by deleting a manifest that cannot exist, and whether
+    notifications arrive by asking for one that does: a pull of ours, which counts for nothing.
     """
     # What a client logs while something is away, the findings say better.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
@@ -70,7 +71,7 @@ async def _examine(settings: Settings) -> list[Finding]:
     """All checks; those that do not need each other at the same time."""
     from yarl import URL
 
-    from cli.doctor import doors, kafka, postgres, registry
+    from cli.doctor import doors, kafka, notifications, postgres, registry
     from cli.doctor import settings as own
 
     receiver = own.webhook_url(settings, os.environ)
@@ -79,24 +80,41 @@ async def _examine(settings: Settings) -> list[Finding]:
         database,
         (topics, log),
         registry_findings,
-        receiver_finding,
-        (api_finding, status),
+        receiver_findings,
+        (api_findings, status),
+        grpc,
     ) = await asyncio.gather(
         postgres.check(settings),
         kafka.check(settings),
         registry.check(settings),
         doors.check_receiver(settings, receiver, os.environ),
         doors.check_api(settings, api),
+        doors.check_grpc(settings),
+    )
+    delivery = (
+        skipped("delivery", "Kafka does not tell what arrives")
+        if log is None
+        else await notifications.probe(settings, log.ends.keys(), ever=bool(log.events))
     )
     return [
         *own.check(settings, os.environ),
         *database,
         *topics,
         *registry_findings,
-        receiver_finding,
-        api_finding,
-        *(kafka.arriving(log, (status or {}).get("dead_letters")) if log is not None else ()),
-        *doors.judge_status(status, log, now=doors.utc_now()),
+        *receiver_findings,
+        *api_findings,
+        grpc,
+        delivery,
+        *(
+            kafka.arriving(
+                log,
+                (status or {}).get("dead_letters"),
+                registries=own.registries(settings),
+            )
+            if log is not None
+            else ()
+        ),
+        *doors.judge_status(status),
     ]
 
 

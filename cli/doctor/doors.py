@@ -1,23 +1,30 @@
 """Our own processes: do receiver and API answer, take their tokens, and keep up."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import aiohttp
+from aiohttp import hdrs
 from yarl import URL
 
 from cli.doctor import settings as own_settings
-from cli.doctor.findings import Finding, age, failed, ok, skipped, warning
-from cli.doctor.kafka import Log
+from cli.doctor.clocks import Clock, now, of_header, skew
+from cli.doctor.findings import Finding, State, failed, ok, skipped, warning
 from runtime.settings import Settings, SettingsError
-from runtime.tls import advice, client_context
+from runtime.tls import advice, authorities, client_context
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=8, connect=3)
-_SLOW_OUTBOX: Final = 60.0
-"""Seconds that a quota event may wait for its publication."""
-_STALLED: Final = 60.0
-"""Seconds without progress after which waiting events mean that nobody takes them."""
+_GRPC_SECONDS: Final = 3.0
+_PARTS: Final = (
+    *("lag", "consumer", "sizes", "outbox", "reconciliation", "counters", "leases", "cleanups"),
+)
+"""Checks of the status that nothing here asks itself."""
+_STATES: Final[Mapping[str, State]] = {
+    "ok": "ok",
+    "warning": "warning",
+    "failed": "failed",
+    "unknown": "skipped",
+}
 
 Status = Mapping[str, Any]
 """The document of `GET /v1/status`."""
@@ -26,8 +33,22 @@ Status = Mapping[str, Any]
 _NO_ANSWER: Final = (aiohttp.ClientError, TimeoutError, ValueError)
 
 
-async def check_receiver(settings: Settings, webhook: URL, environ: Mapping[str, str]) -> Finding:
+async def check_receiver(
+    settings: Settings, webhook: URL, environ: Mapping[str, str], *, clock: Clock = now
+) -> list[Finding]:
     """`/readyz`, then an envelope without events: it is accepted and nothing comes of it."""
+    clocks: list[Finding] = []
+    found = await _receiver(settings, webhook, environ, clock, clocks)
+    return [found, *clocks]
+
+
+async def _receiver(
+    settings: Settings,
+    webhook: URL,
+    environ: Mapping[str, str],
+    clock: Clock,
+    clocks: list[Finding],
+) -> Finding:
     start = "start it with `registry-quota serve receiver`"
     try:
         async with _session(settings) as session:
@@ -35,8 +56,11 @@ async def check_receiver(settings: Settings, webhook: URL, environ: Mapping[str,
                 return failed("receiver", f"{webhook.origin()} {problem}", start)
             token = own_settings.webhook_token(settings, environ)
             headers = {"Authorization": f"Bearer {token}"}
+            before = clock()
             async with session.post(webhook, json={"events": []}, headers=headers) as response:
                 status = response.status
+                told = of_header(response.headers.get(hdrs.DATE))
+            clocks.append(skew("the receiver's", told, before, clock()))
     except SettingsError:
         return warning("receiver", "is ready; no token is known here to try", "see `secrets`")
     except _NO_ANSWER as error:
@@ -49,16 +73,35 @@ async def check_receiver(settings: Settings, webhook: URL, environ: Mapping[str,
     return failed("receiver", f"{webhook} answered {status}", "see the receiver's log")
 
 
-async def check_api(settings: Settings, base: URL) -> tuple[Finding, Status | None]:
+async def check_api(
+    settings: Settings, base: URL, *, clock: Clock = now
+) -> tuple[list[Finding], Status | None]:
     """`/readyz`, then the status with the operator's token."""
+    clocks: list[Finding] = []
+    found, status = await _api(settings, base, clock, clocks)
+    return [found, *clocks], status
+
+
+async def _api(
+    settings: Settings, base: URL, clock: Clock, clocks: list[Finding]
+) -> tuple[Finding, Status | None]:
     start = "start it with `registry-quota serve api`, or correct RQ_API_URL"
     try:
         async with _session(settings) as session:
             if problem := await _not_ready(session, base):
                 return failed("api", f"{base} {problem}", start), None
             headers = {"Authorization": f"Bearer {settings.required_api_token()}"}
+            before = clock()
             async with session.get(base / "v1" / "status", headers=headers) as response:
                 code = response.status
+                clocks.append(
+                    skew(
+                        "the API's",
+                        of_header(response.headers.get(hdrs.DATE)),
+                        before,
+                        clock(),
+                    )
+                )
                 status: Status = await response.json(content_type=None)
     except SettingsError:
         return warning("api", "is ready; no token is known here to try", "see `secrets`"), None
@@ -92,68 +135,45 @@ def _silence(error: Exception) -> str:
     return f"does not answer: {str(error) or type(error).__name__}{mend}"
 
 
-def judge_status(status: Status | None, log: Log | None, *, now: datetime) -> list[Finding]:
-    """Whether the pipeline behind the receiver keeps up."""
-    if status is None:
-        why = "the API does not tell"
-        return [skipped(check, why) for check in ("consumer", "sizes", "quota events", "counters")]
-    return [_consumer(status, log, now), _sizes(status), _outbox(status), _counters(status)]
+def judge_status(status: Status | None) -> list[Finding]:
+    """Whether the pipeline behind the receiver keeps up: what the API itself says of its parts."""
+    checks = {item["name"]: item for item in (status or {}).get("checks", ())}
+    return [
+        skipped(name, "the API does not tell")
+        if name not in checks
+        else Finding(
+            name,
+            _STATES[checks[name]["state"]],
+            checks[name]["found"],
+            checks[name]["mend"],
+        )
+        for name in _PARTS
+    ]
 
 
-def _consumer(status: Status, log: Log | None, now: datetime) -> Finding:
-    start = "start it with `registry-quota serve consumer`, and see its log"
-    stands = {item["partition"]: item for item in status["partitions"]}
-    if not stands:
-        return failed("consumer", "none has ever taken a partition", start)
-    moved = max(datetime.fromisoformat(item["changed_at"]) for item in stands.values())
-    since = (now - moved).total_seconds()
-    if log is None:
-        return skipped("consumer", "Kafka does not tell what there is to record")
-    waiting = sum(
-        max(0, end - (stands[partition]["next_offset"] if partition in stands else 0))
-        for partition, end in log.ends.items()
-    )
-    if waiting == 0:
-        return ok("consumer", "everything that arrived is recorded")
-    found = f"{waiting} events wait; the last progress was {age(since)} ago"
-    if since > _STALLED:
-        return failed("consumer", found, start)
-    return ok("consumer", found)
+async def check_grpc(settings: Settings) -> Finding:
+    """The door of build platforms, by its health service."""
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-
-def _sizes(status: Status) -> Finding:
-    pending = status["sizes_pending"]
-    if not pending:
-        return ok("sizes", "all are known")
-    noun = "manifest waits" if pending == 1 else "manifests wait"
-    mend = (
-        "set `notifications.events.includereferences: true` in the registry's configuration "
-        "(the block below), and see that it lets us read"
-    )
-    return warning("sizes", f"{pending} {noun} for its size to be read from the registry", mend)
-
-
-def _outbox(status: Status) -> Finding:
-    waiting, seconds = status["outbox_waiting"], status["outbox_age_seconds"]
-    if not waiting:
-        return ok("quota events", "all are published")
-    found = f"{waiting} wait for publication, the oldest for {age(seconds or 0.0)}"
-    if (seconds or 0.0) < _SLOW_OUTBOX:
-        return ok("quota events", found)
-    mend = "see the API's log (its relay publishes them), and that it reaches Kafka"
-    return failed("quota events", found, mend)
-
-
-def _counters(status: Status) -> Finding:
-    drift = status["drift"]
-    if not drift["drift_bytes"] and not drift["wrong_digests"]:
-        return ok("counters", "equal the newest recount")
-    names = ", ".join(drift["workspaces"][:5])
-    found = f"off by {drift['drift_bytes']} bytes in {names}"
-    mend = "`registry-quota verify` shows what differs, `registry-quota replay --swap` mends it"
-    return failed("counters", found, mend)
-
-
-def utc_now() -> datetime:
-    """The clock of this command."""
-    return datetime.now(UTC)
+    try:
+        target, by_tls = settings.grpc_address()
+        trusted = authorities(settings) if by_tls else None
+    except SettingsError as error:
+        return failed("grpc", str(error), "correct this variable")
+    mend = "see that `registry-quota serve api` runs, and correct RQ_GRPC_TARGET (or RQ_GRPC_PORT)"
+    async with (
+        grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(trusted))
+        if by_tls
+        else grpc.aio.insecure_channel(target)
+    ) as channel:
+        try:
+            answer = await health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(service=""), timeout=_GRPC_SECONDS
+            )
+        except grpc.aio.AioRpcError as error:
+            found = f"{target} does not answer: {error.code().name}"
+            return warning("grpc", f"{found}; build platforms cannot call it there", mend)
+    if answer.status == health_pb2.HealthCheckResponse.SERVING:
+        return ok("grpc", f"{target} serves")
+    return warning("grpc", f"{target} answers, and does not serve", "see the API's log")

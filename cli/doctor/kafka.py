@@ -3,8 +3,8 @@
 import asyncio
 import dataclasses
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -12,9 +12,9 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 
-from cli.doctor.findings import Finding, age, failed, ok, warning
-from registry.media_types import manifest_kind
-from registry.notifications import BadEvent, decode_event
+from cli.doctor import notifications
+from cli.doctor.findings import Finding, failed, ok, warning
+from cli.doctor.notifications import Heard
 from runtime.kafka import DEAD_LETTER_TOPIC, NOTIFICATIONS_TOPIC, TOPICS, connection_options, start
 from runtime.settings import MESSAGE_MAX_BYTES, Settings
 
@@ -33,6 +33,13 @@ _CONFIGS: Final = (
     "retention.bytes",
     "retention.ms",
 )
+
+
+_FOR_EVER: Final = {
+    NOTIFICATIONS_TOPIC: "the log cannot rebuild the ledger",
+    DEAD_LETTER_TOPIC: "what could not be processed is gone before somebody looks",
+}
+"""Topics that keep everything, and what is lost when they do not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +63,8 @@ class Log:
     """Partition → the offset that the next event will have."""
     events: int
     dead_letters: int
-    newest_age: float | None = None
-    """Seconds since the newest event arrived; None while there is none (or it did not come in time)."""
-    with_references: int = 0
-    """How many of the newest manifest events carry references ..."""
-    without_references: int = 0
-    """... and how many do not."""
+    heard: Mapping[str, Heard] = field(default_factory=dict)
+    """What the newest events of each registry tell; of those that came in time."""
 
 
 async def check(settings: Settings) -> tuple[list[Finding], Log | None]:
@@ -164,14 +167,17 @@ def _wrong(topic: Topic, settings: Settings, brokers: int) -> list[Finding]:
         for name in ("retention.ms", "retention.bytes")
         if (value := configs.get(name, "-1")) != "-1"
     ]
-    if topic.name == NOTIFICATIONS_TOPIC and limited:
-        found = f"{topic.name} forgets ({', '.join(limited)}): the log cannot rebuild the ledger"
+    if topic.name in _FOR_EVER and limited:
+        found = f"{topic.name} forgets ({', '.join(limited)}): {_FOR_EVER[topic.name]}"
         findings.append(warning("topic", found, alter("retention.ms", "-1,retention.bytes=-1")))
     if brokers > 1 and topic.replicas == 1:
         found = f"{topic.name} has one copy although there are {brokers} brokers"
         mend = "reassign it to 3 replicas with min.insync.replicas=2 (and set RQ_KAFKA_REPLICATION)"
         findings.append(warning("topic", found, mend))
     in_sync = int(configs.get("min.insync.replicas", "1"))
+    if topic.replicas > 2 and in_sync < 2:
+        found = f"{topic.name} acknowledges what one of {topic.replicas} brokers has: losing it loses events"
+        findings.append(warning("topic", found, alter("min.insync.replicas", 2)))
     if in_sync > topic.replicas:
         found = f"{topic.name} wants {in_sync} replicas in sync and has {topic.replicas}"
         mend = alter("min.insync.replicas", topic.replicas)
@@ -199,7 +205,8 @@ async def _read_log(settings: Settings, sizes: Mapping[str, int]) -> Log:
             for item in ours
             if ends[item] > starts[item]
         }
-        return summarized(log, await _read(consumer, newest), now=time.time())
+        told = notifications.heard(await _read(consumer, newest), now=time.time())
+        return dataclasses.replace(log, heard=told)
     finally:
         await consumer.stop()
 
@@ -223,54 +230,15 @@ async def _read(
     return found
 
 
-def summarized(log: Log, newest: Sequence[ConsumerRecord], *, now: float) -> Log:
-    """The log with what its newest records tell. `now` is seconds since the epoch."""
-    with_references = without = 0
-    for record in newest:
-        try:
-            event = decode_event(record.value or b"")
-        except BadEvent:
-            continue
-        if event.action == "push" and manifest_kind(event.media_type) != "unknown":
-            with_references += bool(event.references)
-            without += not event.references
-    return dataclasses.replace(
-        log,
-        newest_age=now - max(record.timestamp for record in newest) / 1000 if newest else None,
-        with_references=with_references,
-        without_references=without,
-    )
+def arriving(
+    log: Log, open_dead_letters: int | None = None, *, registries: Collection[str] = ()
+) -> list[Finding]:
+    """Whether the registries notify us, and whether what they said was understood.
 
-
-def arriving(log: Log, open_dead_letters: int | None = None) -> list[Finding]:
-    """Whether the registry notifies us, and whether what it said was understood.
-
-    `open_dead_letters`: those that nobody has dealt with; None: not known, all count.
+    `open_dead_letters`: those that nobody has dealt with; None: not known, all count. `registries`:
+    names that RQ_WEBHOOK_TOKENS has.
     """
-    findings: list[Finding] = []
-    if log.events == 0:
-        findings.append(
-            warning(
-                "notifications",
-                "none has ever arrived",
-                "put the block below into the registry's configuration, restart it and push an image; "
-                "its log says why when it cannot deliver",
-            )
-        )
-    else:
-        when = "" if log.newest_age is None else f", the newest {age(log.newest_age)} ago"
-        findings.append(ok("notifications", f"{log.events} arrived{when}"))
-    if log.without_references and not log.with_references:
-        findings.append(
-            warning(
-                "references",
-                f"the newest {log.without_references} manifest pushes came without them: "
-                "each costs a request to the registry, and its size is known later",
-                "set `notifications.events.includereferences: true` in the registry's configuration",
-            )
-        )
-    elif log.with_references:
-        findings.append(ok("references", "pushes carry them"))
+    findings = notifications.judge(log.events, log.heard, registries)
     dead = log.dead_letters if open_dead_letters is None else open_dead_letters
     if dead:
         mend = (

@@ -4,6 +4,7 @@ from typing import Final
 
 import asyncpg
 
+from cli.doctor.clocks import Clock, now, skew
 from cli.doctor.findings import Finding, failed, ok, skipped
 from migrations.state import schema_state
 from runtime.postgres import UNAVAILABLE
@@ -13,12 +14,13 @@ from runtime.tls import advice
 _OLDEST: Final = 15
 
 
-async def check(settings: Settings) -> list[Finding]:
-    """Two findings: `postgres` and `schema`."""
+async def check(settings: Settings, *, clock: Clock = now) -> list[Finding]:
+    """Findings `postgres`, `clock` and `schema`."""
     try:
         url = settings.required_database_url()
     except SettingsError as error:
         return [skipped("postgres", str(error).partition("; ")[0])]
+    before = clock()
     try:
         state = await schema_state(url)
     except (*UNAVAILABLE, asyncpg.PostgresError, ValueError) as error:
@@ -31,9 +33,11 @@ async def check(settings: Settings) -> list[Finding]:
         found = f"Postgres {state.server_version} is older than {_OLDEST}"
         return [failed("postgres", found, f"use Postgres {_OLDEST} or newer")]
     answers = ok("postgres", f"Postgres {state.server_version} answers")
+    clocks = skew("Postgres's", state.clock, before, clock())
     if not state.known:
         return [
             answers,
+            clocks,
             failed(
                 "schema",
                 f"the database is at {state.current}, which this program does not know",
@@ -46,5 +50,5 @@ async def check(settings: Settings) -> list[Finding]:
             if state.current
             else "the database has no schema of ours yet"
         )
-        return [answers, failed("schema", found, "run `registry-quota migrate`")]
-    return [answers, ok("schema", f"is the newest ({state.newest})")]
+        return [answers, clocks, failed("schema", found, "run `registry-quota migrate`")]
+    return [answers, clocks, ok("schema", f"is the newest ({state.newest})")]

@@ -1,11 +1,10 @@
 """The registry: does it answer, let us in, delete, and share our clock."""
 
 import asyncio
-from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Final
 
-from cli.doctor.findings import Finding, failed, ok, skipped, warning
+from cli.doctor.clocks import Clock, now, skew
+from cli.doctor.findings import Finding, failed, ok, skipped
 from registry.client import RegistryClient
 from registry.connect import registry_client
 from registry.errors import BadRegistryUrl, NotFound, RegistryDenied, RegistryError
@@ -15,18 +14,9 @@ PROBE_REPOSITORY: Final = "registry-quota/doctor"
 """Where the manifest that cannot exist is deleted; no such repository appears by it."""
 
 _PATIENCE: Final = 20.0
-_TOLERABLE_SKEW: Final = 5.0
-"""Seconds. A `Date` header has whole seconds, and the answer was on its way for a while."""
-_HARMFUL_SKEW: Final = 60.0
-
-Clock = Callable[[], datetime]
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-async def check(settings: Settings, *, clock: Clock = _now) -> list[Finding]:
+async def check(settings: Settings, *, clock: Clock = now) -> list[Finding]:
     """Findings `registry`, `clock`, `lists` and `deletes`."""
     try:
         client = registry_client(settings)
@@ -54,26 +44,17 @@ async def _ask(client: RegistryClient, clock: Clock) -> list[Finding]:
     except RegistryError as error:
         return [_unreachable(client, str(error))]
     answers = ok("registry", f"{client.base} answers and lets us in")
-    return [answers, skew(date, before, clock()), await _lists(client), await _deletes(client)]
+    return [
+        answers,
+        skew("the registry's", date, before, clock()),
+        await _lists(client),
+        await _deletes(client),
+    ]
 
 
 def _unreachable(client: RegistryClient, why: str) -> Finding:
     mend = "check RQ_REGISTRY_URL (scheme, host, port) and that the registry runs"
     return failed("registry", f"{client.base} does not answer as a registry: {why}", mend)
-
-
-def skew(date: datetime | None, before: datetime, after: datetime) -> Finding:
-    """Whether the registry's clock, told between two moments of ours, agrees with them."""
-    if date is None:
-        mend = "let the proxy in front of the registry pass the Date header on"
-        return warning("clock", "the registry's answers carry no Date", mend)
-    apart = max((before - date).total_seconds() - 1, (date - after).total_seconds(), 0.0)
-    if apart <= _TOLERABLE_SKEW:
-        return ok("clock", "the registry's agrees with ours")
-    behind = "behind" if date < before else "ahead of"
-    found = f"the registry's is {apart:.0f} s {behind} ours: grace periods and ages are off by that"
-    mend = "let both machines keep time by NTP"
-    return (failed if apart > _HARMFUL_SKEW else warning)("clock", found, mend)
 
 
 async def _lists(client: RegistryClient) -> Finding:

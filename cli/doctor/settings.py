@@ -98,6 +98,16 @@ def webhook_token(settings: Settings, environ: Mapping[str, str]) -> str:
     return next(iter(settings.required_webhook_tokens()))
 
 
+def registries(settings: Settings) -> set[str]:
+    """Names that RQ_WEBHOOK_TOKENS has; none where it is not known here."""
+    if settings.webhook_tokens is None:
+        return set()
+    try:
+        return set(settings.required_webhook_tokens().values())
+    except SettingsError:
+        return set()  # said elsewhere
+
+
 def check(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
     """Secrets, names that no setting has, and settings that do not fit together."""
     return [

@@ -449,9 +449,74 @@ class RecountStatus(Answer):
     workspaces: list[str]
 
 
-class StatusAnswer(Answer):
-    """Whether the pipeline is healthy."""
+class ReceiverStatus(Answer):
+    """How the receiver is, as it says itself. Counters are those of its process."""
 
+    url: str
+    state: Literal["up", "not ready", "down", "unknown"]
+    reason: str
+    accepted: Count
+    refused: Count
+    unavailable_lately: Annotated[int, Field(description="Answered 503 in the last minutes.")]
+    unauthorized_lately: Annotated[int, Field(description="Answered 401 in the last minutes.")]
+
+
+class PartitionLagAnswer(Answer):
+    """What is not recorded yet of one partition of notifications."""
+
+    partition: int
+    end_offset: int
+    next_offset: int
+    lag_events: Count
+    lag_seconds: float | None
+
+
+class StaleLease(Answer):
+    """A source of digests in use that has not reported in time: nothing is deleted there."""
+
+    workspace: str
+    source: str
+    expires_at: datetime
+
+
+class CleanupsStatus(Answer):
+    """Cleanups under way, and workspaces whose cleanup nobody carries on."""
+
+    running: Count
+    without_owner: list[str]
+
+
+class RecentError(Answer):
+    """A kind of complaint of the last hour: of the API process, or a cleanup that was stopped."""
+
+    at: datetime
+    level: Literal["warning", "error"]
+    what: str
+    times: int
+
+
+class CheckAnswer(Answer):
+    """One part of the pipeline: how it is, and what to do where it is not well."""
+
+    name: str
+    title: str
+    state: Literal["ok", "warning", "failed", "unknown"]
+    found: str
+    mend: str
+
+
+class StatusAnswer(Answer):
+    """Whether the pipeline is healthy: `state` is that of the worst of `checks`."""
+
+    state: Literal["ok", "warning", "failed", "unknown"]
+    as_of: datetime
+    checks: list[CheckAnswer]
+    receiver: ReceiverStatus
+    consumers: Count | None
+    partition_lag: list[PartitionLagAnswer]
+    stale_leases: list[StaleLease]
+    cleanups: CleanupsStatus
+    recent_errors: list[RecentError]
     kafka_reachable: bool
     lag_events: Count | None
     lag_seconds: float | None

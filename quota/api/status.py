@@ -24,7 +24,7 @@ class StatusRoutes:
 
     @describe(
         "operations",
-        "Whether the pipeline is healthy: lag, dead letters, drift, age of the outbox.",
+        "Whether the pipeline is healthy: every part with its state, what was found, what to do.",
         scope="read",
         answers={200: StatusAnswer},
         details="For tokens that are good for all workspaces. What Kafka does not tell is null.",
@@ -32,6 +32,6 @@ class StatusRoutes:
     async def status(self, request: web.Request) -> web.Response:
         """Scope `read`, for all workspaces."""
         caller = await identify(request, self._authenticate, "read")
-        if caller.workspaces is not None:
+        if not caller.may("read", None):
             raise ProblemError(403, "the status covers all workspaces; this token has only some")
         return answer(await self._pipeline.status())

@@ -14,12 +14,14 @@ from quota.pages.assets import Assets
 from quota.pages.browsing import Browsing
 from quota.pages.figures import Figures
 from quota.pages.live import Live
+from quota.pages.pipeline import PipelinePage
 from quota.pages.preview import Preview, preview_of
 from quota.pages.render import Renderer
 from quota.pages.sessions import Proxy, Sessions
 from quota.pages.signing_in import SigningIn
 from quota.pages.visits import Visits
 from quota.pages.workspaces import Workspaces
+from quota.pipeline import Pipeline
 from quota.restore import Restorer
 from quota.runs import Runs
 from quota.snapshot import Incoming
@@ -41,6 +43,7 @@ def pages(
     runs: Runs,
     restorer: Restorer,
     history: History,
+    pipeline: Pipeline,
     stopping: Stopping,
     clock: Callable[[], datetime],
 ) -> list[RouteGroup]:
@@ -96,4 +99,7 @@ def pages(
         visits=visits,
         renderer=renderer,
     )
-    return [assets, SigningIn(sessions, visits, renderer), workspaces, live, actions]
+    operator = PipelinePage(
+        pipeline, sessions=sessions, visits=visits, renderer=renderer, stopping=stopping
+    )
+    return [assets, SigningIn(sessions, visits, renderer), workspaces, live, actions, operator]

@@ -96,7 +96,7 @@ class Live:
                     checked_at = now
                     visitor = await self._sessions.visitor(request)
                     if visitor is None or not visitor.principal.may("read", view.name):
-                        await _send(response, "signed-out", "now")
+                        await send(response, "signed-out", "now")
                         return
             except UNAVAILABLE:
                 continue
@@ -105,10 +105,10 @@ class Live:
             if pulse != shown:
                 shown = pulse
                 alive_at = now
-                await _send(response, "summary", await self._summary(view))
+                await send(response, "summary", await self._summary(view))
             if pulse != told and now - told_at >= _PARTS_EVERY_SECONDS:
                 told, told_at = pulse, now
-                await _send(response, "changed", "now")
+                await send(response, "changed", "now")
             if now - alive_at >= _SIGN_OF_LIFE_SECONDS:
                 alive_at = now
                 await response.write(b": alive\n\n")
@@ -129,6 +129,7 @@ class Live:
         )
 
 
-async def _send(response: web.StreamResponse, event: str, data: str) -> None:
+async def send(response: web.StreamResponse, event: str, data: str) -> None:
+    """One server-sent event."""
     lines = "".join(f"data: {line}\n" for line in data.splitlines())
     await response.write(f"event: {event}\n{lines}\n".encode())

@@ -1,5 +1,6 @@
 """Templates → answers. Everything from outside is escaped; nothing but our own files may run or style."""
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -7,6 +8,7 @@ from urllib.parse import quote, urlencode
 
 from aiohttp import hdrs, web
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from quota.pages.assets import Assets
 from quota.pages.warning import percent, size_text, warning
@@ -27,6 +29,7 @@ HEADERS: Final = {
     hdrs.CACHE_CONTROL: "no-store",
     hdrs.VARY: "Cookie, HX-Request",
 }
+_IN_BACKTICKS: Final = re.compile(r"`([^`]*)`")
 _EVENT_PREFIX: Final = "io.registryquota."
 
 
@@ -45,6 +48,8 @@ class Renderer:
             "size": size_text,
             "moment": _moment,
             "iso": _iso,
+            "clock": _clock,
+            "commands": _commands,
             "segment": _segment,
             "short_digest": _short_digest,
             "event_name": _event_name,
@@ -109,6 +114,16 @@ def _utc(value: datetime | str) -> datetime:
 def _moment(value: datetime | str | None) -> str:
     """A moment for people, in UTC (the page's foot says so)."""
     return "" if value is None else _utc(value).strftime("%Y-%m-%d %H:%M")
+
+
+def _clock(value: datetime | str) -> str:
+    """A moment of today, to the second."""
+    return _utc(value).strftime("%H:%M:%S")
+
+
+def _commands(text: str) -> Markup:
+    """Escaped; what stands in backticks is a command or a setting."""
+    return Markup(_IN_BACKTICKS.sub(r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped
 
 
 def _iso(value: datetime | str) -> str:

@@ -58,10 +58,12 @@ def running_registry(
     tls: Pair | None = None,
     endpoint: dict[str, Any] | None = None,
     trusts: Path | None = None,
+    storage: Path | None = None,
 ) -> Iterator[str]:
     """A registry with its storage in `folder`; yields its base URL. Await `answering(url)` before use.
 
-    `endpoint` hears its notifications; `trusts` is whom it believes behind https.
+    `endpoint` hears its notifications, without references; `trusts` is whom it believes behind https;
+    `storage` is another registry's folder.
     """
     program = program_or_skip()
     port = free_port()
@@ -69,7 +71,7 @@ def running_registry(
         "version: 0.1",
         "log: {level: error}",
         "storage:",
-        f"  filesystem: {{rootdirectory: {folder / 'storage'}}}",
+        f"  filesystem: {{rootdirectory: {storage or folder / 'storage'}}}",
         f"  delete: {{enabled: {str(deletes).lower()}}}",
         f"  maintenance: {{readonly: {{enabled: {str(read_only).lower()}}}}}",
         *(["  cache: {blobdescriptor: inmemory}"] if cache else []),

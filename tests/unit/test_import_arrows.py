@@ -51,6 +51,7 @@ PURE = [
     "quota/decision.py",
     "quota/explain.py",
     "quota/graph.py",
+    "quota/health.py",
     "quota/incoming.py",
     "quota/absence.py",
     "quota/levels.py",

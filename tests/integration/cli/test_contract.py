@@ -30,11 +30,12 @@ async def test_for_programs_every_answer_is_one_document_and_nothing_else(comman
         ("leases", "retire", workspace, "k"),
         ("tokens", "list"),
         ("dead-letters", "list"),
+        ("status",),
         ("verify", "--workspace", workspace),
         ("version",),
     ):
         ran = await command(*arguments, "--json")
-        assert ran.code == 0, (arguments, ran)
+        assert ran.code == 0 or arguments == ("status",), (arguments, ran)
         json.loads(ran.out)
         assert ran.err == "", (arguments, ran)
 

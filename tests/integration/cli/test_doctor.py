@@ -1,10 +1,16 @@
 """`registry-quota doctor` beside real parts: fine when they are, and precise when they are not."""
 
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from yarl import URL
 
-from cli.doctor import postgres, registry
+from cli.doctor import doors, postgres, registry
+from devstack.registry import notification_endpoint
+from registry.client import RegistryClient
 from registry.push import build_image, build_layer, push_image
 from runtime.settings import Settings
 from tests.support.database import empty_database
@@ -27,7 +33,12 @@ async def test_a_running_stack_is_fine_and_the_block_points_at_its_receiver(syst
     await system.settled()
     ran = await command("doctor", "--json")
     assert ran.code == 0, ran
-    assert set(states(ran).values()) == {"ok"}
+    findings = json.loads(ran.out)["findings"]
+    # Other tests take the registry away from reconciliation.
+    wrong = [
+        item for item in findings if item["state"] != "ok" and item["check"] != "reconciliation"
+    ]
+    assert wrong == []
     report = json.loads(ran.out)
     assert report["ok"]
     for version in ("v2", "v3"):
@@ -50,10 +61,16 @@ async def test_for_people_it_prints_settings_findings_and_the_block(system, comm
     assert ran.err == ""
 
 
-async def test_it_changes_nothing(system, command):
+async def test_it_changes_no_account_and_tells_only_of_a_pull_of_its_own(system, command):
     # By id: partitions are read side by side, in no order between them.
     async def told() -> set[str]:
-        return {message["id"] for message in await system.messages("registry.notifications")}
+        messages = await system.messages("registry.notifications")
+        own = {
+            item["id"] for item in messages if " doctor/" in item["request"].get("useragent", "")
+        }
+        for item in messages:
+            assert item["id"] not in own or item["action"] == "pull"
+        return {item["id"] for item in messages} - own
 
     async def dead_letters() -> int:
         ran = await command("dead-letters", "list", "--json")
@@ -66,12 +83,118 @@ async def test_it_changes_nothing(system, command):
     assert await dead_letters() == dead
 
 
+async def test_topics_that_lose_something_are_named_with_the_command_that_mends_them(
+    system, command
+):
+    """On the real broker, setting by setting."""
+    cases = {
+        ("registry.notifications", "retention.ms"): ("3600000", "warning", "-1"),
+        ("registry.notifications", "cleanup.policy"): ("compact", "failed", "delete"),
+        ("registry.notifications", "max.message.bytes"): ("1000000", "failed", "9437184"),
+        ("registry.notifications.dead-letter", "retention.ms"): ("3600000", "warning", "-1"),
+        ("registry.quota-events", "min.insync.replicas"): ("2", "failed", "1"),
+    }
+    admin = AIOKafkaAdminClient(bootstrap_servers=system.environment["RQ_KAFKA_BOOTSTRAP"])
+    await admin.start()
+    try:
+        for place, good in (0, False), (2, True):
+            for topic in {topic for topic, _name in cases}:
+                changed = {n: v[place] for (t, n), v in cases.items() if t == topic}
+                kept = {"retention.ms": "-1", "max.message.bytes": "9437184"}
+                answer = await admin.alter_configs(
+                    [ConfigResource(ConfigResourceType.TOPIC, topic, kept | changed)]
+                )
+                assert answer[0].resources[0][0] == 0
+            found = json.loads((await command("doctor", "--json")).out)["findings"]
+            topics = [item for item in found if item["check"] == "topic"]
+            for (topic, name), (_bad, state, mended) in cases.items():
+                hits = [
+                    item
+                    for item in topics
+                    if item["found"].startswith(f"{topic} ") and f"{name}={mended}" in item["mend"]
+                ]
+                assert [item["state"] for item in hits] == ([] if good else [state]), (topic, name)
+    finally:
+        await admin.close()
+
+
+async def test_a_registry_that_leaves_references_out_is_noticed_until_they_come_back(
+    system, command, tmp_path
+):
+    """A second registry on the same storage, so that sizes can still be asked for."""
+
+    async def references() -> str:
+        return str(states(await command("doctor", "--json"))["references"])
+
+    async def push(client, tag):
+        image = build_image([build_layer(f"references/{tag}", 2_000)])
+        await push_image(client, "doctor-2/api", image, tag)
+        await system.settled()
+
+    with running_registry(
+        tmp_path,
+        storage=system.stack.run_dir.data("registry"),
+        endpoint=notification_endpoint(
+            system.environment["RQ_WEBHOOK_URL"], system.environment["RQ_WEBHOOK_TOKEN"]
+        ),
+    ) as url:
+        await answering(url)
+        async with RegistryClient(url) as client:
+            await push(client, "1.0")
+    assert await references() == "warning"
+    await push(system.registry, "1.1")
+    assert await references() == "ok"
+
+
+async def test_a_registry_whose_notifications_go_elsewhere_is_found_by_a_pull(
+    system, command, tmp_path
+):
+    with running_registry(tmp_path) as url:
+        await answering(url)
+        async with RegistryClient(url) as client:
+            await push_image(client, "doctor-3/api", build_image([build_layer("x", 100)]), "1.0")
+        ran = await command("doctor", "--json", RQ_REGISTRY_URL=url)
+    [finding] = [item for item in json.loads(ran.out)["findings"] if item["check"] == "delivery"]
+    assert finding["state"] == "warning"
+    assert "a pull of doctor-3/api:1.0 was told to nobody" in finding["found"]
+    assert "notifications" in finding["mend"]
+
+
+async def test_every_clock_is_compared_with_ours(system):
+    settings = Settings.model_validate(
+        {
+            "database_url": system.environment["RQ_DATABASE_URL"],
+            "registry_url": system.environment["RQ_REGISTRY_URL"],
+            "api_token": system.environment["RQ_API_TOKEN"],
+        }
+    )
+
+    async def clocks(ahead: float) -> list[str]:
+        def clock() -> datetime:
+            return datetime.now(UTC) + timedelta(seconds=ahead)
+
+        webhook = URL(system.environment["RQ_WEBHOOK_URL"])
+        api = URL(system.environment["RQ_API_URL"])
+        findings = [
+            *await postgres.check(settings, clock=clock),
+            *await registry.check(settings, clock=clock),
+            *await doors.check_receiver(settings, webhook, system.environment, clock=clock),
+            *(await doors.check_api(settings, api, clock=clock))[0],
+        ]
+        return [item.state for item in findings if item.check == "clock"]
+
+    assert await clocks(0) == ["ok"] * 4
+    assert await clocks(30) == ["warning"] * 4
+    assert await clocks(-300) == ["failed"] * 4
+
+
 AWAY = {
     "RQ_DATABASE_URL": "postgresql://somebody:pass-word@127.0.0.1:1/x",
     "RQ_KAFKA_BOOTSTRAP": "127.0.0.1:1",
     "RQ_REGISTRY_URL": "127.0.0.1:1",
     "RQ_WEBHOOK_URL": "http://127.0.0.1:1/v1/notifications",
     "RQ_API_URL": "http://127.0.0.1:1",
+    "RQ_GRPC_TARGET": "127.0.0.1:1",
 }
 
 
@@ -80,6 +203,7 @@ async def test_everything_that_is_away_is_named_with_a_remedy(command):
     assert ran.code == 1
     away = {check for check, state in states(ran).items() if state == "failed"}
     assert away == {"postgres", "kafka", "registry", "receiver", "api"}
+    assert states(ran)["grpc"] == "warning"
     for finding in json.loads(ran.out)["findings"]:
         assert finding["mend"] or finding["state"] in ("ok", "skipped")
     assert "pass-word" not in ran.out
@@ -106,6 +230,7 @@ async def test_a_database_without_our_schema_is_told_to_migrate(postgres_url):
         findings = await postgres.check(Settings.model_validate({"database_url": url}))
     assert [(item.check, item.state) for item in findings] == [
         ("postgres", "ok"),
+        ("clock", "ok"),
         ("schema", "failed"),
     ]
     assert "registry-quota migrate" in findings[-1].mend
@@ -113,7 +238,7 @@ async def test_a_database_without_our_schema_is_told_to_migrate(postgres_url):
 
 async def test_a_migrated_database_is_fine(database_url):
     findings = await postgres.check(Settings.model_validate({"database_url": database_url}))
-    assert [item.state for item in findings] == ["ok", "ok"]
+    assert [item.state for item in findings] == ["ok", "ok", "ok"]
 
 
 async def findings_of_registry(url, **settings):

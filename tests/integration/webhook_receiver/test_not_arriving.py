@@ -7,21 +7,24 @@ import re
 import ssl
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 from aiohttp import web
 from pydantic import SecretStr
 from yarl import URL
 
 from cli.doctor import doors, kafka
+from cli.doctor.notifications import Heard
 from devstack.ports import free_port
+from quota import health
 from registry.client import RegistryClient
 from registry.push import build_image, build_layer, push_image
 from runtime.settings import Settings
 from tests.integration.webhook_receiver.conftest import TOKEN
 from tests.support.certificates import Authority
 from tests.support.pages import ROOT, block
+from tests.support.pipelines import NOW, status
 from tests.support.registries import answering, program_or_skip, running_configured
 from tests.support.waiting import wait_until
 
@@ -123,17 +126,9 @@ async def test_a_registrys_log_says_what_the_page_says(version, receiver, tmp_pa
 
 async def test_doctor_says_what_the_page_says(receiver, start_receiver):
     address = URL(f"http://127.0.0.1:{receiver.port}{PATH}")
-    now = datetime.now(UTC)
     empty = kafka.Log(ends={0: 0}, events=0, dead_letters=0)
-    status = {
-        "partitions": [
-            {"partition": 0, "next_offset": 1, "changed_at": (now - timedelta(hours=1)).isoformat()}
-        ],
-        "sizes_pending": 2,
-        "outbox_waiting": 0,
-        "outbox_age_seconds": None,
-        "drift": {"drift_bytes": 0, "wrong_digests": 0, "workspaces": []},
-    }
+    behind = status(lag_events=9, lag_seconds=90.0, consumers=0, sizes_pending=2)
+    checks = [msgspec.structs.asdict(item) for item in health.judge(behind, now=NOW)]
     stopping = await start_receiver()
     stopping.stopping.set("for this test")
 
@@ -142,13 +137,15 @@ async def test_doctor_says_what_the_page_says(receiver, start_receiver):
         return await doors.check_receiver(settings, url, {})
 
     told = [
-        await asked(address, TOKEN),
-        await asked(address, "not-the-token"),
-        await asked(URL(f"http://127.0.0.1:{free_port()}{PATH}"), TOKEN),
-        await asked(URL(f"http://127.0.0.1:{stopping.port}{PATH}"), TOKEN),
+        *await asked(address, TOKEN),
+        *await asked(address, "not-the-token"),
+        *await asked(URL(f"http://127.0.0.1:{free_port()}{PATH}"), TOKEN),
+        *await asked(URL(f"http://127.0.0.1:{stopping.port}{PATH}"), TOKEN),
         *kafka.arriving(empty),
-        *kafka.arriving(replace(empty, events=3, newest_age=5.0), open_dead_letters=1),
-        *doors.judge_status(status, replace(empty, ends={0: 9}, events=9), now=now),
+        *kafka.arriving(
+            replace(empty, events=3, heard={"default": Heard(5.0)}), open_dead_letters=1
+        ),
+        *doors.judge_status({"checks": checks}),
     ]
     for check, found in DOCTOR:
         assert any(finding.check == check and found in finding.found for finding in told), (

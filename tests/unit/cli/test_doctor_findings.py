@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import pytest
 
 from cli.doctor import doors, kafka
+from cli.doctor.clocks import skew
 from cli.doctor.connect import notification_block
 from cli.doctor.findings import age, all_fine, failed, ok, skipped, warning
 from cli.doctor.kafka import Log, Topic
-from cli.doctor.registry import skew
+from cli.doctor.notifications import Heard, heard, judge
 from runtime.kafka import NOTIFICATIONS_TOPIC, TOPICS
 from runtime.settings import MESSAGE_MAX_BYTES, Settings
 
@@ -71,6 +72,8 @@ def test_a_missing_topic_fails():
         (topic(cleanup_policy="compact,delete"), "failed", "cleanup.policy=delete"),
         (topic(retention_ms="604800000"), "warning", "retention.ms=-1"),
         (topic(retention_bytes="1000"), "warning", "retention.bytes=-1"),
+        (topic(TOPICS[1], retention_ms="604800000"), "warning", "retention.ms=-1"),
+        (topic(replicas=3), "warning", "min.insync.replicas=2"),
         (topic(min_insync_replicas="2"), "failed", "min.insync.replicas=1"),
         (topic(leaderless=2), "failed", "brokers are down"),
     ],
@@ -86,17 +89,20 @@ def test_quota_events_may_be_forgotten():
 
 
 def test_one_copy_is_a_risk_only_where_there_could_be_more():
-    findings = judged(*(topic(name, replicas=3) for name in TOPICS[1:]), brokers=3)
+    in_sync = {"min_insync_replicas": "2"}
+    findings = judged(*(topic(name, replicas=3, **in_sync) for name in TOPICS[1:]), brokers=3)
     assert [state for state, _ in wrong(findings)] == ["warning"]
 
 
-def record(age_seconds, **event):
+def record(age_seconds, source="default", **event):
     return SimpleNamespace(
-        value=json.dumps(event).encode(), timestamp=(NOW.timestamp() - age_seconds) * 1000
+        value=json.dumps(event).encode(),
+        timestamp=(NOW.timestamp() - age_seconds) * 1000,
+        headers=[("source", source.encode())],
     )
 
 
-def push(age_seconds, references=()):
+def push(age_seconds, references=(), source="default"):
     target = {
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "digest": f"sha256:{'0' * 64}",
@@ -107,6 +113,7 @@ def push(age_seconds, references=()):
         target["references"] = list(references)
     return record(
         age_seconds,
+        source,
         id="00000000-0000-0000-0000-000000000000",
         timestamp="2026-03-01T12:00:00Z",
         action="push",
@@ -123,23 +130,50 @@ def test_no_notification_at_all_is_warned_of():
     assert [item.state for item in kafka.arriving(EMPTY)] == ["warning", "ok"]
 
 
+def told(*records):
+    return heard(records, now=NOW.timestamp())
+
+
 def test_the_newest_notification_and_its_references_are_told():
-    log = kafka.summarized(SOME, [push(600, [LAYER]), push(90)], now=NOW.timestamp())
-    assert (log.with_references, log.without_references) == (1, 1)
-    notifications, references, _dead = kafka.arriving(log)
+    known = told(push(600, [LAYER]), push(90, [LAYER]))
+    assert known == {"default": Heard(90, 2, 0)}
+    notifications, references = judge(15, known, {"default"})
     assert notifications.found == "15 arrived, the newest 1 min ago"
     assert references.state == "ok"
 
 
-def test_pushes_that_all_lack_references_are_warned_of():
-    log = kafka.summarized(SOME, [push(600), push(90)], now=NOW.timestamp())
-    assert [item.check for item in kafka.arriving(log) if item.state == "warning"] == ["references"]
+def test_newest_pushes_that_lack_references_are_warned_of_and_counted():
+    known = told(push(90), push(600), push(700, [LAYER]), push(800))
+    assert known["default"].without_references == 2
+    [warned] = [item for item in judge(15, known, set()) if item.state == "warning"]
+    assert "the newest 2 manifest pushes came without" in warned.found
+    assert "includereferences: true" in warned.mend
+
+
+def test_references_that_came_back_are_fine():
+    known = told(push(90, [LAYER]), push(600), push(700))
+    assert [item.state for item in judge(15, known, set())] == ["ok", "ok"]
+
+
+def test_each_registry_is_told_apart_and_a_silent_one_is_named():
+    known = told(push(90, [LAYER]), push(7200, source="edge"))
+    findings = judge(15, known, {"default", "edge", "attic"})
+    assert (
+        findings[0].found
+        == "15 arrived, the newest of default 1 min ago, the newest of edge 2 h ago"
+    )
+    silent, references = findings[1:]
+    assert (silent.state, "attic" in silent.found, "for attic" in silent.mend) == (
+        "warning",
+        True,
+        True,
+    )
+    assert "pushes of edge" in references.found
 
 
 def test_garbage_in_the_log_says_nothing_about_references():
-    garbage = SimpleNamespace(value=b"{", timestamp=NOW.timestamp() * 1000)
-    log = kafka.summarized(SOME, [garbage], now=NOW.timestamp())
-    assert [item.check for item in kafka.arriving(log)] == ["notifications", "dead letters"]
+    garbage = SimpleNamespace(value=b"{", timestamp=NOW.timestamp() * 1000, headers=[])
+    assert [item.check for item in judge(15, told(garbage), set())] == ["notifications"]
 
 
 def test_dead_letters_are_counted():
@@ -166,55 +200,27 @@ def test_dead_letters_are_counted():
 )
 def test_the_registrys_clock_is_compared_with_ours(offset, state):
     told = (NOW + timedelta(seconds=offset)).replace(microsecond=0)
-    finding = skew(told, NOW, NOW + timedelta(milliseconds=20))
+    finding = skew("the registry's", told, NOW, NOW + timedelta(milliseconds=20))
     assert finding.state == state
     if state != "ok":
         assert ("behind" if offset < 0 else "ahead") in finding.found
 
 
 def test_a_registry_without_a_clock_is_warned_of():
-    assert skew(None, NOW, NOW).state == "warning"
+    assert skew("the registry's", None, NOW, NOW).state == "warning"
 
 
-def status(*, offsets=(10, 5), idle=0.0, pending=0, waiting=0, oldest=None, drift=0):
-    moved = (NOW - timedelta(seconds=idle)).isoformat()
-    return {
-        "sizes_pending": pending,
-        "drift": {"drift_bytes": drift, "wrong_digests": 0, "workspaces": ["acme"]},
-        "outbox_waiting": waiting,
-        "outbox_age_seconds": oldest,
-        "partitions": [
-            {"partition": number, "next_offset": offset, "changed_at": moved}
-            for number, offset in enumerate(offsets)
-        ],
-    }
-
-
-def states(document, log=SOME):
-    return [item.state for item in doors.judge_status(document, log, now=NOW)]
-
-
-@pytest.mark.parametrize(
-    ("document", "expected"),
-    [
-        (status(idle=90_000), ["ok", "ok", "ok", "ok"]),
-        (status(offsets=(10, 0), idle=2), ["ok", "ok", "ok", "ok"]),
-        (status(offsets=(10, 0), idle=120), ["failed", "ok", "ok", "ok"]),
-        (status(offsets=(10,), idle=120), ["failed", "ok", "ok", "ok"]),
-        (status(offsets=()), ["failed", "ok", "ok", "ok"]),
-        (status(pending=2), ["ok", "warning", "ok", "ok"]),
-        (status(waiting=3, oldest=2.0), ["ok", "ok", "ok", "ok"]),
-        (status(waiting=3, oldest=900.0), ["ok", "ok", "failed", "ok"]),
-        (status(drift=-7), ["ok", "ok", "ok", "failed"]),
-        (None, ["skipped", "skipped", "skipped", "skipped"]),
-    ],
-)
-def test_a_pipeline_that_falls_behind_is_told(document, expected):
-    assert states(document) == expected
-
-
-def test_without_kafkas_word_nobody_is_blamed():
-    assert states(status(idle=900), log=None) == ["skipped", "ok", "ok", "ok"]
+def test_what_the_api_says_of_its_parts_is_told_as_it_says_it():
+    said = [
+        {"name": "lag", "state": "failed", "found": "9 events", "mend": "see the consumer"},
+        {"name": "sizes", "state": "unknown", "found": "?", "mend": ""},
+        {"name": "receiver", "state": "failed", "found": "asked here directly", "mend": "x"},
+    ]
+    findings = {item.check: item for item in doors.judge_status({"checks": said})}
+    assert (findings["lag"].state, findings["lag"].mend) == ("failed", "see the consumer")
+    assert findings["sizes"].state == findings["outbox"].state == "skipped"
+    assert "receiver" not in findings
+    assert {item.state for item in doors.judge_status(None)} == {"skipped"}
 
 
 def test_the_block_to_paste_has_address_token_and_switches():

@@ -12,7 +12,7 @@ PROMISED = {
     *("serve", "dev up", "demo", "migrate", "doctor", "images", "plan", "cleanup", "restore"),
     *("workspaces list", "workspaces show", "workspaces set", "reconcile", "events tail"),
     *("dead-letters list", "dead-letters show", "dead-letters retry", "dead-letters drop"),
-    *("replay", "tokens create", "tokens list", "tokens revoke", "verify", "gc verify"),
+    *("status", "replay", "tokens create", "tokens list", "tokens revoke", "verify", "gc verify"),
     *("leases put", "leases list", "leases retire", "alerts forward", "version"),
 }
 WITHOUT_RESULT = {"serve", "dev up", "demo", "alerts forward"}
