@@ -5,6 +5,7 @@ and loses nothing. The group's own offsets in Kafka are only for people and lag 
 """
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -30,7 +31,7 @@ from consumer.dead_letters import (
     send_dead_letter,
 )
 from consumer.metrics import ConsumerMetrics
-from consumer.outcomes import Decoded, line
+from consumer.outcomes import MOST_LINES, Decoded, about, line, summary
 from consumer.traces import tracing_batch
 from consumer.translate import facts_of
 from ledger import offsets
@@ -315,14 +316,15 @@ class NotificationConsumer:
             self._ceiling.give_back()
         return Decoded(record, fact, notification)
 
-    async def _bury(self, record: ConsumerRecord, reason: str, kind: str) -> Sent:
+    async def _bury(
+        self, record: ConsumerRecord, reason: str, kind: str, item: Decoded | None = None
+    ) -> Sent:
         self._ceiling.spend()
         log.warning(
             "dead_letter",
+            kind=kind,
             reason=reason,
-            workspace=(record.key or b"").decode(errors="replace"),
-            partition=record.partition,
-            offset=record.offset,
+            **(about(record) if item is None else line(item)),
         )
         letter = await send_dead_letter(self._producer, record, reason, self._clock())
         self._metrics.dead_letters.labels(kind).inc()
@@ -331,9 +333,15 @@ class NotificationConsumer:
     def _tell(self, decoded: list[Decoded]) -> None:
         """Count the outcomes, and log those that changed an image."""
         self._metrics.counted(Counter((item.action, item.result) for item in decoded))
-        self._outcomes.write(
-            [line(item) for item in decoded if self._outcomes.wants(telling=item.telling)]
-        )
+        telling = [item for item in decoded if item.telling]
+        if len(telling) > MOST_LINES and not self._outcomes.wants(logging.DEBUG):
+            # A line for each costs as much as recording it: the dead letters have theirs already.
+            log.info("notifications", **summary(decoded))
+        else:
+            self._outcomes.write([line(item) for item in telling])
+        if self._outcomes.wants(logging.DEBUG):
+            rest = [item for item in decoded if item.notification and not item.telling]
+            self._outcomes.write([line(item) for item in rest], level="debug")
 
     async def _record(self, decoded: list[Decoded]) -> bool:
         """One transaction for all; if the data itself is refused, one for each to find the culprit."""
@@ -342,7 +350,7 @@ class NotificationConsumer:
         except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
             if len(decoded) == 1:
                 why = f"the ledger refused it: {error}"
-                await all_durable([await self._bury(decoded[0].record, why, "refused")])
+                await all_durable([await self._bury(decoded[0].record, why, "refused", decoded[0])])
                 decoded[0].fact, decoded[0].refused = None, True
                 await self._transaction(decoded)
                 return True

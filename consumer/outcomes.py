@@ -1,5 +1,7 @@
 """What became of each event: one line in the log and one count."""
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -10,6 +12,9 @@ from registry.models import Notification
 from registry.names import format_digest
 
 Result = Literal["recorded", "ignored", "dead_letter"]
+
+MOST_LINES: Final = 50
+"""Events of one transaction that have a line each; of more, one line tells how many."""
 
 UNKNOWN: Final = "unknown"
 """The action of what cannot be read."""
@@ -42,11 +47,31 @@ class Decoded(msgspec.Struct):
         return self.fact is not None and not isinstance(self.fact, BlobStored | ManifestPulled)
 
 
+def about(record: ConsumerRecord) -> dict[str, Any]:
+    """What the log tells of a record that cannot be read."""
+    return {
+        "workspace": (record.key or b"").decode(errors="replace"),
+        "partition": record.partition,
+        "offset": record.offset,
+    }
+
+
+def summary(decoded: Sequence[Decoded]) -> dict[str, Any]:
+    """The log's line about a batch of many events: how many of what, and of how many workspaces."""
+    tally = Counter(f"{item.action}_{item.result}" for item in decoded)
+    return {
+        "events": len(decoded),
+        "workspaces": len({item.record.key for item in decoded}),
+        "partitions": sorted({item.record.partition for item in decoded}),
+        **dict(sorted(tally.items())),
+    }
+
+
 def line(item: Decoded) -> dict[str, Any]:
-    """The log's line about an event that was read."""
+    """The log's line about an event."""
     notification, record = item.notification, item.record
     if notification is None:
-        return {}
+        return about(record)
     told: dict[str, Any] = {
         "event_id": notification.id,
         "action": notification.action,

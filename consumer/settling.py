@@ -20,6 +20,7 @@ from quota.looking import each, look_at, require_date, seen, stamp_of
 from registry.client import RegistryClient
 from registry.errors import RegistryError
 from registry.manifests import ManifestError
+from registry.names import format_digest
 from registry.timestamps import to_ns
 from runtime.lifecycle import Stopping
 from runtime.logs import get_logger
@@ -108,7 +109,12 @@ class SettlingWorker:
                 "tag_not_settled", repository=check.repository, tag=check.tag, reason=str(error)
             )
             return None
-        log.info("tag_settled", repository=check.repository, tag=check.tag)
+        log.info(
+            "tag_settled",
+            repository=check.repository,
+            tag=check.tag,
+            digest=format_digest(state.digest),
+        )
         return [seen(check.repository, look, stamp_of(date, self._new_id), tag=check.tag)]
 
 

@@ -11,6 +11,10 @@ from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
 
+from runtime.logs import Sparingly, get_logger
+
+log = get_logger(__name__)
+
 SCOPES = ("read", "hook", "write", "admin")
 """`read` looks, `hook` asks before builds and reserves, `write` cleans and records, `admin` sets quotas,
 maps repositories, makes tokens, and may do all the others."""
@@ -38,6 +42,23 @@ class Principal(msgspec.Struct, frozen=True):
         if self.workspaces is None:
             return True
         return workspaces is not None and self.workspaces.issuperset(workspaces)
+
+
+class Refusals:
+    """The log's lines about those who were not let in, at one door."""
+
+    def __init__(self, door: str) -> None:
+        self._door = door
+        self._unknown = Sparingly(log, "token_refused")
+        self._forbidden = Sparingly(log, "access_refused")
+
+    def unknown(self, **about: object) -> None:
+        """No token, or one that is not good (any more)."""
+        self._unknown.tell(door=self._door, **about)
+
+    def forbidden(self, principal: Principal, scope: str, workspace: str | None = None) -> None:
+        """A good token without this scope, or not for this workspace."""
+        self._forbidden.tell(door=self._door, by=principal.name, scope=scope, workspace=workspace)
 
 
 Authenticate = Callable[[str], Awaitable[Principal | None]]

@@ -19,7 +19,10 @@ from ledger.workspaces import Settings
 from quota import images
 from quota.policy import DEFAULT_POLICY, Policy, parse_policy
 from quota.usage import untagged
+from runtime.logs import get_logger
 from runtime.postgres import Pool, retry_conflicts
+
+log = get_logger(__name__)
 
 _RECOMPUTE_AFTER = 20
 """The graph's figures may be older than the account by this many times what computing them takes."""
@@ -101,6 +104,13 @@ class Accounts:
         view = await retry_conflicts(attempt)
         if view is None:  # pragma: no cover - it was configured a line ago
             raise LookupError(name)
+        log.info(
+            "workspace_set",
+            workspace=name,
+            quota_bytes=view.quota_bytes,
+            enforcement=view.enforcement,
+            policy=view.policy,
+        )
         return view
 
     async def usage(self, view: WorkspaceView) -> dict[str, Any]:

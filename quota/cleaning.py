@@ -242,7 +242,7 @@ class Job:
             raise LookupError(self._workspace)
         self._position = max((recorded.item.position for recorded in items), default=0)
         self._unit = max((recorded.item.unit for recorded in items), default=0)
-        self._deletions = Deletions(self._tools, lease, view.id, self._outcome)
+        self._deletions = Deletions(self._tools, lease, (view.id, view.name), self._outcome)
         return await self._deletions.settle(items)
 
     async def _carry_on(self, items: Sequence[RecordedItem]) -> None:
@@ -386,7 +386,9 @@ class Job:
         self._lease = lease
         self._outcome.run_id = lease.run_id
         if self._deletions is None:
-            self._deletions = Deletions(self._tools, lease, snapshot.workspace.id, self._outcome)
+            self._deletions = Deletions(
+                self._tools, lease, (snapshot.workspace.id, self._workspace), self._outcome
+            )
         return self._deletions
 
     def _held_lease(self) -> Lease:
@@ -402,7 +404,6 @@ class Job:
         if stopped is not None:
             outcome.warn(stopped.warning)
             outcome.stopped = True
-            log.warning("cleanup_stopped", workspace=self._workspace, reason=str(stopped))
         snapshot, plan = await self.plan()
         target = target_bytes(snapshot.workspace.quota_bytes, snapshot.policy)
         outcome.target_reached = snapshot.projected_bytes <= target
@@ -429,6 +430,22 @@ class Job:
             await outbox.add_events(
                 connection, self._events(snapshot, target, awaiting), now=now, new_id=tools.new_id
             )
+        self._tell(stopped)
+
+    def _tell(self, stopped: StopError | None) -> None:
+        """The log's line about how it went."""
+        outcome = self._outcome
+        (log.info if outcome.target_reached and stopped is None else log.warning)(
+            "cleanup_finished" if stopped is None else "cleanup_stopped",
+            workspace=self._workspace,
+            run=None if outcome.run_id is None else str(outcome.run_id),
+            cause=self._cause,
+            deleted=len(outcome.images),
+            failed=len(outcome.failed),
+            freed_bytes=outcome.freed_bytes,
+            target_reached=outcome.target_reached,
+            reason=outcome.obstacle if stopped is None else str(stopped),
+        )
 
     def _events(self, snapshot: Snapshot, target: int, awaiting_gc: int) -> list[QuotaEvent]:
         workspace, outcome = snapshot.workspace, self._outcome

@@ -7,6 +7,7 @@ happened: an item `deleting` is gone or not, and only the registry can say which
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from ledger import reading, runs
@@ -28,8 +29,11 @@ from registry.errors import (
 )
 from registry.names import format_digest
 from registry.timestamps import to_ns
+from runtime.logs import get_logger
 from runtime.postgres import Connection, Pool
 from runtime.settings import DEFAULT_REGISTRY
+
+log = get_logger(__name__)
 
 SECOND_NS = 1_000_000_000
 """A registry's Date has whole seconds, cut off: what it answered for happened before the next one."""
@@ -62,10 +66,13 @@ def stopped_by(error: RegistryError) -> StopError:
 class Deletions:
     """The deletions of one run, for whoever holds its lease."""
 
-    def __init__(self, tools: Tools, lease: Lease, workspace_id: int, outcome: Outcome) -> None:
+    def __init__(
+        self, tools: Tools, lease: Lease, workspace: tuple[int, str], outcome: Outcome
+    ) -> None:
+        """`workspace`: its id and name."""
         self._tools = tools
         self._lease = lease
-        self._workspace_id = workspace_id
+        self._workspace_id, self._workspace = workspace
         self._outcome = outcome
         self._away = 0
         self.given_up: set[ManifestKey] = set()
@@ -321,7 +328,19 @@ class Deletions:
         recorded = await self._tools.recorder.record(
             [fact], now=now, source="cleanup", within=audit
         )
+        self._tell("image_deleted", item, freed_bytes=freed(recorded), why=item.why)
         return freed(recorded)
+
+    def _tell(self, event: str, item: Item, **more: Any) -> None:
+        (log.warning if event == "image_not_deleted" else log.info)(
+            event,
+            workspace=self._workspace,
+            repository=item.repository,
+            digest=format_digest(item.digest),
+            tags=list(item.tags),
+            run=str(self._lease.run_id),
+            **more,
+        )
 
     async def _finish(self, item: Item, state: str, reason: str) -> None:
         async with self._tools.pool.acquire() as connection:
@@ -333,6 +352,7 @@ class Deletions:
                 failure=reason,
                 now=self._tools.clock(),
             )
+        self._tell("image_not_deleted" if state == "failed" else "image_stays", item, reason=reason)
 
 
 def contents_of(snapshot: Snapshot) -> dict[ManifestKey, Content | None]:

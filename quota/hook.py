@@ -5,6 +5,7 @@ builds that fit alone but not together are not both told "fits".
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
@@ -131,8 +132,10 @@ class PreBuildHook:
 
     async def check(self, build: PreBuild) -> Answer:
         """Decide within the caller's time-out. Our own failure proceeds, unless strict."""
-        with self._metrics.hook_seconds.time():
-            answer = await self._check_in_time(build)
+        started = time.perf_counter()
+        answer = await self._check_in_time(build)
+        seconds = time.perf_counter() - started
+        self._metrics.hook_seconds.observe(seconds)
         if answer.verdict.reason == "check_failed":
             self._announce_later(build, answer)
         self._metrics.decisions.labels(answer.verdict.decision, answer.verdict.reason).inc()
@@ -143,6 +146,7 @@ class PreBuildHook:
                 "registry_quota.reason": answer.verdict.reason,
             }
         )
+        _tell(build, answer, seconds)
         return answer
 
     async def remember_strict(self) -> None:
@@ -466,3 +470,26 @@ class PreBuildHook:
             if build.build_id is not None:
                 await reservations.release_build(connection, now.view.id, build.build_id)
             await outbox.add_events(connection, [event], now=self._clock(), new_id=self._new_id)
+
+
+def _tell(build: PreBuild, answer: Answer, seconds: float) -> None:
+    """The log's line about a decision."""
+    verdict, figures, outcome = answer.verdict, answer.figures, answer.outcome
+    unusual = verdict.decision == "deny" or verdict.reason == "check_failed"
+    (log.warning if unusual else log.info)(
+        "pre_build",
+        workspace=build.workspace,
+        app=build.app,
+        build_id=build.build_id,
+        decision=verdict.decision,
+        reason=verdict.reason,
+        usage_bytes=figures.usage_bytes,
+        reserved_bytes=figures.reserved_bytes,
+        incoming_bytes=figures.incoming_bytes,
+        quota_bytes=figures.quota_bytes,
+        run=None if outcome.run_id is None else str(outcome.run_id),
+        deleted=len(outcome.images),
+        freed_bytes=outcome.freed_bytes,
+        dry_run=build.dry_run,
+        seconds=round(seconds, 3),
+    )

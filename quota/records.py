@@ -27,8 +27,11 @@ from quota.images import digests_of, members
 from registry.names import InvalidName, check_repository, check_tag, format_digest
 from registry.timestamps import to_ns
 from registry.workspaces import Placement
+from runtime.logs import get_logger
 from runtime.postgres import Connection, Pool
 from runtime.settings import DEFAULT_REGISTRY
+
+log = get_logger(__name__)
 
 SOURCE: Final = "internal-api"
 
@@ -147,6 +150,16 @@ class Records:
                 to_ns(now),
             )
             await self._recorder.record([fact], now=now, source=SOURCE)
+            log.info(
+                "record_taken",
+                workspace=claim.workspace,
+                app=claim.app,
+                repository=place.repository,
+                tag=claim.tag,
+                digest=format_digest(claim.digest),
+                size_bytes=claim.size,
+                created=created,
+            )
             return await self._document(place.repository, claim.tag), created
 
     async def remove(self, record: RecordView) -> None:
@@ -168,6 +181,12 @@ class Records:
             if not shared and _only_claimed(known):
                 facts.append(ManifestDeleted(manifest.registry, manifest.repository, digest, stamp))
             await self._recorder.record(facts, now=self._clock(), source=SOURCE)
+            log.info(
+                "record_removed",
+                repository=manifest.repository,
+                tag=record.tag,
+                digest=format_digest(digest),
+            )
 
     def _just_after(self, known: Standing) -> Stamp:
         """Behind everything that is known of both, before whatever the registry tells from now on."""

@@ -5,9 +5,12 @@ them, so a relay that is killed between the two publishes again, with the same C
 """
 
 import asyncio
+import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from typing import Any
 
 import asyncpg
 import msgspec
@@ -19,7 +22,7 @@ from ledger.outbox import OutboxRow
 from quota.metrics import QuotaMetrics
 from runtime.kafka import QUOTA_EVENTS_TOPIC
 from runtime.lifecycle import Stopping
-from runtime.logs import get_logger
+from runtime.logs import Outcomes, get_logger
 from runtime.postgres import UNAVAILABLE, Connection
 from runtime.producers import discard_producer
 from runtime.tracing import HEADER, Tracing
@@ -28,9 +31,15 @@ log = get_logger(__name__)
 
 POLL_SECONDS = 0.1
 BATCH = 500
+MOST_LINES = 50
+"""Events published at once that have a line each; of more, one line tells how many."""
 _RETRY_SECONDS = 1.0
 _DURABLE_SECONDS = 30.0
 """After which another producer is tried: an idempotent one may wait for ever (aiokafka #1101)."""
+
+
+class _About(msgspec.Struct):
+    digest: str | None = None
 
 
 def cloud_event(row: OutboxRow) -> bytes:
@@ -68,6 +77,7 @@ class Relay:
         self._clock = clock
         self._metrics = metrics
         self._tracing = tracing
+        self._outcomes = Outcomes("quota_event")
         self.leading = False
         """Whether publishing is this process's task now."""
 
@@ -122,7 +132,23 @@ class Relay:
                 await asyncio.gather(*sent)
             await outbox.mark_published(connection, [row.id for row in rows], self._clock())
         self._metrics.published.inc(len(rows))
+        self._tell(rows)
         return len(rows)
+
+    def _tell(self, rows: Sequence[OutboxRow]) -> None:
+        if len(rows) > MOST_LINES and not self._outcomes.wants(logging.DEBUG):
+            log.info("quota_events", events=len(rows), **Counter(row.type for row in rows))
+        else:
+            self._outcomes.write([line(row) for row in rows])
+
+
+def line(row: OutboxRow) -> dict[str, Any]:
+    """The log's line about an event that was published."""
+    told = {"event_id": str(row.event_id), "type": row.type, "workspace": row.workspace}
+    about = msgspec.json.decode(row.data, type=_About)
+    if about.digest is not None:
+        told["digest"] = about.digest
+    return told
 
 
 def headers(traceparent: str | None) -> list[tuple[str, bytes]]:

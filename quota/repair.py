@@ -11,10 +11,12 @@ from datetime import timedelta
 from prometheus_client import Counter
 
 from ledger import undo
+from ledger.runs import Item
 from ledger.undo import Kept
 from quota.deleting import Tools
 from quota.put_back import GoneError, missing_of, put_back, with_what_it_needs
 from registry.errors import RegistryError
+from registry.names import format_digest
 from runtime.logs import get_logger
 
 log = get_logger(__name__)
@@ -67,7 +69,7 @@ class Repairer:
                 wanted = tags if member.recorded.item.key == item.key else member.recorded.item.tags
                 done += await self._put(member, wanted)
         except (RegistryError, GoneError) as error:
-            log.warning("not_put_back", repository=item.repository, reason=str(error))
+            log.warning("not_put_back", **_about(item), reason=str(error))
         else:
             self._whole.add(key)
         return done
@@ -85,10 +87,14 @@ class Repairer:
             return False
         missing = await missing_of(self._tools, kept)
         if missing:
-            log.warning("not_put_back", repository=item.repository, missing=len(missing))
+            log.warning("not_put_back", **_about(item), missing=len(missing))
             return False
         note = "put back: it was pushed again, or an index that needs it was"
         await put_back(self._tools, kept, gone, source="repair", note=note)
         self._put_back_total.inc()
-        log.warning("put_back_after_a_race", repository=item.repository, tags=len(gone))
+        log.warning("put_back_after_a_race", **_about(item), tags=gone)
         return True
+
+
+def _about(item: Item) -> dict[str, str]:
+    return {"repository": item.repository, "digest": format_digest(item.digest)}

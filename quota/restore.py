@@ -116,7 +116,7 @@ class Restorer:
         return await self._restore(view, wanted)
 
     async def _restore(self, view: WorkspaceView, kept: Sequence[Kept]) -> Restoration:
-        images = [await self._one(item) for item in reversed(kept)]
+        images = [await self._one(view.name, item) for item in reversed(kept)]
         tools = self._tools
         async with tools.pool.acquire() as connection:
             after = await reading.find_workspace(connection, view.name, now=tools.clock())
@@ -133,15 +133,25 @@ class Restorer:
             tuple(reversed(images)), now.usage_bytes, ("above_trigger",) if again else ()
         )
 
-    async def _one(self, kept: Kept) -> RestoredImage:
-        item = kept.recorded.item
+    async def _one(self, workspace: str, kept: Kept) -> RestoredImage:
         try:
-            return await self._put(kept)
+            image = await self._put(kept)
         except GoneError as error:
-            return _image(kept, (), "lost", str(error), missing=error.missing)
+            image = _image(kept, (), "lost", str(error), missing=error.missing)
         except RegistryError as error:
-            log.warning("restore_failed", repository=item.repository, reason=str(error))
-            return _image(kept, (), "failed", str(error))
+            image = _image(kept, (), "failed", str(error))
+        done = image.state in ("restored", "present")
+        (log.info if done else log.warning)(
+            "image_restored" if done else "image_not_restored",
+            workspace=workspace,
+            repository=image.repository,
+            digest=image.digest,
+            tags=list(image.tags),
+            state=image.state,
+            reason=image.why,
+            run=str(kept.run_id),
+        )
+        return image
 
     async def _put(self, kept: Kept) -> RestoredImage:
         tools, item = self._tools, kept.recorded.item

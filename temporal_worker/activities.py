@@ -9,6 +9,7 @@ from temporalio.exceptions import ApplicationError
 
 from idp.build.v1 import build_pb2 as pb
 from idp.build.v1.build_pb2_grpc import BuildServiceStub
+from runtime.logs import get_logger
 from temporal_worker.payloads import (
     CleanedImage,
     QuotaCheckInput,
@@ -16,6 +17,8 @@ from temporal_worker.payloads import (
     TrackImageInput,
     TrackImageResult,
 )
+
+log = get_logger(__name__)
 
 _SHARE = 0.95
 """Share of an attempt's time that the call gets; the rest is for telling Temporal."""
@@ -80,15 +83,29 @@ class QuotaActivities:
 
     async def _call(self, method: str, request: Any) -> Any:
         try:
-            return await getattr(self._stub, method)(
+            answer = await getattr(self._stub, method)(
                 request, metadata=self._metadata, timeout=_seconds_left()
             )
         except grpc.aio.AioRpcError as error:
+            log.warning(
+                "activity_failed",
+                activity=method,
+                workspace=request.workspace_id,
+                reason=f"{error.code().name}: {error.details()}",
+            )
             raise ApplicationError(
                 f"{method}: {error.code().name}: {error.details()}",
                 type=error.code().name,
                 non_retryable=error.code() in _FINAL,
             ) from error
+        log.info(
+            "activity",
+            activity=method,
+            workspace=request.workspace_id,
+            digest=getattr(request, "digest", None) or None,
+            error=answer.error or None,
+        )
+        return answer
 
 
 def _require(**fields: str) -> None:

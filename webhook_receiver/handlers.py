@@ -7,7 +7,7 @@ from typing import Final, Protocol
 from aiohttp import HttpVersion11, hdrs, web
 
 from registry.workspaces import WorkspaceRule
-from runtime.logs import get_logger
+from runtime.logs import Sparingly, get_logger
 from runtime.tracing import traceparent
 from webhook_receiver.auth import Tokens
 from webhook_receiver.body import (
@@ -29,7 +29,8 @@ PATH: Final = "/v1/notifications"
 
 _RETRY_AFTER: Final = {"Retry-After": "1"}
 _CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="registry-quota"'}
-_COMPLAINT_PAUSE: Final = 10.0
+_MOST_LINES: Final = 10
+"""Dead letters of one delivery that have a line each."""
 
 
 class Destination(Protocol):
@@ -60,8 +61,7 @@ class Receiver:
         self._limits = limits
         self._metrics = metrics
         self._now_ns = now_ns
-        self._refused_tokens = 0
-        self._complained_at = -_COMPLAINT_PAUSE
+        self._refused = Sparingly(log, "token_refused")
 
     async def notify(self, request: web.Request) -> web.Response:
         """Answer a delivery; nothing is answered 500."""
@@ -114,10 +114,7 @@ class Receiver:
         stored = await self._destination.publish(messages)
         self._metrics.acknowledged(stored, time.monotonic() - started)
         if dead := [message for message in stored if message.is_dead_letter]:
-            why = dict(dead[0].headers)["reason"].decode("utf-8", "replace")
-            log.warning(
-                "dead_letters", count=len(dead), reason=dead[0].label, why=why, source=source
-            )
+            _tell(dead, source)
         response = web.Response(status=202)
         if not all_was_read:
             response.force_close()
@@ -143,16 +140,25 @@ class Receiver:
 
     def _unauthorized(self) -> web.Response:
         self._metrics.answered(401)
-        self._refused_tokens += 1
-        now = time.monotonic()
-        if now - self._complained_at >= _COMPLAINT_PAUSE:
-            log.warning("token_refused", times=self._refused_tokens)
-            self._complained_at, self._refused_tokens = now, 0
+        self._refused.tell(door="receiver")
         response = web.Response(
             status=401, text="a valid bearer token is needed", headers=_CHALLENGE
         )
         response.force_close()
         return response
+
+
+def _tell(dead: Sequence[Message], source: str) -> None:
+    for letter in dead[:_MOST_LINES]:
+        log.warning(
+            "dead_letter",
+            kind=letter.label,
+            reason=dict(letter.headers)["reason"].decode("utf-8", "replace"),
+            workspace=(letter.key or b"").decode("utf-8", "replace"),
+            source=source,
+        )
+    if len(dead) > _MOST_LINES:
+        log.warning("dead_letters", more=len(dead) - _MOST_LINES, source=source)
 
 
 def _answer(status: int, text: str) -> web.Response:

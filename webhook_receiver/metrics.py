@@ -51,6 +51,12 @@ class ReceiverMetrics(Collector):
         self._acknowledgements[bisect_left(_BOUNDS, seconds)] += 1
         self._acknowledgement_seconds += seconds
 
+    def totals(self) -> Counter[str]:
+        """Answers by status, and what was stored by action or reason."""
+        return Counter({f"answered_{status}": count for status, count in self._answers.items()}) + (
+            Counter({f"stored_{label}": count for label, count in self._stored.items()})
+        )
+
     def collect(self) -> Iterator[Metric]:
         """The families, as Prometheus's registry asks for them."""
         requests = CounterMetricFamily(

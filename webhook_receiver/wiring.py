@@ -22,6 +22,7 @@ from webhook_receiver.handlers import PATH, Receiver
 from webhook_receiver.in_flight import InFlight
 from webhook_receiver.metrics import ReceiverMetrics
 from webhook_receiver.publisher import Publisher
+from webhook_receiver.summary import summing_up
 
 log = get_logger(__name__)
 
@@ -73,6 +74,7 @@ def create_app(
     app.router.add_post(PATH, receiver.notify, expect_handler=receiver.expect)
     add_operations_routes(app, ready=publisher.ready, metrics=metrics.registry, stopping=stopping)
     app.cleanup_ctx.append(lambda _app: publisher.running())
+    app.cleanup_ctx.append(lambda _app: summing_up(metrics))
     return app
 
 

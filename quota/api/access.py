@@ -2,9 +2,11 @@
 
 from aiohttp import web
 
-from quota.access import Authenticate, Principal
+from quota.access import Authenticate, Principal, Refusals
 from quota.api.problems import ProblemError
 from quota.api.requests import workspace_of
+
+_refusals = Refusals("api")
 
 
 def bearer(request: web.Request) -> str:
@@ -12,6 +14,7 @@ def bearer(request: web.Request) -> str:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     token = token.strip()
     if scheme.lower() != "bearer" or not token:
+        _refusals.unknown(path=request.rel_url.raw_path, remote=request.remote)
         raise unauthorized("send the header `Authorization: Bearer TOKEN`")
     return token
 
@@ -25,8 +28,10 @@ async def identify(request: web.Request, authenticate: Authenticate, scope: str)
     """The caller, when its token has the scope. Raises ProblemError 401 or 403."""
     principal = await authenticate(bearer(request))
     if principal is None:
+        _refusals.unknown(path=request.rel_url.raw_path, remote=request.remote)
         raise unauthorized("this token is not known (or it was revoked, or has expired)")
     if not principal.has(scope):
+        _refusals.forbidden(principal, scope)
         raise ProblemError(403, f"this token lacks the scope `{scope}`")
     return principal
 
@@ -34,6 +39,7 @@ async def identify(request: web.Request, authenticate: Authenticate, scope: str)
 def enter(principal: Principal, scope: str, workspace: str) -> None:
     """Raises ProblemError 404 for somebody else's workspace: that it exists is its owners' business."""
     if not principal.may(scope, workspace):
+        _refusals.forbidden(principal, scope, workspace)
         raise ProblemError(404, f"there is no workspace {workspace!r}")
 
 

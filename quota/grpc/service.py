@@ -13,12 +13,19 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from idp.build.v1 import build_pb2 as pb
-from quota.access import Authenticate, Principal
+from quota.access import Authenticate, Principal, Refusals
 from quota.api.requests import MAX_BYTES
 from quota.hook import Answer, PreBuild, PreBuildHook
 from quota.outcome import Deleted
 from quota.tracking import NotYoursError, Pushed, Tracker, TrackingError
-from registry.names import InvalidDigest, InvalidName, check_repository, check_tag, parse_digest
+from registry.names import (
+    InvalidDigest,
+    InvalidName,
+    check_repository,
+    check_tag,
+    format_digest,
+    parse_digest,
+)
 from runtime.logs import get_logger
 from runtime.postgres import UNAVAILABLE
 
@@ -44,6 +51,7 @@ class BuildService:
         self._hook = hook
         self._tracker = tracker
         self._authenticate = authenticate
+        self._refusals = Refusals("grpc")
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """What a server adds. Unreadable bytes reach us as None, not as an internal error."""
@@ -68,6 +76,7 @@ class BuildService:
                 error=f"incoming_image_size_estimate must be from 0 to {MAX_BYTES} bytes"
             )
         if not caller.may("hook", request.workspace_id):
+            self._refusals.forbidden(caller, "hook", request.workspace_id)
             await _deny(context, request.workspace_id)
         answer = await self._hook.check(
             PreBuild(
@@ -94,13 +103,16 @@ class BuildService:
                     pushed, lambda workspace: caller.may("write", workspace)
                 )
         except NotYoursError as error:
+            self._refusals.forbidden(caller, "write", str(error))
             await _deny(context, str(error))
         except TrackingError as error:
-            return pb.TrackImageResponse(error=str(error))
+            return _not_tracked(pushed, str(error))
         except TimeoutError:
-            return pb.TrackImageResponse(
-                error=f"not done within {seconds:.1f} s; try again, or leave it to the registry's event"
+            return _not_tracked(
+                pushed,
+                f"not done within {seconds:.1f} s; try again, or leave it to the registry's event",
             )
+        log.info("image_tracked", **_about(pushed), size_bytes=tracked.size_bytes)
         return pb.TrackImageResponse(
             size_bytes=tracked.size_bytes, new_total_usage=tracked.usage_bytes
         )
@@ -109,20 +121,38 @@ class BuildService:
         scheme, _, token = _authorization(context).partition(" ")
         token = token.strip()
         if scheme.lower() != "bearer" or not token:
+            self._refusals.unknown(remote=context.peer())
             await context.abort(
                 grpc.StatusCode.UNAUTHENTICATED, "send the metadata `authorization: Bearer TOKEN`"
             )
         principal = await self._authenticate(token)
         if principal is None:
+            self._refusals.unknown(remote=context.peer())
             await context.abort(
                 grpc.StatusCode.UNAUTHENTICATED,
                 "this token is not known (or it was revoked, or has expired)",
             )
         if not principal.has(scope):
+            self._refusals.forbidden(principal, scope)
             await context.abort(
                 grpc.StatusCode.PERMISSION_DENIED, f"this token lacks the scope `{scope}`"
             )
         return principal
+
+
+def _about(pushed: Pushed) -> dict[str, object]:
+    return {
+        "workspace": pushed.workspace,
+        "app": pushed.app,
+        "repository": pushed.repository,
+        "tag": pushed.tag,
+        "digest": None if pushed.digest is None else format_digest(pushed.digest),
+    }
+
+
+def _not_tracked(pushed: Pushed, reason: str) -> pb.TrackImageResponse:
+    log.warning("image_not_tracked", **_about(pushed), reason=reason)
+    return pb.TrackImageResponse(error=reason)
 
 
 def check_response(answer: Answer) -> pb.CheckQuotaResponse:

@@ -2,6 +2,7 @@
 
 from aiohttp import hdrs, web
 
+from quota.access import Refusals
 from quota.pages.render import HEADERS, Renderer
 from quota.pages.sessions import COOKIE, Sessions, Visitor, same_site
 from quota.pages.visits import SIGN_IN, Visits, local_path
@@ -16,6 +17,7 @@ class SigningIn:
         self._sessions = sessions
         self._visits = visits
         self._renderer = renderer
+        self._refusals = Refusals("pages")
 
     def routes(self) -> list[web.RouteDef]:
         """A form, where it goes, and the way out."""
@@ -47,6 +49,7 @@ class SigningIn:
         if len(token) <= _LONGEST_TOKEN and token.isascii() and token.isprintable():
             found = await self._sessions.sign_in(token)
         if found is None:
+            self._refusals.unknown(remote=request.remote)
             return self._page(
                 after,
                 problem="This token is not known, was revoked, or has expired.",
@@ -54,6 +57,7 @@ class SigningIn:
             )
         principal, cookie = found
         if not principal.has("read"):
+            self._refusals.forbidden(principal, "read")
             return self._page(
                 after, problem="This token lacks the scope “read” that pages need.", status=403
             )
