@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--races", type=int, default=200)
     arguments = parser.parse_args()
     races, rows = asyncio.run(
-        _run(sorted(arguments.images), arguments.calls, arguments.rounds, arguments.races)
+        run(sorted(arguments.images), arguments.calls, arguments.rounds, arguments.races)
     )
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"hook-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
@@ -73,9 +73,10 @@ def _told(figures: list[float]) -> str:
     return f"{statistics.median(figures):.2f} ({min(figures):.2f}, {max(figures):.2f})"
 
 
-async def _run(
+async def run(
     sizes: list[int], calls: int, rounds: int, races: int
 ) -> tuple[dict[int, int], list[dict[str, Any]]]:
+    """Races by how many were let through, and a row for each size and kind of call (milliseconds)."""
     with tempfile.TemporaryDirectory(prefix="rq-bench-") as folder:
         config = StackConfig.for_tests(Path(folder), registry_version="any")
         parts = [part for part in ALL if part not in {"consumer", "receiver"}]

@@ -13,6 +13,7 @@ from typing import Any
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
+BLOB = "application/octet-stream"
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 
 _SHARED_LAYERS = 200
@@ -20,9 +21,14 @@ _BEGIN = datetime(2026, 11, 1, tzinfo=UTC)
 
 
 def events(
-    count: int, *, seed: int, workspaces: int = 50, apps: int = 20
+    count: int,
+    *,
+    seed: int,
+    workspaces: int = 50,
+    apps: int = 20,
+    layers: tuple[int, int] = (8, 12),
 ) -> Iterator[dict[str, Any]]:
-    """`count` push events; the same seed gives the same events."""
+    """`count` push events; the same seed gives the same events. `layers`: least and most of an image."""
     chance = random.Random(seed)
     shared = [_descriptor(chance, LAYER) for _ in range(_SHARED_LAYERS)]
     recent: list[dict[str, Any]] = []
@@ -44,16 +50,38 @@ def events(
                 ],
             )
         else:
-            layers = [
+            own = [
                 chance.choice(shared) if chance.random() < 0.3 else _descriptor(chance, LAYER)
-                for _ in range(chance.randint(8, 12))
+                for _ in range(chance.randint(*layers))
             ]
             repository = f"ws{chance.randrange(workspaces)}/app{chance.randrange(apps)}"
-            references = [_descriptor(chance, CONFIG, 5000), *layers]
+            references = [_descriptor(chance, CONFIG, 5000), *own]
             target = _target(chance, MANIFEST, repository, f"v{number}", references)
             recent.append(target)
             del recent[:-1000]
         yield _event(chance, _BEGIN + timedelta(milliseconds=number), target)
+
+
+def artifacts(
+    count: int, *, seed: int, workspace: str, layers: int = 2
+) -> Iterator[tuple[list[dict[str, Any]], int]]:
+    """Images of one workspace as a client pushes them: the events of each, and the bytes it adds.
+
+    A blob push for every layer and the config, then the manifest. Nothing is shared.
+    """
+    chance = random.Random(seed)
+    for number in range(count):
+        moment = _BEGIN + timedelta(milliseconds=number)
+        repository = f"{workspace}/app{number % 20}"
+        references = [_descriptor(chance, CONFIG, 5000)]
+        references += [_descriptor(chance, LAYER) for _ in range(layers)]
+        target = _target(chance, MANIFEST, repository, f"v{number}", references)
+        blobs = [
+            {**item, "mediaType": BLOB, "length": item["size"], "repository": repository}
+            for item in references
+        ]
+        size = sum(item["size"] for item in references) + target["size"]
+        yield [_event(chance, moment, item) for item in (*blobs, target)], size
 
 
 def envelope(event: dict[str, Any]) -> bytes:

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.load import MANIFEST, envelope, events
-from bench.replay import consuming
+from bench.processes import consuming
 from devstack.config import StackConfig
 from devstack.ports import LOOPBACK, free_port
 from devstack.stack import ALL, Stack

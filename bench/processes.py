@@ -1,0 +1,37 @@
+"""Programs, for as long as they are measured."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+
+from devstack.stack import Stack
+
+
+@contextmanager
+def running(
+    argv: Sequence[Any], environment: Mapping[str, str] | None = None
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """A program while the context lasts; `environment` is added to this process's."""
+    process = subprocess.Popen(
+        [str(word) for word in argv],
+        env={**os.environ, **(environment or {})},
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def consuming(stack: Stack) -> Iterator[psutil.Process]:
+    """A consumer of ours, started by hand: its backlog stands in Kafka before."""
+    argv = [sys.executable, "-m", "cli.main", "serve", "consumer"]
+    with running(argv, {**stack.environment, "RQ_LOG_LEVEL": "warning"}) as process:
+        yield psutil.Process(process.pid)

@@ -1,0 +1,195 @@
+"""P1 and P2: how fast deliveries are acknowledged, beside the bare limit and Bento.
+
+All three stand ready on one broker and are asked in turn, repetition by repetition. Whatever was
+answered 202 has to be in the topic.
+"""
+
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import aiohttp
+import psutil
+from aiokafka import AIOKafkaConsumer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from bench.limits import bento
+from bench.measuring import Meter, memory_mib
+from bench.processes import running
+from devstack.config import StackConfig
+from devstack.ports import free_port
+from devstack.stack import Stack
+from runtime.kafka import NOTIFICATIONS_TOPIC
+
+_TOPIC = "bench.limits"
+"""Of the others: theirs is not counted as ours."""
+
+Say = Callable[[str], None]
+
+
+class Door(NamedTuple):
+    """A program that takes deliveries."""
+
+    name: str
+    port: int
+    process: psutil.Process
+    topic: str
+    token: str
+
+
+class Mode(NamedTuple):
+    """A kind of load: arguments of `bench.knocking`."""
+
+    name: str
+    arguments: tuple[str, ...]
+
+
+ACKNOWLEDGING = (
+    Mode("P1 one at a time, new connection each", ("--connections", "1")),
+    Mode("P1 one at a time, keep-alive", ("--connections", "1", "--keep-alive")),
+    Mode("P1 open loop, 200/s, new connection each", ("--rate", "200")),
+)
+THROUGHPUT = (
+    Mode("P2 64 connections, keep-alive", ("--connections", "64", "--keep-alive")),
+    Mode("P2 256 connections, keep-alive", ("--connections", "256", "--keep-alive")),
+    Mode("P2 64, new connection each", ("--connections", "64")),
+)
+
+
+@asynccontextmanager
+async def doors(say: Say) -> AsyncIterator[tuple[Stack, list[Door]]]:
+    """Receiver, bare limit and Bento (where it can be had), warm, on one broker."""
+    with tempfile.TemporaryDirectory(prefix="rq-bench-") as folder:
+        config = StackConfig.for_tests(Path(folder))
+        async with (
+            AsyncExitStack() as open_,
+            Stack(config, parts=["postgres", "kafka", "migrate", "receiver"]) as stack,
+        ):
+            await _create_topic(stack.kafka_bootstrap)
+            found = [_ours(stack)]
+            port = free_port()
+            argv = [
+                *(sys.executable, "-m", "bench.limits.receiver"),
+                *(str(port), stack.kafka_bootstrap, _TOPIC),
+            ]
+            found.append(_door("bare", port, open_.enter_context(running(argv))))
+            program = await bento.program(config.cache_dir, say)
+            if program is not None:
+                port = free_port()
+                file = Path(folder) / "receiving.json"
+                file.write_text(json.dumps(bento.receiving(port, stack.kafka_bootstrap, _TOPIC)))
+                process = open_.enter_context(running([program, "-c", file]))
+                found.append(_door("bento", port, process))
+            for door in found:
+                await _answers(door)
+                await knock(door, ("--connections", "8", "--seconds", "2"))
+            yield stack, found
+
+
+async def _create_topic(bootstrap: str) -> None:
+    """As many partitions as ours have."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        await admin.create_topics([NewTopic(_TOPIC, num_partitions=12, replication_factor=1)])
+    finally:
+        await admin.close()
+
+
+def _ours(stack: Stack) -> Door:
+    port = int(stack.webhook_url.rsplit(":", 1)[1].split("/")[0])
+    process = psutil.Process(stack.pid("receiver"))
+    return Door("receiver", port, process, NOTIFICATIONS_TOPIC, stack.webhook_token)
+
+
+def _door(name: str, port: int, process: "subprocess.Popen[bytes]") -> Door:
+    return Door(name, port, psutil.Process(process.pid), _TOPIC, "none")
+
+
+async def _answers(door: Door) -> None:
+    """Return when it takes a delivery."""
+    async with aiohttp.ClientSession() as session:
+        for _attempt in range(200):
+            try:
+                async with session.post(
+                    f"http://127.0.0.1:{door.port}/v1/notifications",
+                    data=b'{"events": []}',
+                    headers={"Authorization": f"Bearer {door.token}"},
+                ) as answer:
+                    if answer.status in (200, 202):
+                        return
+            except aiohttp.ClientError:
+                pass
+            await asyncio.sleep(0.1)
+    raise TimeoutError(f"{door.name} does not answer")
+
+
+async def knock(door: Door, arguments: tuple[str, ...]) -> dict[str, Any]:
+    """What `bench.knocking` found."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bench.knocking", "--port", str(door.port), "--token", door.token),
+        *arguments,
+        stdout=subprocess.PIPE,
+    )
+    out, _nothing = await process.communicate()
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+async def compare(
+    modes: tuple[Mode, ...], repetitions: int, seconds: float, say: Say
+) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Mode → program → figures of each repetition."""
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    async with doors(say) as (stack, programs):
+        broker = psutil.Process(stack.pid("kafka"))
+        for mode in modes:
+            of_mode = found[mode.name] = {door.name: [] for door in programs}
+            for number in range(repetitions):
+                # Each is first as often as the others.
+                for door in programs[number % len(programs) :] + programs[: number % len(programs)]:
+                    before = await stored(stack.kafka_bootstrap, door.topic)
+                    meter = Meter({"program": door.process, "broker": broker})
+                    told = await knock(door, (*mode.arguments, "--seconds", str(seconds)))
+                    cost = meter.stop()
+                    kept = await stored(stack.kafka_bootstrap, door.topic) - before
+                    if kept < told["answered"]:
+                        raise RuntimeError(f"{door.name} answered {told['answered']}, has {kept}")
+                    of_mode[door.name].append(_figures(told, cost, kept, door))
+            say(f"{mode.name}: done")
+    return found
+
+
+def _figures(
+    told: Mapping[str, Any], cost: Mapping[str, Any], kept: int, door: Door
+) -> dict[str, Any]:
+    answered = max(1, told["answered"])
+    return {
+        "events/s": told["events_per_second"],
+        "p50 ms": told.get("p50_ms", float("nan")),
+        "p99 ms": told.get("p99_ms", float("nan")),
+        "refused": told["refused"] + told["failed"],
+        "answered, not stored": max(0, told["answered"] - kept),
+        "CPU s/10,000": cost["cpu.program"] / answered * 1e4,
+        "broker CPU s/10,000": cost["cpu.broker"] / answered * 1e4,
+        "MiB": memory_mib(door.process),
+        "foreign CPU": cost["foreign"],
+        "steal": cost["steal"],
+    }
+
+
+async def stored(bootstrap: str, topic: str) -> int:
+    """Records of a topic, as its end offsets tell."""
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=bootstrap)
+    await consumer.start()
+    try:
+        ends = await consumer.end_offsets(consumer.assignment())
+        return int(sum(ends.values()))
+    finally:
+        await consumer.stop()
