@@ -50,6 +50,8 @@ def kafka_consumer(settings: Settings) -> AIOKafkaConsumer:
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         max_partition_fetch_bytes=MESSAGE_MAX_BYTES,
+        # What waits here, decoded, while batches are recorded: a few seconds' worth is enough.
+        fetch_max_bytes=2 * MESSAGE_MAX_BYTES,
         session_timeout_ms=10_000,
         heartbeat_interval_ms=2_000,
         max_poll_interval_ms=600_000,
@@ -166,7 +168,7 @@ async def run(settings: Settings) -> int:
         # A batch makes tens of thousands of objects that go with it: the collector looks once a batch,
         # and not again at what is here now.
         gc.freeze()
-        gc.set_threshold(100_000, 20, 20)
+        gc.set_threshold(100_000, 5, 5)
         await stack.enter_async_context(watchdog.running())
         log.info("consumer_started", metrics_port=port)
 

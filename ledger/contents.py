@@ -82,14 +82,16 @@ def _blobs(
 ) -> tuple[tuple[bytes, int], ...] | None:
     """Config and layers, each digest once, foreign ones left out; None when a size is missing."""
     blobs: dict[bytes, int] = {}
-    for digest, size, foreign in (
-        (item.digest, stored.get(item.digest, item.size), item.foreign) for item in descriptors
-    ):
-        if foreign:
+    for item in descriptors:
+        if item.foreign:
             continue
-        if digest not in stored and not believable(digest, size):
+        digest, size = item.digest, item.size
+        if digest in stored:
+            size = stored[digest]
+        elif not 0 < size <= _LARGEST_BELIEVABLE and not believable(digest, size):
             return None
-        blobs[digest] = max(size, blobs.get(digest, 0))
+        if blobs.setdefault(digest, size) < size:
+            blobs[digest] = size
     return tuple(blobs.items())
 
 

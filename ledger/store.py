@@ -102,7 +102,7 @@ _MANIFEST_COLUMNS = (
     *("claimed_ns", "present"),
 )
 _TAG_COLUMNS = ("repository_id", "name", "digest", "set_ns", "set_id", "untag_ns", "untag_id")
-_HOLDING_COLUMNS = ("digest", "workspace_id", "refs", "size", "stored", "mixed", "released_at")
+_HOLDING_COLUMNS = ("digest", "workspace_id", "refs", "size", "stored", "mixed")
 
 
 async def save_manifests(
@@ -235,12 +235,12 @@ async def save_holdings(
     added: list[tuple[Any, ...]] = []
     altered: list[tuple[Any, ...]] = []
     for workspace_id, holdings in changed.items():
-        for digest, holding in holdings.items():
-            row = (digest, workspace_id, holding.refs, holding.size, holding.stored, holding.mixed)
-            if holding.saved:
-                altered.append((*row, holding.released))
+        for digest, held in holdings.items():
+            row = (digest, workspace_id, held.refs, held.size, held.stored, held.mixed)
+            if held.saved:
+                altered.append((*row, held.released))
             else:
-                added.append((*row, now if holding.released else None))
+                added.append(row)  # it was never held, so nothing was released
     added.sort()
     altered.sort()
     await _add(connection, "workspace_digests", _HOLDING_COLUMNS, added)
