@@ -6,6 +6,7 @@ import logging
 import os
 import textwrap
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, Final
 
 import typer
@@ -97,7 +98,7 @@ async def _examine(settings: Settings) -> list[Finding]:
         else await notifications.probe(settings, log.ends.keys(), ever=bool(log.events))
     )
     return [
-        *own.check(settings, os.environ),
+        *own.check(settings, os.environ, library=_sends_traces()),
         *database,
         *topics,
         *registry_findings,
@@ -175,3 +176,10 @@ def _print(report: dict[str, Any], findings: Sequence[Finding]) -> None:
     warnings = sum(finding.state == "warning" for finding in findings)
     verdict = f"{bad} failed" if bad else "all fine"
     console.print(f"[bold]{verdict}[/]" + (f", {warnings} to look at" if warnings else ""))
+
+
+def _sends_traces() -> bool:
+    try:
+        return bool(version("opentelemetry-exporter-otlp-proto-http"))
+    except PackageNotFoundError:
+        return False

@@ -10,6 +10,7 @@ from yarl import URL
 
 from cli.doctor.findings import Finding, failed, ok, warning
 from runtime.settings import Settings, SettingsError
+from runtime.tracing import why_off
 
 _FROM_THE_STACK: Final = frozenset({"RQ_WEBHOOK_URL", "RQ_WEBHOOK_TOKEN"})
 """Variables of `.run/env` that only tell other programs where a stack is."""
@@ -108,12 +109,16 @@ def registries(settings: Settings) -> set[str]:
         return set()  # said elsewhere
 
 
-def check(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
-    """Secrets, names that no setting has, and settings that do not fit together."""
+def check(settings: Settings, environ: Mapping[str, str], *, library: bool = True) -> list[Finding]:
+    """Secrets, names that no setting has, and settings that do not fit together.
+
+    `library`: whether what sends traces is installed.
+    """
     return [
         *_secrets(settings, environ),
         *_unknown(environ),
         *_ack_timeout(settings),
+        *_traces(environ, library=library),
     ]
 
 
@@ -161,6 +166,19 @@ def _unknown(environ: Mapping[str, str]) -> list[Finding]:
         return []
     mend = "nothing reads them: correct the spelling (above are all that there are), or unset them"
     return [warning("settings", f"not a setting: {', '.join(names)}", mend)]
+
+
+def _traces(environ: Mapping[str, str], *, library: bool) -> list[Finding]:
+    reason = why_off(environ)
+    if reason == "":
+        return []  # nobody asked for them
+    if reason is not None:
+        mend = "docs/traces.md says what is understood"
+        return [warning("traces", f"none are sent: {reason}", mend)]
+    if not library:
+        mend = "pip install 'registry-quota[otel]'"
+        return [warning("traces", "none are sent: the library is not installed", mend)]
+    return [ok("traces", "are sent where OTEL_EXPORTER_OTLP_ENDPOINT says")]
 
 
 def _ack_timeout(settings: Settings) -> list[Finding]:

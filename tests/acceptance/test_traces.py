@@ -1,10 +1,12 @@
 """One trace from a registry's notification to the quota event, through real processes."""
 
+import json
 import secrets
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -40,6 +42,7 @@ class Traced:
     programs: dict[str, Program]
     events: Inbox
     dead_letters: Inbox
+    logs: Path
     _records: list[Record]
 
     async def post(self, port: str, path: str, **options: Any) -> int:
@@ -110,6 +113,7 @@ async def traced(kafka_bootstrap, postgres_url, tmp_path_factory) -> AsyncIterat
             programs,
             await stack.enter_async_context(inbox(kafka_bootstrap, QUOTA_EVENTS_TOPIC)),
             await stack.enter_async_context(inbox(kafka_bootstrap, DEAD_LETTER_TOPIC)),
+            folder,
             [],
         )
         await wait_until(found.ready, 60)
@@ -186,6 +190,13 @@ async def test_a_build_finds_the_decision_in_its_own_trace_by_http_and_by_grpc(t
     assert span.attributes["registry_quota.workspace"] == "nobody"
     assert span.attributes["registry_quota.decision"] == "proceed"
     assert span.attributes["registry_quota.reason"] == "below_threshold"
+    # The log and the trace lead to each other.
+    (line,) = [
+        line
+        for line in map(json.loads, (traced.logs / "api.log").read_text().splitlines())
+        if line.get("trace_id") == trace
+    ]
+    assert (line["event"], line["workspace"]) == ("pre_build", "nobody")
 
     origin = traceparent()
     metadata = (("authorization", f"Bearer {TOKEN}"), ("traceparent", origin))

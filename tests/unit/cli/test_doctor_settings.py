@@ -118,3 +118,27 @@ def test_the_configured_token_comes_before_the_stacks(settings):
     assert webhook_token(loaded, {"RQ_WEBHOOK_TOKEN": "t"}) == "first"
     with pytest.raises(SettingsError):
         webhook_token(settings(RQ_WEBHOOK_TOKENS=""), {"RQ_WEBHOOK_TOKEN": "t"})
+
+
+ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "library", "state", "said"),
+    [
+        (ENDPOINT, True, "ok", "are sent"),
+        (ENDPOINT, False, "warning", "not installed"),
+        ({**ENDPOINT, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, True, "warning", "http/protobuf"),
+    ],
+)
+def test_traces_that_somebody_wants_are_sent_or_it_is_said_why_not(
+    settings, environ, library, state, said
+):
+    findings = check(settings(**COMPLETE), COMPLETE | environ, library=library)
+    (about,) = [item for item in findings if item.check == "traces"]
+    assert about.state == state
+    assert said in about.found
+
+
+def test_traces_that_nobody_wants_are_not_mentioned(settings):
+    assert "traces" not in [item.check for item in check(settings(**COMPLETE), COMPLETE)]

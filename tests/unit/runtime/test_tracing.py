@@ -3,7 +3,6 @@
 import asyncio
 import subprocess
 import sys
-from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from runtime import tracing
 from runtime.otel import context_of
 from runtime.tracing import open_tracing, why_off
+from tests.support.spans import Recording
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
 
@@ -73,41 +73,9 @@ def test_nothing_is_handed_on_where_nothing_is_traced():
         assert tracing.traceparent("a") is None
 
 
-class Recorded:
-    """A span in memory."""
-
-    def __init__(self, number, parent):
-        self.traceparent = f"00-{1:032x}-{number:016x}-01"
-        self.parent = parent
-        self.noted, self.why, self.ended = {}, None, False
-
-    def note(self, attributes):
-        self.noted |= attributes
-
-    def failed(self, reason):
-        self.why = reason
-
-    def forget(self):
-        raise AssertionError("nothing here is forgotten")
-
-    def end(self):
-        self.ended = True
-
-
-class Recording:
-    """Traces in memory."""
-
-    def __init__(self):
-        self.spans = []
-
-    def start(self, _name, **asked):
-        self.spans.append(Recorded(len(self.spans) + 1, asked["parent"]))
-        return self.spans[-1]
-
-
 async def test_parts_are_children_also_in_tasks_and_of_each_subject_its_own_origin_is_handed_on():
     recording = Recording()
-    with tracing.spanning(cast("Any", recording), "outer", kind="server", parent="x") as outer:
+    with tracing.spanning(recording, "outer", kind="server", parent="x") as outer:
         assert outer is not None
         with tracing.originating({"acme": "origin of acme"}), tracing.part("inner") as inner:
             assert inner is not None
@@ -128,7 +96,7 @@ def test_a_failure_is_told_and_passed_on():
     recording = Recording()
     with (
         pytest.raises(ValueError, match="no"),
-        tracing.spanning(cast("Any", recording), "outer", kind="server"),
+        tracing.spanning(recording, "outer", kind="server"),
         tracing.part("inner"),
     ):
         raise ValueError("no")
