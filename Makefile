@@ -16,10 +16,11 @@ demo: setup ## The main job in one go: push, account, announce, clean up, verify
 test: setup ## All tests (embedded parts, or containers with RQ_TEST_BACKEND=docker)
 	@exec $(BIN)/python -m pytest $(ARGS)
 
-check: setup ## Format, lint, types, import arrows
+check: setup ## Format, lint, types, links of the pages, import arrows
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(BIN)/python -m tools.links
 	@$(BIN)/python -m pytest -q tests/unit/test_import_arrows.py
 
 faults: setup ## The long form of every fault test; prints the promise table and writes docs/reliability.md

@@ -27,7 +27,7 @@ from rich.table import Table
 
 from devstack.config import StackConfig
 from devstack.stack import ALL, Stack
-from ledger.facts import Content, ManifestPushed
+from ledger.facts import BlobStored, Content, ManifestPushed
 from ledger.record import Recorder
 from quota.levels import level
 from registry.workspaces import WorkspaceRule
@@ -131,6 +131,16 @@ class Images:
         self._chance = random.Random(4711)
         self._count = 0
 
+    async def store(self) -> None:
+        """Storage tells the size of every blob, as its own push does."""
+        for number in range(0, 10 * self._count, _BATCH):
+            facts = [
+                BlobStored(blob_digest("own", blob), 5_000_000)
+                for blob in range(number, number + _BATCH)
+                if blob % 10 < 7  # those that every image has
+            ]
+            await self._recorder.record(facts, now=datetime.now(UTC))
+
     async def grow(self, count: int) -> None:
         """Push until there are so many."""
         began = time.perf_counter()
@@ -143,12 +153,12 @@ class Images:
 
     def _image(self, number: int) -> ManifestPushed:
         layers = {self._chance.randrange(200) for _ in range(3)}
-        blobs = [_digest("shared", layer) for layer in layers]
-        blobs += [_digest("own", number * 10 + layer) for layer in range(10 - len(layers))]
+        blobs = [blob_digest("shared", layer) for layer in layers]
+        blobs += [blob_digest("own", number * 10 + layer) for layer in range(10 - len(layers))]
         return ManifestPushed(
             "default",
             f"{_WORKSPACE}/app{number % 100}",
-            _digest("manifest", number),
+            blob_digest("manifest", number),
             (time.time_ns(), number.to_bytes(16, "big")),
             _OCI_IMAGE,
             2000,
@@ -157,7 +167,8 @@ class Images:
         )
 
 
-def _digest(kind: str, number: int) -> bytes:
+def blob_digest(kind: str, number: int) -> bytes:
+    """Of the blob that the images call so."""
     return hashlib.sha256(f"{kind} {number}".encode()).digest()
 
 
@@ -176,7 +187,7 @@ def _kinds(session: aiohttp.ClientSession, api: str, pool: Pool) -> dict[str, Ca
                 raise SystemExit(f"the hook had something to do: {document}")
 
     layers = [
-        {"digest": f"sha256:{_digest(kind, number).hex()}", "size": 5_000_000}
+        {"digest": f"sha256:{blob_digest(kind, number).hex()}", "size": 5_000_000}
         for number in range(5)
         for kind in ("shared", "new")
     ]
