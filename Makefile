@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: run demo test check faults bench help setup lock proto reference format helm-check build release-notes clean
+.PHONY: run demo test check faults bench help setup lock proto reference format helm-check build release-notes image clean
 
 run: setup ## The whole system in the foreground: Kafka, Postgres, registry, receiver, consumer, API (Ctrl-C stops it)
 	@exec $(BIN)/registry-quota dev up
@@ -74,6 +74,10 @@ build: setup ## Wheel and source distribution in dist/
 
 release-notes: setup ## What CHANGELOG.md says of VERSION (else of the project's version)
 	@$(BIN)/python -m tools.release_notes $(VERSION)
+
+image: setup ## The image of all roles, registry-quota:VERSION, with version and revision in its labels
+	@version=$$($(BIN)/registry-quota version) && docker build --build-arg VERSION=$$version \
+	  --build-arg REVISION=$$(git rev-parse HEAD) -t registry-quota:$$version .
 
 clean: ## Remove what was built and what the embedded stack kept
 	rm -rf $(VENV) .run dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

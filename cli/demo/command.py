@@ -10,7 +10,7 @@ from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -23,7 +23,14 @@ def register(app: typer.Typer) -> None:
     app.command("demo")(demo)
 
 
-def demo() -> None:
+def demo(
+    connected: Annotated[
+        bool,
+        typer.Option(
+            "--connected", help="On the system that the settings reach, in a workspace of its own."
+        ),
+    ] = False,
+) -> None:
     """Show the main job on real parts, and verify it: push, account, announce, clean up.
 
     Beside a running `dev up` (`make run`) of the same folder it uses that stack with a fresh
@@ -41,7 +48,7 @@ def demo() -> None:
     # Clients that ask for answers while a part comes up complain of what our own lines say better.
     logging.getLogger("aiokafka").addHandler(logging.NullHandler())
     try:
-        held = asyncio.run(_until_signal(_demo()))
+        held = asyncio.run(_until_signal(_demo(connected=connected)))
     except asyncio.CancelledError:
         raise typer.Exit(130) from None
     except (StackError, RegistryError) as error:
@@ -69,7 +76,7 @@ async def _until_signal(work: Coroutine[Any, Any, bool]) -> bool:
     return await task
 
 
-async def _demo() -> bool:
+async def _demo(*, connected: bool) -> bool:
     """True when everything held."""
     from cli.demo import show
     from cli.demo.events import quota_events
@@ -81,7 +88,8 @@ async def _demo() -> bool:
     began = time.monotonic()
     show.begin()
     async with AsyncExitStack() as held_open:
-        os.environ.update(await _environment(held_open))
+        if not connected:
+            os.environ.update(await _environment(held_open))
         settings = settings_here()
         workspace = f"demo-{secrets.token_hex(4)}"
         api = await held_open.enter_async_context(api_client())

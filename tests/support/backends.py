@@ -28,6 +28,9 @@ class RegistryHandle(Protocol):
     async def restart(self) -> None:
         """Stop and start."""
 
+    async def collect_garbage(self) -> None:
+        """Run its own garbage collection while it is stopped."""
+
     async def kill(self) -> None:
         """SIGKILL it; it stays down until `start`."""
 

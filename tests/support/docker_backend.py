@@ -65,10 +65,11 @@ def _engine_listens() -> bool:
 class DockerRegistry:
     """A registry in a container."""
 
-    def __init__(self, container: Any, *, url: str, version: str) -> None:
+    def __init__(self, container: Any, *, url: str, version: str, image: str) -> None:
         self.url = url
         self.version = version
         self._container = container
+        self._image = image
 
     async def stop(self) -> None:
         """`docker stop`."""
@@ -82,6 +83,19 @@ class DockerRegistry:
     async def restart(self) -> None:
         """Stop and start."""
         await self.stop()
+        await self.start()
+
+    async def collect_garbage(self) -> None:
+        """Run the registry's own garbage collection, in another container, while it is stopped."""
+        await self.stop()
+        await asyncio.to_thread(
+            self._container.client.containers.run,
+            self._image,
+            "garbage-collect /config/config.yml",
+            environment={"OTEL_TRACES_EXPORTER": "none"},
+            volumes_from=[self._container.id],
+            remove=True,
+        )
         await self.start()
 
     async def kill(self) -> None:
@@ -149,6 +163,7 @@ class DockerBackend:
         major = "2" if version == "any" else version
         port = free_port()
         folder = Path(tempfile.mkdtemp(prefix="registry-", dir=self._folder))
+        data = folder.name
         values = configuration(
             data=Path("/var/lib/registry"),
             port=port,
@@ -162,23 +177,33 @@ class DockerBackend:
             .with_kwargs(network_mode="host")
             .with_env("OTEL_TRACES_EXPORTER", "none")
             .with_volume_mapping(str(folder), "/config", "ro")
+            .with_volume_mapping(data, "/var/lib/registry", "rw")
             .with_command("serve /config/config.yml")
         )
         await asyncio.to_thread(container.start)
         try:
             handle = DockerRegistry(
-                container.get_wrapped_container(), url=f"http://{LOOPBACK}:{port}", version=major
+                container.get_wrapped_container(),
+                url=f"http://{LOOPBACK}:{port}",
+                version=major,
+                image=image(f"registry{major}"),
             )
             await handle.wait_until_answers()
             yield handle
         finally:
-            await asyncio.to_thread(container.stop)
+            await asyncio.to_thread(_remove_with_volume, container, data)
 
     async def close(self) -> None:
         """Remove the containers."""
         for container in reversed(self._containers):
             await asyncio.to_thread(container.stop)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _remove_with_volume(container: Any, name: str) -> None:
+    client = container.get_docker_client().client
+    container.stop()
+    client.volumes.get(name).remove(force=True)
 
 
 def _kafka_container(port: int) -> Any:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,17 +19,16 @@ from tests.support.published import check_event
 from tests.support.waiting import wait_until
 
 
-@dataclass
-class System:
-    """Real processes, and what a registry, a build and an alerting consumer need to reach them."""
+class Doors(ABC):
+    """What a registry, a build and an alerting consumer need to reach a system that runs somewhere."""
 
-    stack: Stack
     session: aiohttp.ClientSession
     registry: RegistryClient
 
     @property
+    @abstractmethod
     def environment(self) -> dict[str, str]:
-        return dict(self.stack.environment)
+        """As `.run/env` has it."""
 
     async def call(
         self, method: str, path: str, body: Any = None, *, token: str | None = None
@@ -147,6 +147,19 @@ class System:
                     if await consumer.position(partition) < ends[partition]
                 }
         return found
+
+
+@dataclass
+class System(Doors):
+    """Real processes of this machine."""
+
+    stack: Stack
+    session: aiohttp.ClientSession
+    registry: RegistryClient
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return dict(self.stack.environment)
 
 
 @asynccontextmanager

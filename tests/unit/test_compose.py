@@ -22,7 +22,10 @@ def test_nothing_has_to_be_set_first():
 
 def test_no_secret_is_given_a_value():
     for name, service in SERVICES.items():
-        for variable in service.get("environment", {}):
+        for variable, value in service.get("environment", {}).items():
+            if variable.endswith("__FILE"):
+                assert value.startswith("/secrets/")
+                continue
             assert not re.search("TOKEN|PASSWORD|SECRET$|KEY|DATABASE_URL", variable), name
 
 
@@ -32,12 +35,33 @@ def test_everything_is_published_on_the_loopback_address_only():
     assert [port for port in ports if not port.startswith("127.0.0.1:")] == []
 
 
+def test_every_program_of_ours_is_nobody_with_nothing_to_write_to():
+    image = SERVICES["api"]["image"]
+    ours = [service for service in SERVICES.values() if service["image"] == image]
+    assert len(ours) == len({"secrets", "migrate", "receiver", "consumer", "api", "demo"})
+    for service in ours:
+        assert service["read_only"]
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert "user" not in service, "the image says which"
+
+
+def test_without_a_profile_neither_demo_nor_monitoring_starts():
+    profiles = {
+        name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service
+    }
+    assert profiles == {"demo": ["demo"], "prometheus": ["monitoring"], "grafana": ["monitoring"]}
+
+
 def test_compose_accepts_it():
     docker = shutil.which("docker")
     if docker is None or subprocess.run([docker, "compose", "version"], check=False).returncode:
         pytest.skip("no `docker compose` here")
     checked = subprocess.run(
-        [docker, "compose", "-f", ROOT / "docker-compose.yml", "config", "-q"],
+        [
+            *(docker, "compose", "-f", ROOT / "docker-compose.yml", "--profile", "*"),
+            *("config", "-q"),
+        ],
         check=False,
         capture_output=True,
         text=True,

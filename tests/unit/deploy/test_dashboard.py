@@ -1,6 +1,7 @@
 """The Grafana dashboard has the shape that Grafana reads, and asks for what the processes export."""
 
 import re
+import runpy
 from itertools import combinations
 from typing import Any
 
@@ -108,6 +109,7 @@ def test_nothing_of_grafana_is_left_when_variables_are_filled_in():
 
 def test_prometheus_scrapes_every_role_of_the_compose_file():
     services = yaml.safe_load((FOLDER.parents[1] / "docker-compose.yml").read_text())["services"]
+    doors = runpy.run_path(str(FOLDER.parent / "image" / "healthcheck"))["DOORS"]
     found = {}
     for job in loaded("prometheus.yml")["scrape_configs"]:
         (lookup,) = job["dns_sd_configs"]
@@ -116,7 +118,9 @@ def test_prometheus_scrapes_every_role_of_the_compose_file():
         found[name] = lookup["port"]
     assert found.keys() == {"receiver", "consumer", "api"}
     for name, port in found.items():
-        assert f":{port}/readyz" in " ".join(services[name]["healthcheck"]["test"])
+        assert services[name]["command"] == ["serve", name]
+        ((variable, default),) = doors[name]
+        assert port == int(services[name]["environment"].get(variable, default))
 
 
 def test_provisioning_names_this_dashboard_and_its_data_source():
