@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from jsonschema_rs import Draft202012Validator
 from pydantic import SecretStr
 
 from cli.serve import Role
@@ -111,6 +112,21 @@ def test_a_role_gets_the_secrets_that_it_needs_and_no_more():
         "RQ_API_TOKEN",
         "RQ_INTERNAL_API_KEY",
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "taken"),
+    [
+        ("RQ_LOG_LEVEL", True),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", True),
+        ("OTEL_EXPORTER_OTLP_HEADERS", False),  # mostly a token
+        ("RQ_API_TOKEN", False),
+        ("PATH", False),
+    ],
+)
+def test_settings_are_ours_and_those_of_traces(name, taken):
+    schema = json.loads((CHART / "values.schema.json").read_text())["properties"]["settings"]
+    assert Draft202012Validator(schema).is_valid({name: "x"}) == taken
 
 
 def test_no_secret_can_be_given_as_a_plain_setting():
