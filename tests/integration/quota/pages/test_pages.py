@@ -185,6 +185,51 @@ async def test_a_nonsense_query_never_fails(api, visitor):
             assert answer.status in {200, 400}, (part, query)
 
 
+RAW = (
+    "",
+    "%00",
+    "%0d%0aX:y",
+    "%ff%fe",
+    "%E2%80%AE%D7%90",
+    "-1",
+    str(2**70),
+    "NaN",
+    "%25s",
+    "{{7*7}}",
+)
+
+
+async def test_whatever_is_asked_of_a_page_is_never_our_failure(api, visitor):
+    """Hostile values in every parameter, part and form; statuses of ours, and no header of theirs."""
+    await fill(api, images=1)
+    form = {"csrf": await visitor.csrf()}
+    parts = ["", "/summary", "/images", "/next", "/history", "/apps", "/cleanups", "/events"]
+    names = ["q", "page", "sort", "show", "app", "range", "before", "limit"]
+    asked = [
+        *(("GET", f"/?{name}={text}") for name in ("q", "page") for text in RAW),
+        *(
+            ("GET", f"/workspaces/acme{part}?{'&'.join(f'{name}={text}' for name in names)}")
+            for part in parts
+            for text in RAW
+        ),
+        *(("GET", f"/workspaces/{text or '%20'}{part}") for part in parts for text in RAW),
+        *(("GET", f"/workspaces/acme/cleanups/{text}") for text in RAW),
+        *(("GET", f"/pipeline?{text}") for text in RAW[:3]),
+        *(
+            ("POST", f"/workspaces/{name}/cleanups/{text}/restore")
+            for name in ("acme", "%00")
+            for text in RAW
+        ),
+        *((method, "/workspaces/acme") for method in ("PUT", "DELETE", "OPTIONS", "POST", "HEAD")),
+    ]
+    for number, (method, path) in enumerate(asked):
+        part = {"HX_Request": "true"} if number % 2 else {}
+        answer = await visitor.send(method, path, form=form if method == "POST" else None, **part)
+        assert answer.status < 500, (method, path, answer.status)
+        assert answer.header("X") == ""
+        assert "49" not in re.findall(r"value=\"([^\"]*)\"", answer.text), path
+
+
 async def test_nothing_but_our_own_files_may_run_on_a_page(api, visitor):
     await fill(api, images=1)
     for path in ("/", "/sign-in", "/workspaces/acme", "/workspaces/none"):
