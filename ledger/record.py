@@ -64,6 +64,9 @@ class Repository(msgspec.Struct, frozen=True):
     workspace_id: int
 
 
+Located = tuple[Repository, RepositoryFact]
+
+
 class Workspace(msgspec.Struct):
     """A workspace whose row is locked."""
 
@@ -101,7 +104,7 @@ class Recorder:
         self._default_quota_bytes = default_quota_bytes
         self._level_of = level_of
         self._new_id = new_id
-        self._repositories: dict[RepositoryName, Repository] = {}
+        self._cached: dict[RepositoryName, Repository] = {}
 
     async def record(
         self,
@@ -120,10 +123,10 @@ class Recorder:
         also: set[int] = set()
 
         async def attempt() -> Recorded:
-            await self._find_repositories(facts, found=source == RECONCILE)
+            located = await self._locate(facts, found=source == RECONCILE)
             async with self._pool.acquire() as connection, connection.transaction():
                 recorded = await self._apply(
-                    connection, facts, now, also, found=source == RECONCILE
+                    connection, facts, located, now, also, found=source == RECONCILE
                 )
                 if source is not None:
                     await _observe(connection, facts, source)
@@ -136,66 +139,58 @@ class Recorder:
                 return await retry_conflicts(attempt)
             except RetakeError as error:
                 also |= error.also
-                self._repositories.clear()
+                self._cached.clear()
 
-    async def _find_repositories(self, facts: Sequence[Fact], *, found: bool) -> None:
-        """Fill the cache; repositories and workspaces heard of for the first time appear.
+    async def _locate(self, facts: Sequence[Fact], *, found: bool) -> list[Located]:
+        """Facts with their repositories; those and workspaces heard of for the first time appear.
 
         A workspace that was only `found` is not cleaned before somebody configured it.
         """
-        wanted = {
-            (fact.registry, fact.repository) for fact in facts if not isinstance(fact, BlobStored)
-        }
-        if len(self._repositories) > _MOST_CACHED:
-            self._repositories.clear()
-        unknown = sorted(wanted - self._repositories.keys())
-        if not unknown:
-            return
-        async with self._pool.acquire() as connection:
-            await self._look_up(connection, unknown)
-            missing = [name for name in unknown if name not in self._repositories]
-            if missing:
-                split = [self._rule.split(name) for _registry, name in missing]
-                await connection.execute(
-                    statements.ADD_WORKSPACES,
-                    sorted({workspace for workspace, _app in split}),
-                    self._default_quota_bytes,
-                    found,
-                )
-                await connection.execute(
-                    statements.ADD_REPOSITORIES,
-                    [registry for registry, _name in missing],
-                    [name for _registry, name in missing],
-                    [workspace for workspace, _app in split],
-                    [app for _workspace, app in split],
-                )
-                await self._look_up(connection, missing)
+        of_manifests = [fact for fact in facts if not isinstance(fact, BlobStored)]
+        wanted = {(fact.registry, fact.repository) for fact in of_manifests}
+        # Others may empty the cache meanwhile: what is wanted here is held here, too.
+        here = {name: self._cached[name] for name in wanted if name in self._cached}
+        unknown = sorted(wanted - here.keys())
+        if unknown:
+            async with self._pool.acquire() as connection:
+                here |= await _look_up(connection, unknown)
+                missing = [name for name in unknown if name not in here]
+                if missing:
+                    await self._add(connection, missing, found=found)
+                    here |= await _look_up(connection, missing)
+            if len(self._cached) > _MOST_CACHED:
+                self._cached.clear()
+            self._cached |= {name: here[name] for name in unknown}
+        return [(here[fact.registry, fact.repository], fact) for fact in of_manifests]
 
-    async def _look_up(self, connection: Connection, names: list[RepositoryName]) -> None:
-        rows = await connection.fetch(
-            statements.FIND_REPOSITORIES,
+    async def _add(
+        self, connection: Connection, names: list[RepositoryName], *, found: bool
+    ) -> None:
+        split = [self._rule.split(name) for _registry, name in names]
+        await connection.execute(
+            statements.ADD_WORKSPACES,
+            sorted({workspace for workspace, _app in split}),
+            self._default_quota_bytes,
+            found,
+        )
+        await connection.execute(
+            statements.ADD_REPOSITORIES,
             [registry for registry, _name in names],
             [name for _registry, name in names],
+            [workspace for workspace, _app in split],
+            [app for _workspace, app in split],
         )
-        for row in rows:
-            self._repositories[row["registry"], row["name"]] = Repository(
-                row["id"], row["workspace_id"]
-            )
 
     async def _apply(
         self,
         connection: Connection,
         facts: Sequence[Fact],
+        located: Sequence[Located],
         now: datetime,
         also: set[int],
         *,
         found: bool,
     ) -> Recorded:
-        located = [
-            (self._repositories[fact.registry, fact.repository], fact)
-            for fact in facts
-            if not isinstance(fact, BlobStored)
-        ]
         stored = _largest(fact for fact in facts if isinstance(fact, BlobStored))
         workspaces = await self._lock(
             connection, {repository.workspace_id for repository, _fact in located} | also
@@ -287,9 +282,7 @@ def level_event(workspace: Workspace, level: str) -> QuotaEvent:
     )
 
 
-async def _load(
-    connection: Connection, located: list[tuple[Repository, RepositoryFact]]
-) -> tuple[State, State]:
+async def _load(connection: Connection, located: Sequence[Located]) -> tuple[State, State]:
     """The state before the facts, twice: one to compare with, one to fold into."""
     tag_keys: set[TagKey] = set()
     manifest_keys: set[ManifestKey] = set()
@@ -330,8 +323,21 @@ async def _load(
     return before, state
 
 
+async def _look_up(
+    connection: Connection, names: list[RepositoryName]
+) -> dict[RepositoryName, Repository]:
+    rows = await connection.fetch(
+        statements.FIND_REPOSITORIES,
+        [registry for registry, _name in names],
+        [name for _registry, name in names],
+    )
+    return {
+        (row["registry"], row["name"]): Repository(row["id"], row["workspace_id"]) for row in rows
+    }
+
+
 async def _repository_infos(
-    connection: Connection, located: list[tuple[Repository, RepositoryFact]]
+    connection: Connection, located: Sequence[Located]
 ) -> dict[int, RepositoryInfo]:
     """Names of the repositories, read under the locks. Raises when one was mapped elsewhere."""
     cached = {

@@ -95,11 +95,11 @@ async def references_agree(pool: Pool) -> bool:
 async def rows(pool: Pool) -> dict[str, list[tuple[Any, ...]]]:
     """Everything that convergence is about, without surrogate ids and moments of recording."""
     statements = {
-        "manifests": """SELECT r.name, m.digest, m.push_ns, m.push_id, m.seen_ns, m.seen_id,
+        "manifests": """SELECT r.name, m.digest, r.registry, m.push_ns, m.push_id, m.seen_ns, m.seen_id,
               m.delete_ns, m.delete_id, m.created_ns, m.pulled_ns, m.size, m.media_type, m.blobs, m.children, m.present
-              FROM manifests m JOIN repositories r ON r.id = m.repository_id ORDER BY 1, 2""",
-        "tags": """SELECT r.name, t.name, t.digest, t.set_ns, t.untag_ns
-              FROM tags t JOIN repositories r ON r.id = t.repository_id ORDER BY 1, 2""",
+              FROM manifests m JOIN repositories r ON r.id = m.repository_id ORDER BY 1, 2, 3""",
+        "tags": """SELECT r.name, t.name, r.registry, t.digest, t.set_ns, t.untag_ns
+              FROM tags t JOIN repositories r ON r.id = t.repository_id ORDER BY 1, 2, 3""",
         "digests": """SELECT w.name, d.digest, d.refs, d.size FROM workspace_digests d
               JOIN workspaces w ON w.id = d.workspace_id WHERE d.refs > 0 ORDER BY 1, 2""",
         "stored": "SELECT digest, size FROM stored_blobs ORDER BY 1",

@@ -123,7 +123,10 @@ async def test_consumers_that_come_and_go_end_where_one_alone_ends(
             async with consuming(settings_for(kafka_bootstrap), alone, "alone"):
                 await caught_up(settings, alone)
             assert await drift(alone) == []
-            assert await ledgers.rows(alone) == several
+            one = await ledgers.rows(alone)
+            for name, found in several.items():  # the few that differ, not the whole of both
+                assert set(found) ^ set(one[name]) == set(), name
+            assert one == several
         finally:
             await alone.close()
     taken = [row for row in several["usage"] if row[0] in workspaces]

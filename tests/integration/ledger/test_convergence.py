@@ -1,5 +1,6 @@
 """On real Postgres: any order, duplicates and batches end in the same rows and the same bytes."""
 
+import asyncio
 import random
 from datetime import UTC, datetime
 
@@ -116,6 +117,27 @@ def image(moment, blobs, *, repository="acme/api", name="sized", tag=None):
         tag,
         Content(blobs=tuple(blobs)),
     )
+
+
+async def test_many_at_once_end_where_one_after_another_ends_also_as_the_cache_is_emptied(
+    pool, monkeypatch
+):
+    batches = [
+        [image(number, [], repository=f"w{number % 5}/app{number % 20}", name=f"m{number}")]
+        for number in range(60)
+    ]
+    await record_all(pool, batches)
+    in_turn = await ledgers.rows(pool)
+    await ledgers.empty(pool)
+    monkeypatch.setattr("ledger.record._MOST_CACHED", 0)
+    recorder = ledgers.recorder(pool)
+
+    async def lane(number):
+        for batch in batches[number::12]:
+            await recorder.record(batch, now=NOW)
+
+    await asyncio.gather(*(lane(number) for number in range(12)))
+    assert await ledgers.rows(pool) == in_turn
 
 
 BLOB = digest("a blob of disputed size")
