@@ -42,7 +42,8 @@ async def test_a_producer_whose_broker_is_frozen_is_ended_at_once(
     assert pid is not None
     async with frozen(pid):
         futures = [
-            await producer.send(NOTIFICATIONS_TOPIC, b"x" * size, key=b"%d" % number)
+            # A partition each: a second one that finds its batch full waits for the broker.
+            await producer.send(NOTIFICATIONS_TOPIC, b"x" * size, partition=number)
             for number in range(5)
         ]
         # Long enough for the client to give its first requests up and send them again.
