@@ -47,7 +47,10 @@ def test_a_route_that_says_nothing_about_itself_refuses_to_start():
 
 
 def test_a_described_route_is_taken_in():
-    handler = describe("new", "A new one.", scope="read", answers={204: None})(bare)
+    async def described(request: web.Request) -> web.Response:
+        return await bare(request)
+
+    handler = describe("new", "A new one.", scope="read", answers={204: None})(described)
     document = openapi_document(bare_application(Group("/v1/new", handler)))
     assert document["paths"]["/v1/new"]["get"]["description"] == "Scope `read`."
 
