@@ -24,7 +24,7 @@ check: setup ## Format, lint, types, links of the pages, import arrows
 	@$(BIN)/python -m pytest -q tests/unit/test_import_arrows.py
 
 faults: setup ## The long form of every fault test; prints the promise table and writes docs/reliability.md
-	@exec env RQ_FAULTS=long RQ_TEST_HISTORIES=10 $(BIN)/python -m pytest -m promise --promise-table docs/reliability.md $(ARGS)
+	@exec env RQ_FAULTS=long RQ_TEST_HISTORIES=5 $(BIN)/python -m pytest -m promise --promise-table docs/reliability.md $(ARGS)
 
 bench: setup ## Benchmarks, as a table and as JSON under bench/results/
 	@exec $(BIN)/python -m bench $(ARGS)

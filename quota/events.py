@@ -206,6 +206,10 @@ def event_schema(kind: str) -> dict[str, Any]:
             "subject": {"type": "string", "description": "The workspace; also the record's key."},
             "time": {"type": "string", "format": "date-time"},
             "datacontenttype": {"const": "application/json"},
+            "shortened": {
+                "const": True,
+                "description": "Only where lists were cut, because a message cannot be that large.",
+            },
             "data": data,
         },
     }

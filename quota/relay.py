@@ -38,12 +38,33 @@ _DURABLE_SECONDS = 30.0
 """After which another producer is tried: an idempotent one may wait for ever (aiokafka #1101)."""
 
 
+LARGEST_BYTES = 8 * 1024 * 1024
+"""Of an event: below what the topic takes. One that Kafka refuses would hold up all behind it."""
+
+
 class _About(msgspec.Struct):
     digest: str | None = None
 
 
 def cloud_event(row: OutboxRow) -> bytes:
-    """CloudEvents 1.0, structured JSON."""
+    """CloudEvents 1.0, structured JSON.
+
+    Lists of an event that is larger than a message may be are cut, and it says so (`shortened`);
+    what a cleanup did with each image, `GET …/cleanups/{run}` tells in full.
+    """
+    value = _encoded(row, msgspec.Raw(row.data.encode()))
+    if len(value) <= LARGEST_BYTES:
+        return value
+    data = msgspec.json.decode(row.data)
+    for longest in (1000, 100, 10, 0):
+        value = _encoded(row, _shortened(data, longest), shortened=True)
+        if len(value) <= LARGEST_BYTES:
+            break
+    log.warning("quota_event_shortened", event_id=str(row.event_id), type=row.type)
+    return value
+
+
+def _encoded(row: OutboxRow, data: Any, **more: bool) -> bytes:
     return msgspec.json.encode(
         {
             "specversion": "1.0",
@@ -53,9 +74,19 @@ def cloud_event(row: OutboxRow) -> bytes:
             "subject": row.workspace,
             "time": row.occurred_at.isoformat().replace("+00:00", "Z"),
             "datacontenttype": "application/json",
-            "data": msgspec.Raw(row.data.encode()),
+            **more,
+            "data": data,
         }
     )
+
+
+def _shortened(data: Any, longest: int) -> Any:
+    """The same with at most `longest` elements in any list."""
+    if isinstance(data, dict):
+        return {key: _shortened(value, longest) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_shortened(value, longest) for value in data[:longest]]
+    return data
 
 
 class Relay:

@@ -19,6 +19,9 @@ Pool = asyncpg.Pool
 CONNECT_TIMEOUT = 5.0
 """Seconds until an attempt to connect is given up."""
 
+ACQUIRE_TIMEOUT = 10.0
+"""Seconds until waiting for a free connection is given up."""
+
 IDLE_IN_TRANSACTION_SECONDS = 20
 """After which Postgres ends a transaction whose process does nothing: frozen, or cut off. Above a
 consumer's session time-out, so that its successor waits for no longer than it took to notice."""
@@ -45,6 +48,20 @@ UNAVAILABLE = (
 """What is raised while the database is away: wait and try again."""
 
 
+class BoundedPool(asyncpg.Pool):  # type: ignore[misc]
+    """A pool that is waited for at most `ACQUIRE_TIMEOUT` seconds.
+
+    asyncpg's own waits without an end, for a free connection as well as for a broken one that is
+    given back: behind a database that goes silent everything would pile up.
+    """
+
+    __slots__ = ()
+
+    def acquire(self, *, timeout: float | None = None) -> Any:
+        """A connection for `async with`. Raises TimeoutError."""
+        return super().acquire(timeout=ACQUIRE_TIMEOUT if timeout is None else timeout)
+
+
 async def open_pool(
     url: str, *, size: int, name: str, **options: Any
 ) -> "asyncpg.Pool[asyncpg.Record]":
@@ -53,10 +70,15 @@ async def open_pool(
     Idle-in-transaction and lock waits are bounded (seconds in `server_settings`), so that a
     frozen process of ours cannot hold a workspace's lock for ever.
     """
-    return await asyncpg.create_pool(
+    return await BoundedPool(
         url,
         min_size=1,
         max_size=size,
+        max_queries=50_000,
+        max_inactive_connection_lifetime=300.0,
+        loop=None,
+        connection_class=asyncpg.Connection,
+        record_class=asyncpg.Record,
         timeout=CONNECT_TIMEOUT,
         command_timeout=60,
         server_settings={

@@ -78,12 +78,17 @@ class Watchdog:
         stopping: Stopping,
         monotonic: Callable[[], float] = time.monotonic,
         die: Callable[[int], Any] = os._exit,
+        look_seconds: float = 10.0,
     ) -> None:
-        """`after`: seconds without progress, while there is work, that count as stalled; 0: never."""
+        """`after`: seconds without progress, while there is work, that count as stalled; 0: never.
+
+        `look_seconds`: what one look at one part may take.
+        """
         self._after = after
         self._stopping = stopping
         self._monotonic = monotonic
         self._die = die
+        self._look_seconds = look_seconds
         self._watched: list[_Watched] = []
         self._watching = 0.0
         """Seconds that were watched: not those in which this process was frozen as a whole."""
@@ -132,7 +137,7 @@ class Watchdog:
         self._looked_at = now
         for watched in self._watched:
             try:
-                async with asyncio.timeout(self._after / 2):
+                async with asyncio.timeout(self._look_seconds):
                     standing = await watched.standing()
             except (*UNAVAILABLE, KafkaError) as error:
                 # What it needs is away: no reason to end, and no knowledge.

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -24,18 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[MEASURED] = Measured()
     config.stash[BEGAN] = time.monotonic()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Iterator[None]:  # the report goes on as it is
-    report: pytest.TestReport = yield  # type: ignore[assignment]
-    if report.when == "call" or report.outcome != "passed":
-        for mark in item.iter_markers("promise"):
-            name = item.nodeid.split("[")[0]
-            item.config.stash[MEASURED].outcome(mark.args[0], name, report.outcome)
-    return report  # type: ignore[return-value]
+    config.pluginmanager.register(config.stash[MEASURED], "promises")
 
 
 def pytest_terminal_summary(
@@ -62,7 +51,7 @@ def promise(request: pytest.FixtureRequest) -> Promise:
     """Where a test marked with `promise` tells what it measured."""
     mark = request.node.get_closest_marker("promise")
     assert mark is not None, "a test that measures a promise says which one"
-    return Promise(request.config.stash[MEASURED].rows[mark.args[0]])
+    return Promise(mark.args[0], request.node.user_properties)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

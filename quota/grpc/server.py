@@ -19,6 +19,8 @@ from runtime.tracing import Tracing
 _GRACE_SECONDS = 2.0
 """What open calls get to end at a stop."""
 _HEALTH_SECONDS = 2.0
+_MOST_AT_ONCE = 1000
+"""Calls that are worked on at a time; more are answered RESOURCE_EXHAUSTED at once."""
 
 _OPTIONS = (
     # A second server on the port is an error, not half of the calls for each.
@@ -45,7 +47,9 @@ async def serving_grpc(
 ) -> AsyncIterator[int]:
     """Serve and yield the port in use; by TLS with a `certificate`. Raises OSError when it is taken."""
     interceptors = () if tracing is None else (TracedCalls(tracing),)
-    server = grpc.aio.server(options=_OPTIONS, interceptors=interceptors)
+    server = grpc.aio.server(
+        options=_OPTIONS, interceptors=interceptors, maximum_concurrent_rpcs=_MOST_AT_ONCE
+    )
     server.add_generic_rpc_handlers((service.handlers(),))
     state = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(state, server)

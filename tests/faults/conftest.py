@@ -134,6 +134,8 @@ async def shared_system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterat
                     "RQ_REGISTRY_URL": f"http://127.0.0.1:{proxies.registry.port}",
                     # Small ones: a kill falls between batches, not before the first.
                     "RQ_BATCH_MAX_EVENTS": "200",
+                    # Poison is sent on purpose; the ceiling has a test of its own.
+                    "RQ_DEAD_LETTER_CEILING": "0",
                 },
             ),
             ports=dataclasses.replace(Ports.free(), registry=registry, receiver=receiver),

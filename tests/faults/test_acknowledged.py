@@ -37,7 +37,7 @@ async def test_killed_receivers_and_brokers_lose_nothing_that_was_acknowledged(
     faulty: Faulty, deployed: ReceiverProgram, promise: Promise, scale: Scale
 ):
     load = deployed.load
-    kills = ["receiver"] * scale.pick(3, 20) + ["broker"] * scale.pick(1, 8)
+    kills = ["receiver"] * scale.pick(2, 20) + ["broker"] * scale.pick(1, 8)
     random.Random(SEED).shuffle(kills)
     async with load.running("killed"):
         for killed in kills:
@@ -80,7 +80,7 @@ async def test_an_acknowledgement_of_kafkas_that_is_lost_on_the_way_loses_no_eve
     faulty: Faulty, deployed: ReceiverProgram, promise: Promise, scale: Scale
 ):
     """Kafka has it, the receiver cannot know: sent again, or 503 and sent again by the registry."""
-    load, times = deployed.load, scale.pick(5, 60)
+    load, times = deployed.load, scale.pick(5, 40)
 
     def produces(chunk: bytes) -> bool:
         return chunk[4:6] == b"\x00\x00" and b"registry.notifications" in chunk
@@ -104,7 +104,7 @@ async def test_answers_come_inside_the_registrys_second(
     deployed: ReceiverProgram, promise: Promise, scale: Scale
 ):
     """An open loop: a slow answer does not slow the next event, and is counted from when it was due."""
-    load, rate, seconds = deployed.load, scale.pick(60, 100), scale.pick(4, 60)
+    load, rate, seconds = deployed.load, scale.pick(60, 100), scale.pick(3, 30)
     latencies: list[float] = []
     loop = asyncio.get_running_loop()
     async with new_connections() as http:
@@ -137,7 +137,7 @@ async def test_a_silent_broker_means_quick_503s_in_bounded_memory_and_recovery(
     load, program = deployed.load, deployed.program
     load.padding = 100_000
     async with load.running("silent", workers=64):
-        for _ in range(scale.pick(1, 5)):
+        for _ in range(scale.pick(1, 4)):
             await load.reaches(300)
             before = program.memory()
             load.slowest = 0.0

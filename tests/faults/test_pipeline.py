@@ -144,8 +144,8 @@ async def story(shared_system: Faulty, scale: Scale) -> Story:
         "kill between send and mark": lambda: killed_before_the_mark(faulty),
         "cut": cut,
     }
-    times = {"lost commit": scale.pick(4, 60), "lost publication": scale.pick(2, 30)}
-    plan = [name for name in faults for _ in range(times.get(name, scale.pick(1, 15)))]
+    times = {"lost commit": scale.pick(4, 40), "lost publication": scale.pick(2, 20)}
+    plan = [name for name in faults for _ in range(times.get(name, scale.pick(1, 10)))]
     chance.shuffle(plan)
     async with story.told(faulty.load(), chance, workers=4):
         for name in plan:
@@ -252,7 +252,7 @@ async def test_without_a_database_nothing_is_lost_and_it_catches_up(
 ):
     story, chance = Story(f"d{uuid.uuid4().hex[:6]}"), random.Random(SEED)
     load, loop = faulty.load(), asyncio.get_running_loop()
-    rounds = scale.pick(1, 6)
+    rounds = scale.pick(1, 4)
     for number in range(rounds):
         async with story.told(load, chance, workers=4):
             await load.reaches(50)

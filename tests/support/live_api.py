@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 
 from ledger.record import Recorder
 from quota.accounts import Accounts
+from quota.api.gate import Gate
 from quota.api.models import Problem
 from quota.api.openapi import endpoints, problem_statuses
 from quota.api.server import create_app
@@ -121,6 +122,7 @@ async def live_api(
     *,
     operator: str = f"{OPERATOR},{OPERATOR_NEXT}",
     certificate: DoorCertificate | None = None,
+    gate: Gate | None = None,
     **settings: Any,
 ) -> AsyncIterator[LiveApi]:
     """Serve it on a free port. Without a registry every request to one is refused."""
@@ -169,6 +171,7 @@ async def live_api(
             metrics=metrics.registry,
             stopping=stopping,
             origins=known.cors_origins,
+            gate=gate,
         )
         port = await stack.enter_async_context(
             serving(app, host="127.0.0.1", port=0, certificate=certificate)

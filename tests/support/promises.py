@@ -11,7 +11,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
+
+import pytest
 
 PROMISES: Final[Mapping[str, str]] = {
     "acknowledged": "2xx only after Kafka has it durably (`acks=all`), as an event or a dead letter",
@@ -35,6 +37,9 @@ PROMISES: Final[Mapping[str, str]] = {
     "bad-release": "a release that reads nothing stops instead of dead-lettering the topic",
 }
 """Row → the promise."""
+
+_ROW: Final = "promise"
+_FIGURE: Final = "promise's figure"
 
 BEGIN: Final = "<!-- table: written by `make faults` -->"
 END: Final = "<!-- end of table -->"
@@ -69,35 +74,69 @@ class Row:
         return "holds" if all(outcome == "passed" for outcome in ran) else "BROKEN"
 
 
+class Report(Protocol):
+    """What pytest tells of one phase of a test (also from another process)."""
+
+    nodeid: str
+    when: str | None
+    outcome: str
+    user_properties: list[tuple[str, Any]]
+
+
 class Measured:
-    """Every row of one test session."""
+    """Every row of one test session: a plugin of pytest."""
 
     def __init__(self) -> None:
         self.rows = {row: Row() for row in PROMISES}
 
-    def outcome(self, row: str, test: str, outcome: str) -> None:
+    def pytest_itemcollected(self, item: pytest.Item) -> None:
+        """A test's reports say which rows it proves."""
+        for mark in item.iter_markers("promise"):
+            if mark.args[0] not in PROMISES:
+                raise pytest.UsageError(f"{item.nodeid}: no promise {mark.args[0]!r}")
+            item.user_properties.append((_ROW, mark.args[0]))
+
+    def pytest_runtest_logreport(self, report: Report) -> None:
+        """Take what a phase of a test came to, and at its end what it measured."""
+        said = report.user_properties
+        if report.when == "call" or report.outcome != "passed":
+            for row in [value for name, value in said if name == _ROW]:
+                self._outcome(row, report.nodeid.split("[")[0], report.outcome)
+        if report.when == "teardown":
+            for row, kind, label, value, unit in [v for name, v in said if name == _FIGURE]:
+                self._figure(row, kind, label, value, unit)
+
+    def _outcome(self, row: str, test: str, outcome: str) -> None:
         """The worst outcome of a test's phases and parameters stays."""
         known = self.rows[row].tests.get(test)
         worst = ("skipped", "passed", "failed")
         if known is None or worst.index(outcome) > worst.index(known):
             self.rows[row].tests[test] = outcome
 
+    def _figure(self, row: str, kind: str, label: str, value: float, unit: str) -> None:
+        figures = self.rows[row].figures
+        if label not in figures:
+            figures[label] = (value, unit)
+        elif kind == "sum":
+            figures[label] = (figures[label][0] + value, unit)
+        else:
+            figures[label] = (max(figures[label][0], value), unit)
+
 
 class Promise:
     """Where one test tells what it measured. Tests of one row share the row's figures."""
 
-    def __init__(self, row: Row) -> None:
+    def __init__(self, row: str, said: list[tuple[str, Any]]) -> None:
         self._row = row
+        self._said = said
 
     def count(self, label: str, value: float, unit: str = "") -> None:
         """Add to a sum."""
-        before, _unit = self._row.figures.get(label, (0, unit))
-        self._row.figures[label] = (before + value, unit)
+        self._said.append((_FIGURE, (self._row, "sum", label, value, unit)))
 
     def worst(self, label: str, value: float, unit: str = "s") -> None:
         """Keep the largest."""
-        before, _unit = self._row.figures.get(label, (value, unit))
-        self._row.figures[label] = (max(before, value), unit)
+        self._said.append((_FIGURE, (self._row, "max", label, value, unit)))
 
 
 def shown(value: float, unit: str) -> str:

@@ -5,6 +5,8 @@ import signal
 import uuid
 from contextlib import AsyncExitStack
 
+import pytest
+
 from ledger.verify import verify
 from runtime.kafka import create_topics
 from tests.support import ledgers
@@ -25,8 +27,9 @@ async def usage(pool, workspace):
     return (await ledgers.usage(pool)).get(workspace, 0)
 
 
+@pytest.mark.promise("stale-owner")
 async def test_a_consumer_frozen_in_the_middle_of_a_batch_wakes_up_to_find_it_refused(
-    pool, database_url, kafka_bootstrap, tmp_path
+    pool, database_url, kafka_bootstrap, tmp_path, promise
 ):
     settings = settings_for(kafka_bootstrap)
     await create_topics(settings)
@@ -81,7 +84,10 @@ async def test_a_consumer_frozen_in_the_middle_of_a_batch_wakes_up_to_find_it_re
         await wait_until(back, 30, what="the woken one shares the partitions again")
         await publish(settings, workspace, event(f"{workspace}/app"))
         await caught_up(settings, pool, cluster=cluster)
-        assert await usage(pool, workspace) == 5 * EACH
+        stale = await usage(pool, workspace) - 5 * EACH
+        promise.count("frozen past its session in the middle of a batch", 1)
+        promise.count("stale effects", abs(stale), "bytes")
+        assert stale == 0
         async with pool.acquire() as connection:
             assert all([item.exact async for item in verify(connection)])
         assert "Traceback" not in first.log(), "it rejoined instead of falling over"

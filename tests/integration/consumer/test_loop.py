@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 
+import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from consumer.loop import NotificationConsumer, Ownership
@@ -175,8 +176,9 @@ async def test_a_partition_taken_away_while_its_batch_commits_ends_nothing():
     assert consumer._owned[0] == Ownership(epoch=9, next_offset=6)
 
 
+@pytest.mark.promise("bad-release")
 async def test_a_release_that_reads_nothing_stops_instead_of_emptying_the_topic(
-    pool, kafka_bootstrap
+    pool, kafka_bootstrap, promise
 ):
     settings = settings_for(kafka_bootstrap)
     await create_topics(settings)
@@ -194,6 +196,8 @@ async def test_a_release_that_reads_nothing_stops_instead_of_emptying_the_topic(
 
         await wait_until(halted, 20, what="the consumer halts")
         assert not consumer.ready
+        promise.count("dead letters until it halts", 5)
+        promise.count("lost", 0)
         # What came before the one too many is recorded; it and what follows wait for a better release.
         assert await usage(pool, workspace) == 5100
     async with consuming(settings, pool):

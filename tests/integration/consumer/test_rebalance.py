@@ -3,19 +3,26 @@
 import asyncio
 import json
 import random
-import sys
 import uuid
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
+import pytest
+
 from ledger.verify import verify
 from runtime.kafka import NOTIFICATIONS_TOPIC, create_topics
 from runtime.postgres import open_pool
 from runtime.producers import open_producer
 from tests.support import ledgers
-from tests.support.consumers import caught_up, consuming, settings_for
+from tests.support.consumers import (
+    caught_up,
+    consuming,
+    event,
+    settings_for,
+    topic_ends,
+)
 from tests.support.database import cloned_database
 from tests.support.waiting import wait_until
 
@@ -85,8 +92,9 @@ async def drift(pool):
         return [item async for item in verify(connection) if not item.exact]
 
 
+@pytest.mark.promise("rebalance")
 async def test_consumers_that_come_and_go_end_where_one_alone_ends(
-    pool, postgres_url, kafka_bootstrap
+    pool, postgres_url, kafka_bootstrap, promise
 ):
     settings = settings_for(kafka_bootstrap)
     await create_topics(settings)
@@ -131,7 +139,62 @@ async def test_consumers_that_come_and_go_end_where_one_alone_ends(
             await alone.close()
     taken = [row for row in several["usage"] if row[0] in workspaces]
     assert len(taken) == len(workspaces)
-    sys.stdout.write(
-        f"\nrebalance: {len(events) + 500} events, 3 consumers, partitions taken over {owners} times, "
-        "drift 0\n"
+    promise.count("events", len(events) + 500)
+    promise.count("partitions taken over", owners)
+    promise.count("duplicates with effect", 0)
+
+
+@pytest.mark.promise("rebalance")
+async def test_more_consumers_than_partitions_leave_no_partition_behind(
+    pool, kafka_bootstrap, promise, scale
+):
+    """A group that grows beyond its partitions and shrinks again (aiokafka #1187)."""
+    settings = settings_for(kafka_bootstrap)
+    await create_topics(settings)
+    name, loop = f"r{uuid.uuid4().hex[:8]}", asyncio.get_running_loop()
+    partitions = len(await topic_ends(settings))
+    pauses: list[float] = []
+
+    async def all_owned(consumers):
+        """Return when every partition is read by somebody who stays, and its events are recorded."""
+        before = loop.time()
+        events = [event(f"{name}{number}/app") for number in range(4 * partitions)]
+        for number, one in enumerate(events):
+            key, value = f"{name}{number}".encode(), json.dumps(one).encode()
+            await producer.send_and_wait(NOTIFICATIONS_TOPIC, value=value, key=key)
+        await caught_up(settings, pool)
+        await wait_until(
+            lambda: sum(len(each.owned) for each in consumers) == partitions, 30, what="all owned"
+        )
+        pauses.append(loop.time() - before)
+        return len(events)
+
+    async with AsyncExitStack() as stack:
+        producer = await open_producer(settings)
+        stack.push_async_callback(producer.stop)
+        first = await stack.enter_async_context(consuming(settings, pool, "first"))
+        events = await all_owned([first])
+        for round_ in range(scale.pick(1, 3)):
+            async with AsyncExitStack() as crowd:
+                others = await asyncio.gather(
+                    *(
+                        crowd.enter_async_context(consuming(settings, pool, f"{round_}-{number}"))
+                        for number in range(partitions + 1)
+                    )
+                )
+                await wait_until(
+                    lambda: sum(bool(each.owned) for each in (first, *others)) == partitions,  # noqa: B023 - awaited here
+                    60,
+                    what="everybody who can has a partition, and no more",
+                )
+                events += await all_owned([first, *others])
+            events += await all_owned([first])
+    promise.count("members beside so many partitions", partitions + 2)
+    promise.worst("longest pause", max(pauses))
+    assert await drift(pool) == []
+    assert (
+        await pool.fetchval(
+            "SELECT sum(usage_bytes) FROM workspaces WHERE name LIKE $1", f"{name}%"
+        )
+        == 5100 * events
     )

@@ -80,7 +80,10 @@ async def record(pool, used, owner):
     )
 
 
-async def test_a_batch_that_ends_after_any_statement_leaves_nothing_and_can_be_repeated(pool):
+@pytest.mark.promise("exactly-once")
+async def test_a_batch_that_ends_after_any_statement_leaves_nothing_and_can_be_repeated(
+    pool, promise
+):
     owner = await begin(pool)
     counting = KillingPool(pool)
     await record(pool, counting, owner)
@@ -100,7 +103,8 @@ async def test_a_batch_that_ends_after_any_statement_leaves_nothing_and_can_be_r
         with pytest.raises(StaleOwnerError):
             await record(pool, pool, owner)
         assert await everything(pool) == whole, after
-    sys.stdout.write(f"\nkill points: {counting.ran} tried in a batch, drift 0\n")
+    promise.count("kill points between two statements of a batch", counting.ran)
+    promise.count("counter drift", 0, "bytes")
 
 
 async def test_a_mapping_that_ends_after_any_statement_leaves_nothing_and_can_be_repeated(pool):
@@ -130,21 +134,26 @@ async def test_a_mapping_that_ends_after_any_statement_leaves_nothing_and_can_be
     sys.stdout.write(f"\nkill points: {counting.ran} tried in a mapping, drift 0\n")
 
 
-async def test_recorders_that_meet_in_opposite_order_fail_no_batch(pool):
+@pytest.mark.promise("deadlocks")
+async def test_recorders_that_meet_in_opposite_order_fail_no_batch(pool, promise, scale):
     repositories = ("acme/api", "other/api", "single", "third/api")
-    recorders = [ledgers.recorder(pool, quota_bytes=QUOTA) for _ in range(3)]
+    recorders = [ledgers.recorder(pool, quota_bytes=QUOTA) for _ in range(scale.pick(3, 6))]
+    batches = scale.pick(50, 500)
 
     async def write(number):
         direction = 1 if number % 2 else -1
-        for moment in range(50):
+        for moment in range(batches):
             facts = [
-                push(repository, 100 * moment + number, (*IMAGES, *DISPUTED)[(moment + at) % 6])
+                push(repository, 1000 * moment + number, (*IMAGES, *DISPUTED)[(moment + at) % 6])
                 for at, repository in enumerate(repositories)
             ]
             facts += [BlobStored(blob, 10 + number) for blob in BLOBS[moment % 3 : moment % 3 + 3]]
             await recorders[number].record(facts[::direction], now=NOW)
 
-    await asyncio.gather(*(write(number) for number in range(3)))
+    await asyncio.gather(*(write(number) for number in range(len(recorders))))
+    promise.count("writers with overlapping keys in opposite orders", len(recorders))
+    promise.count("batches", batches * len(recorders))
+    promise.count("failed", 0)
     assert await ledgers.usage(pool) == await ledgers.recount(pool)
     assert await ledgers.references_agree(pool)
 

@@ -6,6 +6,7 @@ import uuid
 from datetime import UTC, datetime
 
 import asyncpg
+import pytest
 from aiokafka import AIOKafkaConsumer
 
 from ledger import outbox
@@ -106,6 +107,36 @@ async def test_a_relay_that_died_before_marking_publishes_again_under_the_same_i
     await task
     assert [event["data"]["n"] for event in events] == [0, 1, 2, 0, 1, 2, 3]
     assert len({event["id"] for event in events}) == 4
+
+
+@pytest.mark.promise("published")
+async def test_an_event_larger_than_a_message_is_shortened_and_holds_up_no_other(
+    pool, database_url, kafka_bootstrap
+):
+    settings = Settings(kafka_bootstrap=kafka_bootstrap)
+    await create_topics(settings)
+    workspace, stopping = f"w{uuid.uuid4().hex[:8]}", Stopping()
+    image = {"repository": "acme/api", "tags": ["x" * 128] * 300, "freed_bytes": 1}
+    async with pool.acquire() as connection, connection.transaction():
+        large = {"run_id": "r", "images": [image] * 300, "n": 0}
+        await outbox.add_events(
+            connection,
+            [
+                QuotaEvent(1, workspace, outbox.CLEANUP_FINISHED, large),
+                QuotaEvent(1, workspace, outbox.IMAGE_RECORDED, {"n": 1}),
+            ],
+            now=utc_now(),
+            new_id=uuid.uuid4,
+        )
+    task = asyncio.create_task(relay(database_url, settings, stopping).run())
+    first, second = await published(settings, workspace, until=2)
+    stopping.set("end of test")
+    await task
+    assert first["shortened"] is True
+    assert first["data"]["run_id"] == "r"
+    assert len(first["data"]["images"]) == 100
+    assert second["data"] == {"n": 1}
+    assert "shortened" not in second
 
 
 async def test_only_one_relay_leads(database_url):

@@ -75,7 +75,7 @@ async def test_what_cannot_be_known_is_no_stall():
 
 
 async def test_a_look_that_hangs_ends_by_itself():
-    watchdog = Watchdog(after=0.1, stopping=Stopping())
+    watchdog = Watchdog(after=5, stopping=Stopping(), look_seconds=0.1)
 
     async def hangs():
         await asyncio.Event().wait()
