@@ -391,7 +391,8 @@ JSON = st.recursive(
 )
 
 
-@given(st.binary(max_size=200))
+# Hypothesis also tries texts of our own code, an empty envelope among them.
+@given(st.binary(max_size=200).filter(lambda body: b"events" not in body))
 def test_random_bytes_are_no_envelope_and_break_nothing(body):
     with pytest.raises(BadEnvelope):
         split_envelope(body)
