@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import aiohttp
 import msgspec
@@ -18,6 +18,7 @@ _FRESH: Final = 1.0
 _LATELY: Final = 300.0
 """Seconds that count as "the last minutes"."""
 _REQUESTS: Final = "registry_quota_receiver_requests"
+_STARTED: Final = "registry_quota_receiver_start_time_seconds"
 _ACCEPTED, _UNAUTHORIZED, _UNAVAILABLE = "202", "401", "503"
 
 
@@ -52,7 +53,7 @@ class ReceiverWatch:
         self._tls = client_context(settings)
         self._session: aiohttp.ClientSession | None = None
         self._known: tuple[float, Receiver] | None = None
-        self._counted: deque[tuple[float, dict[str, int]]] = deque()
+        self._looks: dict[float, deque[tuple[float, dict[str, int]]]] = {}
 
     async def close(self) -> None:
         """Hang up."""
@@ -77,7 +78,7 @@ class ReceiverWatch:
                 ready = response.status == 200
                 answer = await response.json(content_type=None)
             async with self._session.get(self._base / "metrics") as response:
-                counts = _counts(await response.text())
+                counted = _counted(await response.text())
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             why = advice(error) or type(error).__name__
             silent = "in time" if isinstance(error, TimeoutError) else f"({why})"
@@ -85,7 +86,7 @@ class ReceiverWatch:
             if not self._told:
                 reason = f"nobody answers at {url}, and no other address is set"
             return Receiver(url, "down" if self._told else "unknown", reason)
-        lately = self._lately(now, counts)
+        counts, lately = counted.answers, self._lately(now, counted)
         return Receiver(
             url,
             "up" if ready else "not ready",
@@ -96,28 +97,35 @@ class ReceiverWatch:
             unauthorized_lately=lately.get(_UNAUTHORIZED, 0),
         )
 
-    def _lately(self, now: float, counts: dict[str, int]) -> dict[str, int]:
-        """What was counted since the oldest look of the last minutes."""
-        if self._counted and any(
-            counts.get(status, 0) < count for status, count in self._counted[-1][1].items()
-        ):
-            self._counted.clear()  # another process answers, or it has started again
-        self._counted.append((now, counts))
-        while now - self._counted[0][0] > _LATELY:
-            self._counted.popleft()
-        before = self._counted[0][1]
-        return {status: count - before.get(status, 0) for status, count in counts.items()}
+    def _lately(self, now: float, answer: "_Counted") -> dict[str, int]:
+        """What that process has answered since the oldest look at it of the last minutes."""
+        for started, looks in list(self._looks.items()):
+            while looks and now - looks[0][0] > _LATELY:
+                looks.popleft()
+            if not looks:
+                del self._looks[started]  # it is gone
+        looks = self._looks.setdefault(answer.started, deque())
+        looks.append((now, answer.answers))
+        before = looks[0][1]
+        return {status: count - before.get(status, 0) for status, count in answer.answers.items()}
 
 
-def _counts(exposition: str) -> dict[str, int]:
+class _Counted(NamedTuple):
+    """What one process has counted. Behind one address there may be several: `started` tells which."""
+
+    started: float
+    answers: dict[str, int]
     """Status → deliveries that were answered so."""
-    return {
-        sample.labels["status"]: int(sample.value)
-        for family in text_string_to_metric_families(exposition)
-        if family.name == _REQUESTS
-        for sample in family.samples
-        if sample.name.endswith("_total")
-    }
+
+
+def _counted(exposition: str) -> _Counted:
+    started, answers = 0.0, {}
+    for family in text_string_to_metric_families(exposition):
+        if family.name == _STARTED:
+            started = family.samples[0].value
+        elif family.name == _REQUESTS:
+            answers = {item.labels["status"]: int(item.value) for item in family.samples}
+    return _Counted(started, answers)
 
 
 def _reason(answer: object) -> str:

@@ -30,11 +30,13 @@ class ReceiverMetrics(Collector):
     families when somebody asks.
     """
 
-    def __init__(self, in_flight_bytes: Callable[[], int]) -> None:
+    def __init__(self, in_flight_bytes: Callable[[], int], *, started: float = 0.0) -> None:
+        """`started`: when the process did, seconds since the epoch."""
         self.registry = CollectorRegistry()
         self.registry.register(self)
         self.producers_opened = 0
         self._in_flight_bytes = in_flight_bytes
+        self._started = started
         self._answers: Counter[int] = Counter()
         self._stored: Counter[str] = Counter()
         self._acknowledgements = [0] * (len(_BOUNDS) + 1)
@@ -88,6 +90,11 @@ class ReceiverMetrics(Collector):
             "registry_quota_receiver_kafka_producers",
             "Kafka producers opened",
             value=self.producers_opened,
+        )
+        yield GaugeMetricFamily(
+            "registry_quota_receiver_start_time_seconds",
+            "When the process started, seconds since the epoch",
+            value=self._started,
         )
         yield GaugeMetricFamily(
             "registry_quota_receiver_in_flight_bytes",

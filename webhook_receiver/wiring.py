@@ -59,7 +59,7 @@ def create_app(
         # One delivery counts twice: as its body, and as the messages made of it.
         in_flight_bytes = max(IN_FLIGHT_BYTES, 3 * settings.max_body_bytes)
     in_flight = InFlight(in_flight_bytes)
-    metrics = ReceiverMetrics(lambda: in_flight.bytes)
+    metrics = ReceiverMetrics(lambda: in_flight.bytes, started=now_ns() / 1e9)
     publisher = Publisher(settings, in_flight=in_flight, metrics=metrics)
     receiver = Receiver(
         tokens=Tokens(settings.required_webhook_tokens()),

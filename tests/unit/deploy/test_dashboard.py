@@ -84,14 +84,17 @@ def test_queries_ask_for_series_and_labels_that_exist():
         }
         assert grouped <= set.intersection(*(LABELS[name] for name in names)), query
         assert set(re.findall(r"\{\{(\w+)\}\}", query[2])) <= grouped, query
-    # What nobody looks at need not be measured; one is there for the alerts alone.
+    # What nobody looks at need not be measured; one is there for the alerts alone, one for the status.
     assert {name.rpartition("_")[0] for name in LABELS if name.endswith("_bucket")} <= {
         name.removesuffix("_bucket") for name in asked
     }
     unseen = {
         name for name in LABELS.keys() - asked if not name.endswith(("_bucket", "_sum", "_count"))
     }
-    assert unseen == {"registry_quota_watch_timestamp_seconds"}
+    assert unseen == {
+        "registry_quota_watch_timestamp_seconds",
+        "registry_quota_receiver_start_time_seconds",
+    }
 
 
 def _variable_queries() -> list[tuple[str, str, str]]:
