@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from registry.media_types import is_foreign
@@ -394,6 +394,8 @@ JSON = st.recursive(
 # Hypothesis also tries texts of our own code, an empty envelope among them.
 @given(st.binary(max_size=200).filter(lambda body: b"events" not in body))
 def test_random_bytes_are_no_envelope_and_break_nothing(body):
+    # Hypothesis also tries literals of our own code, and one of them is an empty envelope.
+    assume(b'"events"' not in body)
     with pytest.raises(BadEnvelope):
         split_envelope(body)
 
