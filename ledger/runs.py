@@ -67,12 +67,14 @@ RETURNING i.position
 
 FINISH_ITEM = """
 UPDATE cleanup_items
-SET state = $3, freed_bytes = $4, failure = $5, done_at = $6, gone_ns = greatest(gone_ns, $7)
+SET state = $3, freed_bytes = $4, failure = $5, done_at = $6, gone_ns = greatest(gone_ns, $7),
+    unsure_bytes = CASE WHEN $3 <> 'deleted' THEN coalesce($8, unsure_bytes) END
 WHERE run_id = $1 AND position = $2 AND state NOT IN ('deleted', 'restored')
 """
 
+# Not carried out so far: it may be yet.
 PLAN_AGAIN = """
-UPDATE cleanup_items SET state = 'planned', freed_bytes = 0
+UPDATE cleanup_items SET state = 'planned', unsure_bytes = freed_bytes, freed_bytes = 0
 WHERE run_id = $1 AND position = $2 AND state = 'deleting'
 """
 
@@ -293,11 +295,15 @@ async def finish_item(
     freed_bytes: int = 0,
     failure: str | None = None,
     gone_ns: int = -1,
+    unsure_bytes: int | None = None,
     now: datetime,
 ) -> None:
-    """Record what became of an item: deleted, failed or skipped. Deleted stays deleted."""
+    """Record what became of an item: deleted, failed or skipped. Deleted stays deleted.
+
+    `unsure_bytes`: no answer came to its DELETE, which would free so many; see `ledger.late`.
+    """
     await connection.execute(
-        FINISH_ITEM, run_id, position, state, freed_bytes, failure, now, gone_ns
+        FINISH_ITEM, run_id, position, state, freed_bytes, failure, now, gone_ns, unsure_bytes
     )
 
 
@@ -307,7 +313,7 @@ async def skip_rest(connection: Connection, run_id: UUID, reason: str, now: date
 
 
 async def plan_again(connection: Connection, run_id: UUID, position: int) -> None:
-    """The DELETE that was about to be sent was not carried out."""
+    """The DELETE that was about to be sent was not carried out, so far."""
     await connection.execute(PLAN_AGAIN, run_id, position)
 
 

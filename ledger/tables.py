@@ -450,6 +450,11 @@ cleanup_items = Table(
         server_default="-1",
         comment="the registry's clock after its DELETE: a newer push cannot have been hit by it",
     ),
+    Column(
+        "unsure_bytes",
+        BigInteger,
+        comment="no answer came to its DELETE, which would free this; null: its outcome is known",
+    ),
     PrimaryKeyConstraint("run_id", "position"),
     CheckConstraint(
         "state in ('planned', 'deleting', 'deleted', 'failed', 'skipped', 'restored')",
@@ -458,6 +463,8 @@ cleanup_items = Table(
     Index("cleanup_items_repository_id_digest_idx", "repository_id", "digest"),
     # What a push may still be found for that the DELETE hit.
     Index("cleanup_items_deleted_idx", "done_at", postgresql_where=text("state = 'deleted'")),
+    # What the registry is asked about again.
+    Index("cleanup_items_unsure_idx", "run_id", postgresql_where=text("unsure_bytes IS NOT NULL")),
 )
 
 api_tokens = Table(

@@ -11,7 +11,7 @@ from ledger.packing import unpack_digests
 from ledger.runs import RecordedItem, recorded_item
 from runtime.postgres import Connection
 
-_ITEM = """
+ITEMS = """
 SELECT i.run_id, i.position, i.unit, i.repository_id, r.registry, r.name AS repository, i.digest,
        i.app, i.tags, i.code, i.why, i.promised_bytes, i.push_ns,
        coalesce(i.media_type, '') AS media_type, i.state, i.freed_bytes, i.failure, i.document,
@@ -23,7 +23,7 @@ JOIN repositories r ON r.id = i.repository_id
 
 # Failed ones, too: where no answer came the DELETE may have been carried out.
 OF_RUN = (
-    _ITEM
+    ITEMS
     + """
 WHERE c.workspace_id = $1 AND c.id = $2 AND i.document IS NOT NULL
   AND i.state IN ('deleted', 'restored', 'failed')
@@ -32,7 +32,7 @@ ORDER BY i.position
 )
 
 OF_UNIT = (
-    _ITEM
+    ITEMS
     + """
 WHERE c.id = $1 AND i.unit = $2 AND i.document IS NOT NULL
   AND i.state IN ('deleted', 'restored', 'failed')
@@ -41,7 +41,7 @@ ORDER BY i.position
 )
 
 # The newest deletion of an image in each repository, with all that went along.
-OF_IMAGE = f"""{_ITEM}
+OF_IMAGE = f"""{ITEMS}
 JOIN (
   SELECT DISTINCT ON (found.repository_id) found.run_id, found.unit
   FROM cleanup_items found
@@ -80,7 +80,7 @@ ORDER BY i.run_id, i.position DESC
 # registry's clock has told both. A delete clearly after ours is somebody's wish; replicas and proxies
 # have clocks of their own, and in doubt the manifest is put back.
 HIT_PUSHES = (
-    _ITEM
+    ITEMS
     + f"""
 JOIN manifests m ON m.repository_id = i.repository_id AND m.digest = i.digest
 WHERE i.state = 'deleted' AND i.done_at > $1 AND i.document IS NOT NULL
@@ -107,7 +107,7 @@ WHERE m.children IS NOT NULL AND m.present AND m.push_ns > recent.since
 """
 
 DELETED_OF = (
-    _ITEM
+    ITEMS
     + """
 JOIN unnest($2::int[], $3::bytea[], $4::int8[]) AS needed(repository_id, digest, push_ns)
   ON needed.repository_id = i.repository_id AND needed.digest = i.digest
@@ -128,19 +128,20 @@ class Kept(msgspec.Struct, frozen=True):
     """By the registry's clock it was gone at this moment."""
 
 
-def _kept(row: "dict[str, object]") -> Kept:
+def kept_of_row(row: "dict[str, object]") -> Kept:
+    """A row of `ITEMS`."""
     recorded = recorded_item(row)
     return Kept(row["run_id"], recorded, recorded.document or b"", row["gone_ns"])  # type: ignore[arg-type]
 
 
 async def kept_of_run(connection: Connection, workspace_id: int, run_id: UUID) -> list[Kept]:
     """What a run has deleted, in the order in which it did."""
-    return [_kept(row) for row in await connection.fetch(OF_RUN, workspace_id, run_id)]
+    return [kept_of_row(row) for row in await connection.fetch(OF_RUN, workspace_id, run_id)]
 
 
 async def kept_of_unit(connection: Connection, run_id: UUID, unit: int) -> list[Kept]:
     """What went together, in the order of deletion."""
-    return [_kept(row) for row in await connection.fetch(OF_UNIT, run_id, unit)]
+    return [kept_of_row(row) for row in await connection.fetch(OF_UNIT, run_id, unit)]
 
 
 async def kept_of_image(
@@ -153,7 +154,7 @@ async def kept_of_image(
 ) -> list[Kept]:
     """The newest deletion of an image, with what went along, in the order of deletion."""
     rows = await connection.fetch(OF_IMAGE, workspace_id, repository, digest, tag)
-    return [_kept(row) for row in rows]
+    return [kept_of_row(row) for row in rows]
 
 
 async def mark_restored(
@@ -171,7 +172,7 @@ async def newest_delete(connection: Connection, repository_id: int, digest: byte
 
 async def hit_pushes(connection: Connection, since: datetime) -> list[Kept]:
     """Deletions after a moment that may have hit a push which the plan did not know."""
-    return [_kept(row) for row in await connection.fetch(HIT_PUSHES, since)]
+    return [kept_of_row(row) for row in await connection.fetch(HIT_PUSHES, since)]
 
 
 async def pushed_tags(
@@ -208,4 +209,4 @@ async def _deleted_of(
         [key[1] for key, _push in found],
         [push for _key, push in found],
     )
-    return [_kept(row) for row in rows]
+    return [kept_of_row(row) for row in rows]

@@ -18,7 +18,8 @@ from ledger.outbox import QuotaEvent
 from ledger.runs import AlreadyRunningError, Item, Lease, RecordedItem, Run, TakenOver
 from quota import recheck, stored
 from quota.decision import target_bytes
-from quota.deleting import RULES_CHANGED, Deletions, Tools, contents_of, stopped_by
+from quota.deleting import RULES_CHANGED, Deletions, Tools, contents_of, deleted, stopped_by
+from quota.late import settle_run
 from quota.outcome import Outcome, PlanChangedError, StopError
 from quota.plan import ManifestKey, Plan
 from quota.planner import make_plan
@@ -41,6 +42,8 @@ _MOST_CORRECTIONS = 6
 _MOST_READINGS = 3
 """How often what is unknown is fetched before planning again: an index may be of indexes."""
 _DATE_SECONDS = 1.0
+_SECOND_LOOK_SECONDS = 1.0
+"""What a registry has in hand when no answer came is mostly done by then."""
 _INTERRUPTED = "the process ended before it came to it"
 _NOT_REACHED = "the run stopped before it came to it"
 
@@ -182,6 +185,7 @@ class Job:
                 await self._others()
                 continue
             await deletions.carry_out(units, snapshot)
+            await self._look_again(deletions)
         raise StopError("still_changing", "the registry kept changing while it was being cleaned")
 
     async def _carry_out_stored(self, plan_id: UUID, steps: Steps) -> None:
@@ -202,7 +206,9 @@ class Job:
             except AlreadyRunningError:
                 await self._others()
                 continue
-            if not await deletions.carry_out(units, snapshot):
+            done = await deletions.carry_out(units, snapshot)
+            await self._look_again(deletions)
+            if not done:
                 # What was shown to somebody is not planned anew behind their back.
                 raise StopError("rules_changed", RULES_CHANGED)
             return
@@ -250,10 +256,33 @@ class Job:
         snapshot, _plan = await self._plan_once()
         if self._deletions is not None:
             await self._deletions.carry_on(items, contents_of(snapshot))
+            await self._look_again(self._deletions, taken_over=True)
         async with self._tools.pool.acquire() as connection:
             await runs.skip_rest(
                 connection, self._held_lease().run_id, _INTERRUPTED, self._tools.clock()
             )
+
+    async def _look_again(self, deletions: Deletions, *, taken_over: bool = False) -> None:
+        """What no answer came to may have been carried out meanwhile: then it counts as deleted.
+
+        What the registry still has is looked at again when the run has long ended (`quota.late`).
+        """
+        if not (deletions.unsure or taken_over):
+            return
+        if deletions.unsure:
+            await asyncio.sleep(_SECOND_LOOK_SECONDS)
+        outcome = self._outcome
+        for late, freed in await settle_run(self._tools, self._held_lease().run_id):
+            item = late.kept.recorded.item
+            deletions.unsure.pop(item.key, None)
+            told = deleted(item, freed)
+            outcome.images.append(told)
+            outcome.failed = [
+                failed
+                for failed in outcome.failed
+                if (failed.repository, failed.digest) != (told.repository, told.digest)
+            ]
+            deletions.images += late.heads_its_unit
 
     @asynccontextmanager
     async def _heartbeat(self) -> AsyncIterator[None]:

@@ -77,6 +77,8 @@ class Deletions:
         self._away = 0
         self.given_up: set[ManifestKey] = set()
         """What stays for the rest of the run: others take its place."""
+        self.unsure: dict[ManifestKey, int] = {}
+        """What no answer came to: it may be deleted yet. The bytes that this would free."""
         self.images = 0
         """Units whose image is gone."""
 
@@ -183,7 +185,7 @@ class Deletions:
         """What the run had done before goes into its outcome."""
         item = recorded.item
         if recorded.state in ("deleted", "restored"):
-            self._outcome.images.append(_deleted(item, recorded.freed_bytes))
+            self._outcome.images.append(deleted(item, recorded.freed_bytes))
         elif recorded.state == "failed":
             self.given_up.add(item.key)
             self._outcome.failed.append(_failed(item, recorded.failure or ""))
@@ -197,7 +199,7 @@ class Deletions:
             return False
         try:
             frees = await self._keep_document(item, content)
-            date = await self._delete_now(item)
+            date = await self._delete_now(item, frees)
         except (DeletesDisabled, RegistryDenied) as error:
             await self._finish(item, "failed", str(error))
             raise stopped_by(error) from error
@@ -206,18 +208,25 @@ class Deletions:
             return False
         self._away = 0
         freed = await self._forget(item, date, frees)
-        self._outcome.images.append(_deleted(item, freed))
+        self._outcome.images.append(deleted(item, freed))
         return True
 
-    async def _delete_now(self, item: Item) -> datetime | None:
-        """DELETE; where no answer came, the registry is asked whether it did it all the same."""
+    async def _delete_now(self, item: Item, frees: int) -> datetime | None:
+        """DELETE; where no answer came, the registry is asked whether it did it all the same.
+
+        It may do it yet: what it does not say to be gone is asked for again, later (`quota.late`).
+        """
         client = self._tools.client
         try:
             return (await client.delete_manifest(item.repository, item.digest)).date
-        except RegistryUnavailable:
+        except RegistryError as error:
+            if not error.retriable:
+                raise
+            self.unsure[item.key] = frees
             head = await client.head_manifest(item.repository, item.digest)
             if head.exists:
                 raise
+            del self.unsure[item.key]
             return head.date
 
     async def _give_up(self, item: Item, error: RegistryError) -> None:
@@ -350,6 +359,7 @@ class Deletions:
                 item.position,
                 state=state,
                 failure=reason,
+                unsure_bytes=self.unsure.get(item.key),
                 now=self._tools.clock(),
             )
         self._tell("image_not_deleted" if state == "failed" else "image_stays", item, reason=reason)
@@ -370,7 +380,8 @@ def _names(item: Item, content: Content | None) -> Iterator[bytes]:
         yield from (digest for digest, _size in content.blobs)
 
 
-def _deleted(item: Item, freed: int) -> Deleted:
+def deleted(item: Item, freed: int) -> Deleted:
+    """As the run's outcome tells it."""
     return Deleted(
         repository=item.repository,
         app=item.app,

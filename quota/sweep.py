@@ -1,4 +1,4 @@
-"""In the background: runs whose process ended are finished, and races repaired."""
+"""In the background: runs whose process ended are finished, late deletions counted, races repaired."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -6,6 +6,7 @@ from datetime import datetime
 import asyncpg
 
 from quota.cleanup import Cleaner
+from quota.late import LateDeletions
 from quota.repair import LOOK_FAR_BACK, Repairer
 from runtime.lifecycle import Stopping
 from runtime.logs import get_logger
@@ -23,12 +24,14 @@ class Sweep:
     def __init__(
         self,
         cleaner: Cleaner,
+        late: LateDeletions,
         repairer: Repairer,
         *,
         stopping: Stopping,
         clock: Callable[[], datetime],
     ) -> None:
         self._cleaner = cleaner
+        self._late = late
         self._repairer = repairer
         self._stopping = stopping
         self._clock = clock
@@ -41,6 +44,7 @@ class Sweep:
             wait = _SWEEP_SECONDS
             try:
                 await self._cleaner.take_over_stale()
+                await self._late.sweep()
                 await self._repairer.sweep()
                 now = self._clock()
                 if (

@@ -33,6 +33,7 @@ from quota.grpc.server import serving_grpc
 from quota.grpc.service import BuildService
 from quota.history import History
 from quota.hook import PreBuildHook
+from quota.late import LateDeletions
 from quota.leases import Leases
 from quota.levels import level
 from quota.metrics import QuotaMetrics
@@ -346,6 +347,7 @@ async def run(settings: Settings) -> int:
         watchdog.watch("reconcile", pass_of_this_process, patience=3)
         sweep = Sweep(
             cleaner,
+            LateDeletions(cleaner.tools, metrics),
             Repairer(cleaner.tools, metrics.put_back),
             stopping=stopping,
             clock=utc_now,
