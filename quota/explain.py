@@ -78,7 +78,10 @@ class _Explanation:
         }
         self._names: dict[int, str] = {}
         self._sharers = self._find_sharers()
+        # Of the account, which the incoming build has no part in yet.
         self._references = list(graph.references)
+        for digest in graph.incoming:
+            self._references[digest] -= 1
 
     def plan(self, blocks: tuple[Block, ...]) -> Plan:
         decisions: list[Decision | None] = [None] * len(self._manifests)
@@ -88,8 +91,9 @@ class _Explanation:
             units.append(unit)
             for number, decision in zip(numbers, decided, strict=True):
                 decisions[number] = decision
-        freed = sum(unit.freed_bytes for unit in units)
-        self._reached = self._source.usage_bytes - freed <= self._target
+        won = sum(unit.freed_bytes - unit.returning_bytes for unit in units)
+        missing = self._source.usage_bytes - won - self._target
+        self._reached = missing <= 0
         kept_by: Counter[Why] = Counter()
         for number, manifest in enumerate(self._manifests):
             if number not in self._gone:
@@ -98,7 +102,6 @@ class _Explanation:
                 decisions[number] = Decision(
                     manifest, keep=True, why=why, sentence=f"kept: {sentence}"
                 )
-        missing = self._source.usage_bytes - freed - self._target
         return Plan(
             workspace=self._source.workspace,
             made_at_ns=self._source.now_ns,
@@ -118,12 +121,15 @@ class _Explanation:
     def _delete(self, numbers: list[int]) -> tuple[Unit, list[Decision]]:
         graph = self._graph
         freed = []
+        returning = 0
         for number in numbers:
             freed.append(0)
             for digest in graph.contents[number]:
                 self._references[digest] -= 1
                 if self._references[digest] == 0:
                     freed[-1] += graph.sizes[digest]
+                    if digest in graph.incoming:
+                        returning += graph.sizes[digest]
         head = numbers[0]
         why = _WHY_DELETED[self._outcome.candidates[head]]
         shared, sharers = self._shared(numbers)
@@ -131,6 +137,7 @@ class _Explanation:
             self._outcome.ranking.rank(head) if graph.own_tags[head] else None,
             len(numbers) - 1,
             sum(freed),
+            returning,
             shared,
             sharers,
         )
@@ -140,7 +147,7 @@ class _Explanation:
             for number, size in zip(numbers[1:], freed[1:], strict=True)
         ]
         members = tuple(self._manifests[number] for number in numbers)
-        return Unit(members[0], members, why, sentence, sum(freed), shared), decisions
+        return Unit(members[0], members, why, sentence, sum(freed), shared, returning), decisions
 
     def _goes_along(self, number: int, freed: int) -> Decision:
         parents = self._graph.parents.get(number)
@@ -156,13 +163,15 @@ class _Explanation:
 
     def _shared(self, numbers: list[int]) -> tuple[int, list[str]]:
         """Bytes of a unit that stay, and with whom, the largest share first."""
-        left = self._outcome.references
-        stay = {d for number in numbers for d in self._graph.contents[number] if left[d] > 0}
+        stay = {
+            digest
+            for number in numbers
+            for digest in self._graph.contents[number]
+            if digest in self._sharers
+        }
         shares: Counter[str] = Counter()
         for digest in sorted(stay):
-            sharer = self._sharers.get(digest)
-            name = reasons.INCOMING if sharer is None else self._name(sharer)
-            shares[name] += self._graph.sizes[digest]
+            shares[self._name(self._sharers[digest])] += self._graph.sizes[digest]
         return sum(shares.values()), [name for name, _ in shares.most_common()]
 
     def _find_sharers(self) -> dict[int, int]:

@@ -56,6 +56,8 @@ class Graph:
         """Digest number → bytes."""
         self.references: list[int] = []
         """Digest number → existing manifests that contain it, and the incoming build."""
+        self.incoming: frozenset[int] = frozenset()
+        """Digests that the incoming build brings again."""
         self._number_digests(source.sizes, source.incoming_digests)
 
     def held(self, number: int) -> bool:
@@ -144,5 +146,6 @@ class Graph:
         for digests in self.contents:
             for digest_number in digests:
                 self.references[digest_number] += 1
-        for digest in incoming & numbers.keys():
-            self.references[numbers[digest]] += 1
+        self.incoming = frozenset(numbers[digest] for digest in incoming & numbers.keys())
+        for digest_number in self.incoming:
+            self.references[digest_number] += 1

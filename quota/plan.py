@@ -116,7 +116,10 @@ class PlanInput:
     sizes: Mapping[bytes, int]
     """Digest → bytes that count, for manifest documents, configs and layers."""
     incoming_digests: frozenset[bytes] = frozenset()
-    """Layers of the incoming build that the workspace holds: referenced throughout the plan."""
+    """Layers of the incoming build that the workspace holds: referenced throughout the plan.
+
+    What is deleted with their last holder leaves the account all the same, and comes again.
+    """
     in_use: frozenset[bytes] = frozenset()
     """Leased digests."""
     stale_sources: tuple[StaleSource, ...] = ()
@@ -158,6 +161,8 @@ class Unit:
     freed_bytes: int
     shared_bytes: int
     """Bytes of it that stay, because something that is kept contains them, too."""
+    returning_bytes: int = 0
+    """Of the freed bytes those that the incoming build brings again: no room is won by them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,14 +203,20 @@ class Plan:
         return sum(unit.freed_bytes for unit in self.units)
 
     @property
+    def returning_bytes(self) -> int:
+        """Of the freed bytes those that the incoming build brings again."""
+        return sum(unit.returning_bytes for unit in self.units)
+
+    @property
     def usage_after_bytes(self) -> int:
         """Usage when all units are deleted."""
         return self.usage_before_bytes - self.freed_bytes
 
     @property
     def target_reached(self) -> bool:
-        """Whether usage + reserved + incoming is at or below the target after it."""
-        return not self.blocks and self.usage_after_bytes <= self.target_usage_bytes
+        """Whether usage + reserved + incoming, and what comes again, is at or below the target then."""
+        usage_bytes = self.usage_after_bytes + self.returning_bytes
+        return not self.blocks and usage_bytes <= self.target_usage_bytes
 
     @property
     def steps(self) -> tuple[Manifest, ...]:

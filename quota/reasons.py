@@ -11,9 +11,6 @@ from registry.names import format_digest
 
 _SHORT_HEX: Final = 12
 
-INCOMING: Final = "the incoming build"
-"""Who shares what only the build has that is about to push."""
-
 KEPT_AS: Final[dict[Why, str]] = {
     "newest": "among the newest of their app",
     "only_image": "the only image of their app",
@@ -67,7 +64,12 @@ def not_needed(rank: int | None) -> str:
 
 
 def deleted(
-    rank: int | None, companions: int, freed_bytes: int, shared_bytes: int, sharers: list[str]
+    rank: int | None,
+    companions: int,
+    freed_bytes: int,
+    returning_bytes: int,
+    shared_bytes: int,
+    sharers: list[str],
 ) -> str:
     """`7th newest, frees 41.2 MB; 12.0 MB stay shared with acme/web:3`. Rank None: untagged.
 
@@ -76,11 +78,12 @@ def deleted(
     place = "untagged and needed by nothing" if rank is None else _place(rank)
     along = f" with {plural(companions, 'manifest')} that belong to it" if companions else ""
     sentence = f"{place}, frees {format_bytes(freed_bytes)}{along}"
+    if returning_bytes:
+        # They leave the account and are back with the build's push: no room is won by them.
+        again = format_bytes(returning_bytes)
+        sentence = f"{sentence}, of which {again} come again with the incoming build"
     if shared_bytes == 0:
         return sentence
-    if sharers == [INCOMING]:
-        # They leave the account and are back with the build's push: no room is won by them.
-        return f"{sentence}; {format_bytes(shared_bytes)} more come again with {INCOMING}"
     others = " and others" if len(sharers) > 1 else ""
     return f"{sentence}; {format_bytes(shared_bytes)} stay shared with {sharers[0]}{others}"
 

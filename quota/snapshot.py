@@ -28,6 +28,15 @@ class Incoming(msgspec.Struct, frozen=True):
     reserved_bytes: int = 0
     digests: frozenset[bytes] = frozenset()
 
+    def now(self, held: Mapping[bytes, Held]) -> "Incoming":
+        """With the layers that were let go since: the build brings them again, and they cost room."""
+        gone = {d for d in self.digests if d in held and held[d].refs == 0}
+        return Incoming(
+            self.incoming_bytes + sum(held[digest].size for digest in gone),
+            self.reserved_bytes,
+            self.digests - gone,
+        )
+
 
 class Snapshot(msgspec.Struct, frozen=True):
     """A workspace as it was at one moment."""
@@ -70,8 +79,9 @@ async def take_snapshot(
             return None
         manifests = await reading.manifests_of(connection, view.id)
         digests = await asyncio.to_thread(digests_of, manifests)
-        held = await reading.held(connection, view.id, digests)
+        held = await reading.held(connection, view.id, digests | incoming.digests)
         leases = await leases_of(connection, view.id)
+    incoming = incoming.now(held)
     return Snapshot(view, parse_policy(view.policy), incoming, manifests, held, leases, now)
 
 

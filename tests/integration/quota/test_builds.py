@@ -1,13 +1,17 @@
 """What builds are told: how large they are thought to be, what is set aside for them, and why not."""
 
 import asyncio
+import uuid
 from datetime import timedelta
 
 import pytest
 
 from ledger import leases, workspaces
 from ledger.workspaces import Settings
+from registry.client import RegistryClient
+from registry.errors import RegistryRefused
 from registry.manifests import parse_manifest
+from registry.push import build_image, build_layer
 from tests.integration.quota.conftest import DEFAULT_QUOTA, utc_now
 from tests.support.waiting import wait_until
 
@@ -195,3 +199,47 @@ async def lease(service, source, digests, *, ttl):
             now=now,
             expires_at=now + timedelta(seconds=ttl),
         )
+
+
+async def a_build_on_an_old_base(service):
+    """The base of the oldest of seven images, of which four have to go, comes again with the build."""
+    await service.configure("acme", 1_000_000, max_ratio_per_run=1)
+    base = build_layer("an old base", 300_000)
+    oldest = build_image([base, build_layer(uuid.uuid4().hex, 100_000)])
+    await service.push_built("acme/api", "v0", oldest)
+    images = [await service.push("acme/api", f"v{number}", 100_000) for number in range(1, 7)]
+    return [oldest, *images], ((base.digest, 300_000), (bytes(32), 40_000))
+
+
+async def test_layers_that_a_build_brings_again_are_promised_and_freed_and_win_no_room(service):
+    _images, layers = await a_build_on_an_old_base(service)
+    before = await service.usage("acme")
+    answer = await service.ask("acme", app="api", layers=layers)
+    assert answer.verdict.reason == "cleaned_to_target"
+    assert {image.tags[0] for image in answer.outcome.images} == {"v0", "v1", "v2", "v3"}
+    freed = before - await service.usage("acme")
+    assert answer.outcome.freed_bytes == freed > 700_000
+    run = await service.pool.fetchrow("SELECT promised_bytes, freed_bytes FROM cleanup_runs")
+    assert run["promised_bytes"] == run["freed_bytes"] == freed
+    assert "of which 293.1 KB come again" in answer.outcome.images[0].why
+    assert answer.figures.incoming_bytes == 340_000
+    assert answer.figures.total_bytes <= 700_000
+
+
+async def test_what_comes_again_counts_when_another_image_has_to_take_the_place_of_one(
+    service, monkeypatch
+):
+    images, layers = await a_build_on_an_old_base(service)
+    delete = RegistryClient.delete_manifest
+
+    async def refuse(client, repository, digest):
+        if digest == images[1].digest:
+            raise RegistryRefused("not this one")
+        return await delete(client, repository, digest)
+
+    monkeypatch.setattr(RegistryClient, "delete_manifest", refuse)
+    answer = await service.ask("acme", app="api", layers=layers)
+    assert len(answer.outcome.failed) == 1
+    assert {image.tags[0] for image in answer.outcome.images} == {"v0", "v2", "v3", "v4"}
+    assert answer.outcome.target_reached
+    assert answer.figures.total_bytes <= 700_000

@@ -5,6 +5,7 @@ but its data.
 """
 
 import re
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from itertools import combinations
 
@@ -63,12 +64,21 @@ class Oracle:
 
     # Bytes
 
+    def held(self, numbers: Iterable[int]) -> set[bytes]:
+        numbers = list(numbers)
+        return {self[n].digest for n in numbers} | {b for n in numbers for b in self[n].blobs}
+
+    def size(self, digests: Iterable[bytes]) -> int:
+        return sum(self.source.sizes[digest] for digest in digests)
+
+    def account(self, remaining: Remaining) -> int:
+        """What the ledger counts."""
+        return self.size(self.held(remaining))
+
     def usage(self, remaining: Remaining) -> int:
-        held = {self[n].digest for n in remaining} | {b for n in remaining for b in self[n].blobs}
-        known = {m.digest for m in self.source.manifests}
-        known |= {b for m in self.source.manifests for b in m.blobs}
-        held |= self.source.incoming_digests & known
-        return sum(self.source.sizes[digest] for digest in held)
+        """With what the incoming build brings again, which is what the target is about."""
+        coming = self.source.incoming_digests & self.held(self.all)
+        return self.size(self.held(remaining) | coming)
 
     # What may never go
 

@@ -109,7 +109,7 @@ def inputs(draw: st.DrawFn) -> PlanInput:
         incoming_bytes=0,
         manifests=found,
         sizes=sizes,
-        incoming_digests=draw(seldom(frozenset({draw(layers)}), frozenset())),
+        incoming_digests=frozenset({draw(layers)}) if draw(in_one_of(4)) else frozenset(),
         in_use=frozenset({draw(digests)}) if draw(in_one_of(5)) else frozenset(),
         stale_sources=draw(seldom((StaleSource("k8s", "acme/web"),), ())),
         failed=draw(seldom(frozenset(m.key for m in found[:1]), frozenset())),

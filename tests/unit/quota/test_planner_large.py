@@ -87,9 +87,9 @@ def test_nothing_protected_goes_what_stays_is_whole_and_the_promise_is_kept(seed
     assert plan.target_reached is (reserved_share == 0)
     gone = {manifest.key for manifest in plan.steps}
     remaining = tuple(m for m in source.manifests if m.key not in gone)
-    held_by_build = source.incoming_digests - {d for m in remaining for d in m.blobs}
-    after = recount(remaining, dict(source.sizes)) + sum(source.sizes[d] for d in held_by_build)
-    assert plan.usage_after_bytes == after
+    assert plan.usage_after_bytes == recount(remaining, dict(source.sizes))
+    let_go = source.incoming_digests - {d for m in remaining for d in m.blobs}
+    assert plan.returning_bytes == sum(source.sizes[digest] for digest in let_go)
     assert_whole(plan, remaining)
     for manifest in plan.steps:
         assert manifest.age_known

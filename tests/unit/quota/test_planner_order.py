@@ -152,16 +152,19 @@ def test_layers_shared_by_deleted_images_are_freed_with_the_last_of_them():
     assert plan.usage_after_bytes == workspace.usage - 103 * MB
 
 
-def test_what_the_incoming_build_reuses_is_not_freed_and_not_promised():
+def test_what_the_incoming_build_brings_again_is_promised_and_wins_no_room():
     workspace = Workspace()
     workspace.series("api", 3, first_day=80)
     workspace.add("api:old", "old", day=1, layers={"base": 100 * MB, "own": MB})
     plan = workspace.plan(free=2 * MB, incoming_digests=frozenset({digest("base")}))
     assert workspace.why(plan, "api:old") == "beyond_newest"
-    assert plan.freed_bytes == 2 * MB  # with api:1
+    assert plan.freed_bytes == 102 * MB  # with api:1
+    assert plan.returning_bytes == 100 * MB
+    assert plan.usage_after_bytes == workspace.usage - 102 * MB
+    assert plan.target_reached
     assert (
         workspace.sentence(plan, "api:old")
-        == "deleted: 4th newest, frees 1.0 MB; 100.0 MB more come again with the incoming build"
+        == "deleted: 4th newest, frees 101.0 MB, of which 100.0 MB come again with the incoming build"
     )
 
 
