@@ -305,6 +305,28 @@ async def needed_by_an_index(connection: Connection, repository_id: int, digest:
     return bool(await connection.fetchval(NEEDED_BY_AN_INDEX, repository_id, digest))
 
 
+# A tag has room for the first bytes of a long digest only.
+SUBJECT_EXISTS = """
+SELECT EXISTS (
+  SELECT FROM unnest($3::int[], $4::bytea[]) AS named(length, prefix)
+  JOIN manifests m ON m.repository_id = $1 AND m.digest >= named.prefix
+   AND m.digest <= named.prefix || decode(repeat('ff', named.length - octet_length(prefix)), 'hex')
+  WHERE m.present AND octet_length(m.digest) = named.length AND m.digest <> $2)
+"""
+
+
+async def subject_exists(
+    connection: Connection,
+    repository_id: int,
+    digest: bytes,
+    subjects: Sequence[tuple[int, bytes]],
+) -> bool:
+    """Whether any of a manifest's subjects exists: (length of the digest, its first bytes)."""
+    lengths = [length for length, _prefix in subjects]
+    prefixes = [prefix for _length, prefix in subjects]
+    return bool(await connection.fetchval(SUBJECT_EXISTS, repository_id, digest, lengths, prefixes))
+
+
 PULLED = """
 SELECT m.repository_id, m.digest, m.pulled_ns FROM manifests m
 JOIN unnest($1::int[], $2::bytea[]) AS wanted(repository_id, digest) USING (repository_id, digest)

@@ -25,16 +25,7 @@ JOIN repositories r ON r.id = i.repository_id
 OF_RUN = (
     ITEMS
     + """
-WHERE c.workspace_id = $1 AND c.id = $2 AND i.document IS NOT NULL
-  AND i.state IN ('deleted', 'restored', 'failed')
-ORDER BY i.position
-"""
-)
-
-OF_UNIT = (
-    ITEMS
-    + """
-WHERE c.id = $1 AND i.unit = $2 AND i.document IS NOT NULL
+WHERE ($1::int IS NULL OR c.workspace_id = $1) AND c.id = $2 AND i.document IS NOT NULL
   AND i.state IN ('deleted', 'restored', 'failed')
 ORDER BY i.position
 """
@@ -134,14 +125,9 @@ def kept_of_row(row: "dict[str, object]") -> Kept:
     return Kept(row["run_id"], recorded, recorded.document or b"", row["gone_ns"])  # type: ignore[arg-type]
 
 
-async def kept_of_run(connection: Connection, workspace_id: int, run_id: UUID) -> list[Kept]:
-    """What a run has deleted, in the order in which it did."""
+async def kept_of_run(connection: Connection, workspace_id: int | None, run_id: UUID) -> list[Kept]:
+    """What a run (of a workspace, where one is named) has deleted, in the order in which it did."""
     return [kept_of_row(row) for row in await connection.fetch(OF_RUN, workspace_id, run_id)]
-
-
-async def kept_of_unit(connection: Connection, run_id: UUID, unit: int) -> list[Kept]:
-    """What went together, in the order of deletion."""
-    return [kept_of_row(row) for row in await connection.fetch(OF_UNIT, run_id, unit)]
 
 
 async def kept_of_image(

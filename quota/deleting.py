@@ -161,7 +161,7 @@ class Deletions:
             if item.key in stays or any(holder.key in stays for holder in holders):
                 stays.add(item.key)
                 await self._finish(item, "skipped", "it is in use, or belongs to what stays")
-            elif not await self._delete(item, contents.get(item.key), holders):
+            elif not await self._delete(item, contents.get(item.key)):
                 stays.add(item.key)
         return bool(items) and items[0].key not in stays
 
@@ -190,9 +190,9 @@ class Deletions:
             self.given_up.add(item.key)
             self._outcome.failed.append(_failed(item, recorded.failure or ""))
 
-    async def _delete(self, item: Item, content: Content | None, holders: Sequence[Item]) -> bool:
+    async def _delete(self, item: Item, content: Content | None) -> bool:
         """One manifest: keep its bytes, DELETE it, forget it. False when it stays."""
-        skip = await self._must_skip(item, holders)
+        skip = await self._must_skip(item, content)
         if skip is not None:
             self.given_up.add(item.key)
             await self._finish(item, "skipped", skip)
@@ -237,27 +237,27 @@ class Deletions:
         if self._away >= _MOST_AWAY:
             raise stopped_by(error) from error
 
-    async def _must_skip(self, item: Item, holders: Sequence[Item]) -> str | None:
-        """A reason not to delete after all: what the plan stood on has changed."""
+    async def _must_skip(self, item: Item, content: Content | None) -> str | None:
+        """A reason not to delete after all: what the plan stood on has changed.
+
+        Whatever holds it went before it, some of it perhaps with another image: all has to be gone.
+        """
         if item.registry != DEFAULT_REGISTRY:
             return f"registry {item.registry} is not the one that can be cleaned"
         async with self._tools.pool.acquire() as connection:
             newest = await reading.newest_sign(connection, item.repository_id, item.digest)
             needed = await reading.needed_by_an_index(connection, item.repository_id, item.digest)
-            back = [
-                holder
-                for holder in holders
-                if await reading.newest_sign(connection, holder.repository_id, holder.digest)
-                is not None
-            ]
+            back = await reading.subject_exists(
+                connection, item.repository_id, item.digest, _subjects(item, content)
+            )
         if newest is None:
             return "it is gone already"
         if newest != item.push_ns:
             return "it was pushed again after the plan was made"
         if needed:
-            return "an index needs it that was pushed after the plan was made"
+            return "an index needs it that was pushed after the plan was made, or stays after all"
         if back:
-            return "it belongs to an image that is there again"
+            return "it belongs to an image that is there again, or stays after all"
         return None
 
     async def _leased(
@@ -396,20 +396,25 @@ def _failed(item: Item, reason: str) -> Failed:
     return Failed(item.repository, format_digest(item.digest), reason)
 
 
+def _subjects(item: Item, content: Content | None) -> list[tuple[int, bytes]]:
+    """What it says to belong to, by field or by tag: (length of the digest, its first bytes)."""
+    found = [named for tag in item.tags if (named := subject_of_tag(tag)) is not None]
+    if content is not None and content.subject is not None:
+        found.append((len(content.subject), content.subject))
+    return found
+
+
 def _holders(
     item: Item, unit: Sequence[Item], contents: Mapping[ManifestKey, Content | None]
 ) -> list[Item]:
     """What of its unit has the manifest as a child, or is its subject (by field or by tag)."""
-    own = contents.get(item.key)
-    subject = None if own is None else own.subject
-    named = {subject_of_tag(tag) for tag in item.tags} - {None}
+    subjects = _subjects(item, contents.get(item.key))
     found = []
     for other in unit:
         content = contents.get(other.key)
-        if (
-            (content is not None and item.digest in content.children)
-            or other.digest == subject
-            or (len(other.digest), other.digest[:32]) in named
+        if (content is not None and item.digest in content.children) or any(
+            len(other.digest) == length and other.digest.startswith(prefix)
+            for length, prefix in subjects
         ):
             found.append(other)
     return found

@@ -126,7 +126,7 @@ def _seen(tools: Tools, kept: Kept, tags: Sequence[str], date: datetime) -> list
 
 
 def with_what_it_needs(kept: Sequence[Kept], named: set[ManifestKey]) -> list[Kept]:
-    """Of a unit: what is named, its children, and what refers to any of them."""
+    """Of what a run deleted: what is named, its children, and what refers to any of them."""
     wanted = set(named)
     # Holders stand before what they hold.
     for k in kept:

@@ -49,7 +49,7 @@ class Repairer:
         return sum([await self._repair(kept) for kept in found.values()])
 
     async def _repair(self, kept: Kept) -> int:
-        """Put a manifest back, with the children and referrers that went along with it."""
+        """Put a manifest back, with its children and what refers to it."""
         item = kept.recorded.item
         async with self._tools.pool.acquire() as connection:
             tags = await undo.pushed_tags(
@@ -59,13 +59,15 @@ class Repairer:
                 after_ns=item.push_ns,
                 gone_ns=kept.gone_ns,
             )
-            unit = await undo.kept_of_unit(connection, kept.run_id, item.unit)
         key = (kept.run_id, item.position, *tags)
         if key in self._whole:
             return 0
+        async with self._tools.pool.acquire() as connection:
+            # What belongs to it may have gone with another image, as the last that held it.
+            gone = await undo.kept_of_run(connection, None, kept.run_id)
         done = 0
         try:
-            for member in reversed(with_what_it_needs(unit, {item.key})):
+            for member in reversed(with_what_it_needs(gone, {item.key})):
                 wanted = tags if member.recorded.item.key == item.key else member.recorded.item.tags
                 done += await self._put(member, wanted)
         except (RegistryError, GoneError) as error:

@@ -147,6 +147,41 @@ async def test_a_signature_stays_when_its_image_comes_back_before_its_turn(servi
         assert ("acme/api", digest) in await ledgers.manifests(service.pool)
 
 
+async def two_with_one_signature(service):
+    """Two old images, the older one the signature's subject by field, the other one by tag."""
+    await service.configure("acme", 700_000)
+    signed = [build_image([build_layer(f"signed {number}", 100_000)]) for number in range(2)]
+    for number, image in enumerate(signed):
+        await service.push_built("acme/api", f"signed-{number}", image)
+    signature = build_referrer(signed[0].manifest)
+    tag = f"sha256-{signed[1].digest.hex()}.sig"
+    await service.push_built("acme/api", tag, signature)
+    await fill(service, count=5)
+    return signed, signature
+
+
+async def test_a_signature_of_two_images_stays_when_either_comes_back_before_its_turn(
+    service, monkeypatch
+):
+    """It would go with the last of them; the other one was pushed again meanwhile."""
+    signed, signature = await two_with_one_signature(service)
+    after_the_first_delete(
+        monkeypatch, lambda: service.push_built("acme/api", "signed-again", signed[0])
+    )
+    answer = await service.ask("acme")
+    gone = [image.digest for image in answer.outcome.images]
+    assert gone[:2] == [f"sha256:{image.digest.hex()}" for image in signed]
+    assert (await service.registry.head_manifest("acme/api", signature.digest)).exists
+    assert ("acme/api", signature.digest) in await ledgers.manifests(service.pool)
+
+
+async def test_a_signature_of_two_images_goes_with_the_last_of_them(service):
+    signed, signature = await two_with_one_signature(service)
+    answer = await service.ask("acme")
+    gone = [image.digest for image in answer.outcome.images]
+    assert gone[:3] == [f"sha256:{image.digest.hex()}" for image in (*signed, signature)]
+
+
 async def test_every_deleted_manifest_is_kept_for_undo_with_its_reason(service):
     await service.configure("acme", 1_000_000)
     images = await fill(service)

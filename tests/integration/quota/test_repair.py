@@ -11,6 +11,7 @@ from quota.metrics import QuotaMetrics
 from quota.repair import Repairer
 from quota.snapshot import Incoming
 from registry.push import build_image, build_index, build_layer, push_manifest
+from tests.integration.quota.test_cleanup import two_with_one_signature
 from tests.support import ledgers
 
 
@@ -166,3 +167,15 @@ async def test_an_index_that_was_hit_comes_back_with_its_children(service, monke
     for digest in (index.digest, *(image.digest for image in index.images)):
         assert (await service.registry.get_manifest("acme/api", digest)).digest == digest
     assert (await service.registry.tag_digest("acme/api", "again")).digest == index.digest
+
+
+async def test_an_image_that_was_hit_comes_back_with_a_signature_that_went_with_another(
+    service, monkeypatch
+):
+    signed, signature = await two_with_one_signature(service)
+    await lost_race(service, monkeypatch, signed[0], tag="again")
+    assert not (await service.registry.head_manifest("acme/api", signature.digest)).exists
+    assert await repairer(service).sweep() == 2
+    for digest in (signed[0].digest, signature.digest):
+        assert (await service.registry.get_manifest("acme/api", digest)).digest == digest
+    assert not (await service.registry.head_manifest("acme/api", signed[1].digest)).exists
