@@ -95,7 +95,7 @@ async def reservations(
 
 
 async def release_build(connection: Connection, workspace_id: int, build_id: str) -> None:
-    """Give back what a build has reserved: it was denied."""
+    """Give back what a build has reserved: it was denied, or grew larger than the quota."""
     await connection.execute(RELEASE_BUILD, workspace_id, build_id)
 
 

@@ -398,7 +398,7 @@ class PreBuildHook:
             reservation = None
             if verdict.decision == "deny":
                 await self._announce_denial(connection, now, build, verdict, largest or [])
-            elif reserves and now.view is not None and now.figures.can_ever_fit:
+            elif reserves and now.view is not None:
                 reservation = await self._reserve(connection, now.view, build, now.figures)
         if now.source == "none":
             warnings.append("incoming_unknown")
@@ -421,7 +421,14 @@ class PreBuildHook:
 
     async def _reserve(
         self, connection: Connection, view: WorkspaceView, build: PreBuild, figures: Figures
-    ) -> Reservation:
+    ) -> Reservation | None:
+        """Set aside what the build says now, in the place of what it said before.
+
+        Nothing for one that is larger than the quota: others would have to delete for it.
+        """
+        if not figures.can_ever_fit:
+            await reservations.release_build(connection, view.id, build.build_id or "")
+            return None
         now = self._clock()
         return await reservations.reserve(
             connection,

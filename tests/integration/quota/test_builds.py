@@ -68,6 +68,21 @@ async def test_a_build_does_not_count_against_itself_and_its_push_closes_it(serv
     assert (await service.ask("acme", incoming_bytes=100_000)).verdict.reason == "below_threshold"
 
 
+async def test_a_build_that_asks_again_with_more_than_the_quota_reserves_nothing_any_more(service):
+    """Its newest figures hold; what cannot fit is set aside by nobody else's images."""
+    await service.configure("acme", 1_000_000)
+    await service.push("acme/api", "v1", 100_000)
+    await service.ask("acme", app="api", build_id="b", incoming_bytes=600_000)
+    answer = await service.ask("acme", app="api", build_id="b", incoming_bytes=1_000_001)
+    assert (answer.verdict.decision, answer.verdict.reason) == ("proceed", "over_quota")
+    assert answer.reservation is None
+    assert await reserved(service) == {}
+    other = await service.ask("acme", app="api", build_id="c", incoming_bytes=600_000)
+    assert other.verdict.reason == "below_threshold"
+    await service.ask("acme", app="api", build_id="b", incoming_bytes=50_000)
+    assert await reserved(service) == {"b": 50_000, "c": 600_000}
+
+
 async def test_of_two_racing_builds_that_fit_alone_one_is_told_that_there_is_too_little(service):
     await service.configure("acme", 1_000_000)
     await service.push("acme/api", "v1", 100_000)
