@@ -66,7 +66,9 @@ async def test_it_changes_no_account_and_tells_only_of_a_pull_of_its_own(system,
     async def told() -> set[str]:
         messages = await system.messages("registry.notifications")
         own = {
-            item["id"] for item in messages if " doctor/" in item["request"].get("useragent", "")
+            item["id"]
+            for item in messages
+            if " doctor/" in item.get("request", {}).get("useragent", "")
         }
         for item in messages:
             assert item["id"] not in own or item["action"] == "pull"
