@@ -95,7 +95,7 @@ def test_memory_is_bounded_and_processor_time_is_not(role):
 def test_every_variable_is_a_setting_and_none_is_secret(role):
     fields = {f"RQ_{name.upper()}": field for name, field in Settings.model_fields.items()}
     for name in environment(role):
-        if name in {"RQ_SECRETS_DIR", "RQ_WEBHOOK_URL"}:
+        if name in {"RQ_SECRETS_DIR", "RQ_WEBHOOK_URL"} or name.startswith("OTEL_"):
             continue
         assert name in fields
         assert "SecretStr" not in str(fields[name].annotation)
@@ -186,6 +186,34 @@ def test_a_policy_opens_ports_that_its_pods_have():
             port["port"] for rule in policy["spec"].get("ingress", ()) for port in rule["ports"]
         }
         assert opened == names
+
+
+def test_the_api_may_ask_the_receiver_how_it_is():
+    address = environment("api")["RQ_RECEIVER_URL"]
+    (service,) = [
+        item
+        for item in of_kind("Service")
+        if address == f"https://{item['metadata']['name']}:{item['spec']['ports'][0]['port']}"
+    ]
+    assert selected(service["spec"]["selector"]) == ["receiver"]
+    policies = {
+        selected(policy["spec"]["podSelector"]["matchLabels"])[0]: policy["spec"]
+        for policy in of_kind("NetworkPolicy")
+    }
+    let_in = [
+        selected(peer["podSelector"]["matchLabels"])
+        for rule in policies["receiver"]["ingress"]
+        for peer in rule["from"]
+        if "podSelector" in peer
+    ]
+    assert let_in == [["api"]]
+    let_out = [
+        selected(peer["podSelector"]["matchLabels"])
+        for rule in policies["api"]["egress"]
+        for peer in rule.get("to", ())
+    ]
+    assert all("receiver" in roles for roles in let_out)
+    assert let_out
 
 
 def test_every_role_is_scraped():
