@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: run demo test check faults bench help setup lock proto reference format helm-check build release-notes image clean
+.PHONY: run demo test check audit faults bench help setup lock proto reference format helm-check build release-notes image clean
 
 run: setup ## The whole system in the foreground: Kafka, Postgres, registry, receiver, consumer, API (Ctrl-C stops it)
 	@exec $(BIN)/registry-quota dev up
@@ -22,6 +22,9 @@ check: setup ## Format, lint, types, links of the pages, import arrows
 	@$(BIN)/mypy
 	@$(BIN)/python -m tools.links
 	@$(BIN)/python -m pytest -q tests/unit/test_import_arrows.py
+
+audit: setup ## Known vulnerabilities of the pinned packages; needs the network, and says so where it has none
+	@sh requirements/audit.sh
 
 faults: setup ## The long form of every fault test; prints the promise table and writes docs/reliability.md
 	@exec env RQ_FAULTS=long RQ_TEST_HISTORIES=5 $(BIN)/python -m pytest -m promise --promise-table docs/reliability.md $(ARGS)

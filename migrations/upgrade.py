@@ -5,9 +5,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import asyncpg
 from alembic import command
 from alembic.config import Config
 from sqlalchemy.exc import DBAPIError
+
+from ledger.roles import grant
+from runtime.postgres import CONNECT_TIMEOUT
 
 PATIENCE_SECONDS = 300.0
 """How long locks are asked for."""
@@ -37,19 +41,20 @@ async def upgrade(
     *,
     patience: float = PATIENCE_SECONDS,
     waiting: Callable[[], None] = lambda: None,
-) -> None:
-    """Run every migration that is missing, up to `revision`.
+) -> list[str]:
+    """Run every migration that is missing, up to `revision`; then give roles that exist their rights.
 
-    Safe to call from several processes at once, and again after it was interrupted. A revision that
-    does not get its locks within a second gives way and is tried again, for `patience` seconds;
-    `waiting` is called each time. Raises SchemaBusyError, and what `runtime.postgres.UNAVAILABLE` names.
+    Returns the names of these roles. Safe to call from several processes at once, and again after it
+    was interrupted. A revision that does not get its locks within a second gives way and is tried
+    again, for `patience` seconds; `waiting` is called each time. Raises SchemaBusyError, and what
+    `runtime.postgres.UNAVAILABLE` names.
     """
     deadline = time.monotonic() + patience
     while True:
         try:
             # Alembic's environment runs an event loop of its own, so it gets a thread of its own.
             await asyncio.to_thread(command.upgrade, configuration(url), revision)
-            return
+            break
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", "") not in {_LOCK_NOT_AVAILABLE, _DEADLOCK_DETECTED}:
                 raise
@@ -57,3 +62,8 @@ async def upgrade(
                 raise SchemaBusyError from error
         waiting()
         await asyncio.sleep(_PAUSE_SECONDS)
+    connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT, command_timeout=60)
+    try:
+        return await grant(connection)
+    finally:
+        await connection.close(timeout=5)

@@ -8,6 +8,15 @@ class QuotaMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.refusals = Counter(
+            "registry_quota_api_refusals",
+            "Calls by nobody who is known (unauthenticated), or beyond a token's scopes (denied), by door",
+            ["door", "why"],
+            registry=self.registry,
+        )
+        for door in ("http", "grpc"):
+            for why in ("unauthenticated", "denied"):
+                self.refusals.labels(door, why)
         self.decisions = Counter(
             "registry_quota_hook_decisions",
             "Answers of the pre-build hook",
@@ -47,3 +56,7 @@ class QuotaMetrics:
             "Quota events handed to Kafka",
             registry=self.registry,
         )
+
+    def refused(self, door: str, why: str) -> None:
+        """Count a call that was not let in."""
+        self.refusals.labels(door, why).inc()

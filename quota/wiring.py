@@ -21,6 +21,7 @@ from quota.api.garbage import GarbageRoutes
 from quota.api.history import HistoryRoutes
 from quota.api.internal import InternalRoutes
 from quota.api.leases import LeaseRoutes
+from quota.api.problems import Refused
 from quota.api.reservations import ReservationRoutes
 from quota.api.restores import RestoreRoutes
 from quota.api.server import RouteGroup, create_app
@@ -196,6 +197,7 @@ def build_service(
     recorder: Recorder,
     client: RegistryClient,
     clock: Callable[[], datetime] = utc_now,
+    refused: Refused = lambda _why: None,
 ) -> BuildService:
     """The gRPC service of a build platform."""
     mapper = Mapper(
@@ -205,7 +207,7 @@ def build_service(
         level_of=level,
     )
     tracker = Tracker(pool, recorder=recorder, mapper=mapper, client=client, clock=clock)
-    return BuildService(hook=hook, tracker=tracker, authenticate=doors.platform)
+    return BuildService(hook=hook, tracker=tracker, authenticate=doors.platform, refused=refused)
 
 
 def trusted_proxy(settings: Settings) -> Proxy:
@@ -356,7 +358,13 @@ async def run(settings: Settings) -> int:
         grpc_port = await stack.enter_async_context(
             serving_grpc(
                 build_service(
-                    settings, pool, doors=doors, hook=hook, recorder=recorder, client=client
+                    settings,
+                    pool,
+                    doors=doors,
+                    hook=hook,
+                    recorder=recorder,
+                    client=client,
+                    refused=partial(metrics.refused, "grpc"),
                 ),
                 host=settings.host,
                 port=settings.grpc_port,
@@ -373,6 +381,7 @@ async def run(settings: Settings) -> int:
             stopping=stopping,
             origins=settings.cors_origins,
             tracing=tracing,
+            refused=partial(metrics.refused, "http"),
         )
         port = await stack.enter_async_context(
             serving(app, host=settings.host, port=settings.api_port, certificate=certificate)

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 import structlog
+from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import SecretStr
 from structlog.dev import (
     Column,
@@ -77,7 +78,14 @@ def configure_logs(settings: Settings, *, process: str) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     # It tells every failed attempt of an outage as an error of its own: our lines tell the outage.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    logging.getLogger("aiohttp.server").addFilter(_is_ours)
     structlog.contextvars.bind_contextvars(process=process)
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """What is no HTTP is answered 400 and is its sender's affair: anybody could fill the log with it."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError)
 
 
 # -- what is written ------------------------------------------------------------------------------

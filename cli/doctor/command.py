@@ -72,9 +72,12 @@ async def _examine(settings: Settings) -> list[Finding]:
     """All checks; those that do not need each other at the same time."""
     from yarl import URL
 
-    from cli.doctor import doors, kafka, notifications, postgres, registry
+    from cli.doctor import doors, kafka, notifications, postgres, registry, tls
     from cli.doctor import settings as own
 
+    files = tls.check(settings)
+    if not all_fine(files):
+        return [*own.check(settings, os.environ, library=_sends_traces()), *files]
     receiver = own.webhook_url(settings, os.environ)
     api = URL(settings.api_address())
     (
@@ -99,6 +102,7 @@ async def _examine(settings: Settings) -> list[Finding]:
     )
     return [
         *own.check(settings, os.environ, library=_sends_traces()),
+        *files,
         *database,
         *topics,
         *registry_findings,

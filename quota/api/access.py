@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from quota.access import Authenticate, Principal, Refusals
-from quota.api.problems import ProblemError
+from quota.api.problems import CALLER, ProblemError
 from quota.api.requests import workspace_of
 
 _refusals = Refusals("api")
@@ -30,6 +30,7 @@ async def identify(request: web.Request, authenticate: Authenticate, scope: str)
     if principal is None:
         _refusals.unknown(path=request.rel_url.raw_path, remote=request.remote)
         raise unauthorized("this token is not known (or it was revoked, or has expired)")
+    request[CALLER] = principal.name
     if not principal.has(scope):
         _refusals.forbidden(principal, scope)
         raise ProblemError(403, f"this token lacks the scope `{scope}`")
@@ -41,6 +42,13 @@ def enter(principal: Principal, scope: str, workspace: str) -> None:
     if not principal.may(scope, workspace):
         _refusals.forbidden(principal, scope, workspace)
         raise ProblemError(404, f"there is no workspace {workspace!r}")
+
+
+def enter_holder(principal: Principal, scope: str, holder: str) -> None:
+    """Raises ProblemError 404 when a repository is somebody else's; whose it is is not told."""
+    if not principal.may(scope, holder):
+        _refusals.forbidden(principal, scope, holder)
+        raise ProblemError(404, "this repository belongs to a workspace that is not yours")
 
 
 async def entered(request: web.Request, authenticate: Authenticate, scope: str) -> str:

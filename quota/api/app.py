@@ -11,7 +11,7 @@ from ledger.reading import WorkspaceView
 from ledger.workspaces import Settings
 from quota.access import Authenticate
 from quota.accounts import Accounts
-from quota.api.access import enter, entered, identify
+from quota.api.access import enter, enter_holder, entered, identify
 from quota.api.answers import answer, workspace_document
 from quota.api.describe import CURSOR, Query, describe, limit
 from quota.api.entrance import workspace_for
@@ -304,7 +304,7 @@ class Api:
             raise ProblemError(404, str(error)) from error
         body = await body_of(request, MappingRequest)
         now_in = await self._mapper.placement(registry, repository)
-        enter(caller, "admin", now_in.workspace)
+        enter_holder(caller, "admin", now_in.workspace)
         enter(caller, "admin", body.workspace)
         try:
             mapped = await self._mapper.map(

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from ledger.mapping import CleanupRunningError, MovedMeanwhileError
 from quota.access import Authenticate
 from quota.accounts import Accounts
-from quota.api.access import enter, identify
+from quota.api.access import enter, enter_holder, identify
 from quota.api.answers import answer
 from quota.api.describe import describe
 from quota.api.models import Answer
@@ -142,7 +142,7 @@ class InternalRoutes:
         try:
             place = await self._records.place(claim)
             # A repository that counts elsewhere is moved: that needs rights there, too.
-            enter(caller, "write", place.now_in.workspace)
+            enter_holder(caller, "write", place.now_in.workspace)
             record, created = await self._records.put(claim, place)
         except InvalidName as error:
             field = "app" if _is_repository(body.workspace) else "workspace"

@@ -2,10 +2,11 @@
 
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from pydantic import ValidationError
 
 from runtime.logs import get_logger
@@ -64,10 +65,40 @@ def of_validation(error: ValidationError) -> ProblemError:
     return ProblemError(400, summary, errors=errors)
 
 
-@web.middleware
-async def problem_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn every failure into a problem document; nothing leaks a traceback."""
-    path = request.rel_url.raw_path
+Refused = Callable[[str], None]
+"""Told of each call that is not let in: `unauthenticated` or `denied`."""
+
+CALLER: Final = web.RequestKey("caller", str)
+"""Where a request keeps the name of who sent it, once that is known."""
+_CHANGING: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+_REFUSALS: Final = {401: "unauthenticated", 403: "denied"}
+
+
+def problems(refused: Refused) -> Middleware:
+    """Turn every failure into a problem document, and log who changed something."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        path = request.rel_url.raw_path
+        response = await _answered(request, handler, path)
+        if response.status in _REFUSALS:
+            refused(_REFUSALS[response.status])
+        if request.method in _CHANGING and CALLER in request:
+            log.info(
+                "call",
+                method=request.method,
+                path=path,
+                status=response.status,
+                by=request[CALLER],
+                address=request.remote,
+            )
+        return response
+
+    return middleware
+
+
+async def _answered(request: web.Request, handler: Handler, path: str) -> web.StreamResponse:
+    """Every failure as a problem document; nothing leaks a traceback."""
     try:
         return await handler(request)
     except ProblemError as error:

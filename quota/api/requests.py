@@ -1,6 +1,8 @@
 """What callers send. Unknown workspaces, apps and digests are fine; nonsense is told by field."""
 
+import asyncio
 import json
+from collections.abc import Awaitable
 from typing import Annotated, Any, Literal, Self, TypeVar
 from uuid import UUID
 
@@ -16,6 +18,10 @@ from pydantic import (
 )
 
 from quota.api.problems import ProblemError, of_validation
+
+BODY_SECONDS = 20.0
+"""What a body may take to arrive: at most 1 MiB, by callers that are waiting for the answer."""
+_HANG_UP = {"Connection": "close"}
 
 MAX_BYTES = 2**62
 """Larger sizes than any storage has; sums of a few of them stay within 64 bits."""
@@ -155,14 +161,12 @@ class RestoreRequest(BaseModel):
 
 
 Model = TypeVar("Model", bound=BaseModel)
+Read = TypeVar("Read")
 
 
 async def body_of(request: web.Request, model: type[Model]) -> Model:
     """The request's JSON as a model. Raises ProblemError 400, naming each wrong field."""
-    try:
-        raw = await request.read()
-    except (web.RequestPayloadError, ContentEncodingError) as error:
-        raise _bad_body(f"cannot be read: {error}") from error
+    raw = await arrived(request.read())
     try:
         document = json.loads(raw or b"{}")
     except (ValueError, RecursionError) as error:
@@ -173,6 +177,22 @@ async def body_of(request: web.Request, model: type[Model]) -> Model:
         return model.model_validate(document)
     except ValidationError as error:
         raise of_validation(error) from error
+
+
+async def arrived(reading: Awaitable[Read]) -> Read:
+    """What a body that is being read holds. Raises ProblemError: 400, 413, 408 when it takes too long."""
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await reading
+    except TimeoutError as error:
+        raise ProblemError(
+            408, f"the body did not arrive within {BODY_SECONDS:g} seconds", headers=_HANG_UP
+        ) from error
+    except web.HTTPRequestEntityTooLarge as error:
+        raise ProblemError(413, "the body is larger than 1 MiB") from error
+    except (web.RequestPayloadError, ContentEncodingError, ConnectionError) as error:
+        # A connection that was lost is nobody's trouble but its caller's.
+        raise _bad_body(f"cannot be read: {error}") from error
 
 
 def _bad_body(message: str) -> ProblemError:

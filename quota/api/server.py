@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from quota.api.crossorigin import cross_origin
 from quota.api.documents import DocumentRoutes
 from quota.api.gate import Gate
-from quota.api.problems import problem_middleware
+from quota.api.problems import Refused, problems
 from runtime.http import Ready, add_operations_routes, traced
 from runtime.lifecycle import Stopping
 from runtime.tracing import Tracing
@@ -30,12 +30,13 @@ def create_app(
     origins: Collection[str] = (),
     tracing: Tracing | None = None,
     gate: Gate | None = None,
+    refused: Refused = lambda _why: None,
 ) -> web.Application:
     """Every address of the API. Raises LookupError for a handler that does not describe itself.
 
-    Pages from `origins` may ask for a workspace's usage.
+    Pages from `origins` may ask for a workspace's usage. `refused` counts who is not let in.
     """
-    middlewares = [cross_origin(origins), problem_middleware, (gate or Gate()).middleware]
+    middlewares = [cross_origin(origins), problems(refused), (gate or Gate()).middleware]
     if tracing is not None:
         middlewares.insert(0, traced(tracing))
     app = web.Application(middlewares=middlewares, client_max_size=1024 * 1024)

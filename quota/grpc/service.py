@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError, Message
 
 from idp.build.v1 import build_pb2 as pb
 from quota.access import Authenticate, Principal, Refusals
+from quota.api.problems import Refused
 from quota.api.requests import MAX_BYTES
 from quota.hook import Answer, PreBuild, PreBuildHook
 from quota.outcome import Deleted
@@ -47,11 +48,19 @@ Response = TypeVar("Response", bound=Message)
 class BuildService:
     """The two calls of a build platform."""
 
-    def __init__(self, *, hook: PreBuildHook, tracker: Tracker, authenticate: Authenticate) -> None:
+    def __init__(
+        self,
+        *,
+        hook: PreBuildHook,
+        tracker: Tracker,
+        authenticate: Authenticate,
+        refused: Refused = lambda _why: None,
+    ) -> None:
         self._hook = hook
         self._tracker = tracker
         self._authenticate = authenticate
         self._refusals = Refusals("grpc")
+        self._refused = refused
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """What a server adds. Unreadable bytes reach us as None, not as an internal error."""
@@ -76,8 +85,12 @@ class BuildService:
                 error=f"incoming_image_size_estimate must be from 0 to {MAX_BYTES} bytes"
             )
         if not caller.may("hook", request.workspace_id):
+            self._refused("denied")
             self._refusals.forbidden(caller, "hook", request.workspace_id)
             await _deny(context, request.workspace_id)
+        log.info(
+            "call", method="CheckQuotaAndCleanup", workspace=request.workspace_id, by=caller.name
+        )
         answer = await self._hook.check(
             PreBuild(
                 workspace=request.workspace_id,
@@ -96,6 +109,7 @@ class BuildService:
             pushed = pushed_image(request)
         except ValueError as error:
             return pb.TrackImageResponse(error=str(error))
+        log.info("call", method="TrackImage", workspace=pushed.workspace, by=caller.name)
         seconds = _time_left(context)
         try:
             async with asyncio.timeout(seconds):
@@ -103,8 +117,13 @@ class BuildService:
                     pushed, lambda workspace: caller.may("write", workspace)
                 )
         except NotYoursError as error:
+            self._refused("denied")
             self._refusals.forbidden(caller, "write", str(error))
-            await _deny(context, str(error))
+            await context.abort(
+                grpc.StatusCode.PERMISSION_DENIED,
+                f"this token has no rights on workspace {pushed.workspace!r}, or on the one that has "
+                "the repository",
+            )
         except TrackingError as error:
             return _not_tracked(pushed, str(error))
         except TimeoutError:
@@ -121,18 +140,21 @@ class BuildService:
         scheme, _, token = _authorization(context).partition(" ")
         token = token.strip()
         if scheme.lower() != "bearer" or not token:
+            self._refused("unauthenticated")
             self._refusals.unknown(remote=context.peer())
             await context.abort(
                 grpc.StatusCode.UNAUTHENTICATED, "send the metadata `authorization: Bearer TOKEN`"
             )
         principal = await self._authenticate(token)
         if principal is None:
+            self._refused("unauthenticated")
             self._refusals.unknown(remote=context.peer())
             await context.abort(
                 grpc.StatusCode.UNAUTHENTICATED,
                 "this token is not known (or it was revoked, or has expired)",
             )
         if not principal.has(scope):
+            self._refused("denied")
             self._refusals.forbidden(principal, scope)
             await context.abort(
                 grpc.StatusCode.PERMISSION_DENIED, f"this token lacks the scope `{scope}`"

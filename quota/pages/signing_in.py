@@ -3,6 +3,7 @@
 from aiohttp import hdrs, web
 
 from quota.access import Refusals
+from quota.api.requests import arrived
 from quota.pages.render import HEADERS, Renderer
 from quota.pages.sessions import COOKIE, Sessions, Visitor, same_site
 from quota.pages.visits import SIGN_IN, Visits, local_path
@@ -37,7 +38,7 @@ class SigningIn:
 
     async def sign_in(self, request: web.Request) -> web.StreamResponse:
         """Check the token; a session begins."""
-        form = await request.post()
+        form = await arrived(request.post())
         token, after = form.get("token"), form.get("next")
         after = after if isinstance(after, str) else None
         if not same_site(request):

@@ -8,7 +8,8 @@ from urllib.parse import urlencode
 from aiohttp import hdrs, web
 
 from quota.api.describe import describe
-from quota.api.problems import ProblemError
+from quota.api.problems import CALLER, ProblemError
+from quota.api.requests import arrived
 from quota.pages.render import HEADERS, Renderer
 from quota.pages.sessions import COOKIE, Sessions, Visitor
 from runtime.logs import get_logger
@@ -38,6 +39,7 @@ class Visits:
                 visitor = await self._sessions.visitor(request)
                 if visitor is None:
                     return _to_sign_in(request)
+                request[CALLER] = visitor.name
                 return await handler(request, visitor)
             except ProblemError as error:
                 return self.problem(request, visitor, error.status, error.detail)
@@ -57,7 +59,7 @@ class Visits:
         """What a form of ours is sent to: nobody else's may be."""
 
         async def checked(request: web.Request, visitor: Visitor) -> web.StreamResponse:
-            if not self._sessions.may_write(request, await request.post()):
+            if not self._sessions.may_write(request, await arrived(request.post())):
                 raise ProblemError(
                     403, "This form is out of date, or came from elsewhere. Reload the page."
                 )
@@ -71,6 +73,8 @@ class Visits:
         async def guarded(request: web.Request) -> web.StreamResponse:
             try:
                 return await handler(request)
+            except ProblemError as error:
+                return self.problem(request, None, error.status, error.detail)
             except UNAVAILABLE as error:
                 return self._away(request, None, error)
 

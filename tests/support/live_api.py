@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -172,6 +173,7 @@ async def live_api(
             stopping=stopping,
             origins=known.cors_origins,
             gate=gate,
+            refused=partial(metrics.refused, "http"),
         )
         port = await stack.enter_async_context(
             serving(app, host="127.0.0.1", port=0, certificate=certificate)

@@ -111,9 +111,12 @@ def test_the_ledger_takes_only_models_and_names_from_the_registry_room():
     assert used <= allowed
 
 
-def test_migrations_take_only_the_tables_from_the_ledger():
+def test_migrations_take_only_tables_and_roles_from_the_ledger():
     used = {name for path in files("migrations") for name in imports(path)}
-    assert {name for name in used if name.split(".")[0] == "ledger"} <= {"ledger.tables"}
+    assert {name for name in used if name.split(".")[0] == "ledger"} <= {
+        "ledger.tables",
+        "ledger.roles",
+    }
 
 
 @pytest.mark.parametrize("module", PURE)

@@ -11,6 +11,7 @@ import sys
 
 import pytest
 import structlog
+from aiohttp.http_exceptions import BadHttpMessage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -246,3 +247,13 @@ def test_a_line_that_strangers_can_cause_comes_now_and_then_with_how_often():
 @settings(max_examples=20)
 def test_lists_are_visible_too(texts):
     assert visible(repr(texts)).isprintable()
+
+
+def test_what_is_no_http_fills_no_log_and_a_failure_of_ours_is_told(written):
+    def say(_log):
+        server = logging.getLogger("aiohttp.server")
+        for error in (BadHttpMessage("no HTTP"), RuntimeError("ours")):
+            server.error("Error handling request", exc_info=error)
+
+    (line,) = written(say).splitlines()
+    assert "ours" in json.loads(line)["exception"]
