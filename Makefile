@@ -27,7 +27,7 @@ audit: setup ## Known vulnerabilities of the pinned packages; needs the network,
 	@sh requirements/audit.sh
 
 faults: setup ## The long form of every fault test; prints the promise table and writes docs/reliability.md
-	@exec env RQ_FAULTS=long RQ_TEST_HISTORIES=5 $(BIN)/python -m pytest -m promise --promise-table docs/reliability.md $(ARGS)
+	@exec env RQ_FAULTS=long RQ_TEST_HISTORIES=5 $(BIN)/python -m pytest -m promise --promise-table=docs/reliability.md $(ARGS)
 
 bench: setup ## Benchmarks, as a table and as JSON under bench/results/
 	@exec $(BIN)/python -m bench $(ARGS)

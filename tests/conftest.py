@@ -11,7 +11,7 @@ import pytest_asyncio
 from runtime.postgres import Pool, open_pool
 from tests.support.backends import Backend, choose_backend
 from tests.support.database import cloned_database
-from tests.support.promises import Measured, Promise, Scale, is_long, table, write_table
+from tests.support.promises import Measured, Promise, Scale, form_of, table, write_table
 
 MEASURED = pytest.StashKey[Measured]()
 BEGAN = pytest.StashKey[float]()
@@ -37,13 +37,14 @@ def pytest_terminal_summary(
     for line in table(measured, markdown=False):
         terminalreporter.line(line)
     if path := config.getoption("--promise-table"):
-        write_table(Path(path), measured, time.monotonic() - config.stash[BEGAN])
+        took = time.monotonic() - config.stash[BEGAN]
+        write_table(Path(path), measured, took, form_of(os.environ))
 
 
 @pytest.fixture(scope="session")
 def scale() -> Scale:
-    """How much a fault test does (`RQ_FAULTS`: short or long)."""
-    return Scale(is_long(os.environ))
+    """How much a fault test does (`RQ_FAULTS`: short, medium or long)."""
+    return Scale(form_of(os.environ))
 
 
 @pytest.fixture

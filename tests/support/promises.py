@@ -47,12 +47,19 @@ END: Final = "<!-- end of table -->"
 
 @dataclass(frozen=True)
 class Scale:
-    """How much a scenario does: `short` with every other test, `long` by `make faults`."""
+    """How much a scenario does: `short` with every other test, `long` by `make faults`, or between."""
 
-    long: bool
+    form: str
+
+    @property
+    def long(self) -> bool:
+        """Whether there is time for what takes minutes."""
+        return self.form == "long"
 
     def pick(self, short: int, long: int) -> int:
-        """The figure of this scale."""
+        """The figure of this scale; `medium` is a quarter of the way."""
+        if self.form == "medium":
+            return short + (long - short) // 4
         return long if self.long else short
 
 
@@ -174,21 +181,21 @@ def machine() -> str:
     )
 
 
-def write_table(path: Path, measured: Measured, took: float) -> None:
+def write_table(path: Path, measured: Measured, took: float, form: str) -> None:
     """Replace the table between the marks in a Markdown file. Raises ValueError without marks."""
     text = path.read_text()
     before, _, rest = text.partition(BEGIN)
     _, found, after = rest.partition(END)
     if not found:
         raise ValueError(f"{path} lacks the marks of the table")
-    head = f"Measured {machine()}; {took / 60:.0f} minutes."
+    head = f"Measured {machine()}; the {form} form, {took / 60:.0f} minutes."
     lines = [BEGIN, "", head, "", *table(measured, markdown=True), "", END]
     path.write_text(before + "\n".join(lines) + after)
 
 
-def is_long(environ: Mapping[str, str]) -> bool:
-    """`RQ_FAULTS=long`. Raises ValueError for another value than that or `short`."""
-    wanted: Any = environ.get("RQ_FAULTS") or "short"
-    if wanted not in ("short", "long"):
-        raise ValueError(f"RQ_FAULTS must be short or long, not {wanted!r}")
-    return bool(wanted == "long")
+def form_of(environ: Mapping[str, str]) -> str:
+    """`RQ_FAULTS`: short (the default), medium or long. Raises ValueError for another value."""
+    wanted = environ.get("RQ_FAULTS") or "short"
+    if wanted not in ("short", "medium", "long"):
+        raise ValueError(f"RQ_FAULTS must be short, medium or long, not {wanted!r}")
+    return wanted
