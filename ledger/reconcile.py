@@ -42,7 +42,11 @@ async def running(connection: Connection) -> bool:
 
 async def stop_leading(connection: Connection) -> None:
     """Let others reconcile."""
-    await connection.execute(STOP_LEADING)
+    try:
+        await connection.execute(STOP_LEADING)
+    except BaseException:
+        connection.terminate()  # with it goes its lock
+        raise
 
 
 # -- what the ledger has -------------------------------------------------------------------------
