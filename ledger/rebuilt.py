@@ -34,7 +34,7 @@ INSERT INTO replayed.repositories (id, registry, name, workspace_id, app, mapped
 OVERRIDING SYSTEM VALUE
 SELECT id, registry, name, workspace_id, app, mapped, created_at FROM public.repositories;
 
-INSERT INTO replayed.stored_blobs SELECT digest, size FROM public.stored_blobs;
+INSERT INTO replayed.stored_blobs SELECT digest, size FROM public.stored_blobs WHERE size >= 0;
 
 SELECT setval(pg_get_serial_sequence('replayed.workspaces', 'id'),
               (SELECT coalesce(max(id), 0) + 1 FROM replayed.workspaces), false),

@@ -102,7 +102,7 @@ LOAD_HOLDINGS = """
 SELECT given.workspace_id, given.digest, h.refs, h.size, h.stored, h.mixed, s.size AS told
 FROM unnest($1::bytea[], $2::int[]) AS given(digest, workspace_id)
 LEFT JOIN workspace_digests h USING (digest, workspace_id)
-LEFT JOIN stored_blobs s USING (digest)
+LEFT JOIN stored_blobs s ON s.digest = given.digest AND s.size >= 0
 WHERE h.digest IS NOT NULL OR s.digest IS NOT NULL
 """
 
@@ -132,7 +132,10 @@ SELECT CASE WHEN alone THEN pg_advisory_xact_lock(5922, share)
 FROM unnest($1::int[], $2::bool[]) AS given(share, alone)
 """
 
-LOAD_STORED = "SELECT digest, size FROM stored_blobs WHERE digest = ANY($1::bytea[])"
+# Below 0 are claims that the version before left here, or writes while both run.
+LOAD_STORED = """
+SELECT digest, size FROM stored_blobs WHERE digest = ANY($1::bytea[]) AND size >= 0
+"""
 
 # The largest, so that the order in which storage's words come plays no part.
 SAVE_STORED = """

@@ -32,7 +32,7 @@ FROM repositories r JOIN manifests m ON m.repository_id = r.id
 WHERE r.workspace_id = $1 AND m.present
 """
 
-STORED = "SELECT digest, size FROM stored_blobs WHERE digest = ANY($1::bytea[])"
+STORED = "SELECT digest, size FROM stored_blobs WHERE digest = ANY($1::bytea[]) AND size >= 0"
 
 HOLDINGS = "SELECT digest, refs, size FROM workspace_digests WHERE workspace_id = $1 AND refs <> 0"
 

@@ -49,7 +49,10 @@ async def usage(pool: Pool) -> dict[str, int]:
 async def recount(pool: Pool) -> dict[str, int]:
     """Workspace → bytes, from the manifests alone: storage's word first, then a manifest's own
     document, then the largest size that is declared."""
-    stored = {row["digest"]: row["size"] for row in await pool.fetch("SELECT * FROM stored_blobs")}
+    stored = {
+        row["digest"]: row["size"]
+        for row in await pool.fetch("SELECT * FROM stored_blobs WHERE size >= 0")
+    }
     documents: dict[str, dict[bytes, int]] = {}
     declared: dict[str, dict[bytes, int]] = {}
     for row in await pool.fetch(
@@ -102,7 +105,7 @@ async def rows(pool: Pool) -> dict[str, list[tuple[Any, ...]]]:
               FROM tags t JOIN repositories r ON r.id = t.repository_id ORDER BY 1, 2, 3""",
         "digests": """SELECT w.name, d.digest, d.refs, d.size FROM workspace_digests d
               JOIN workspaces w ON w.id = d.workspace_id WHERE d.refs > 0 ORDER BY 1, 2""",
-        "stored": "SELECT digest, size FROM stored_blobs ORDER BY 1",
+        "stored": "SELECT digest, size FROM stored_blobs WHERE size >= 0 ORDER BY 1",
         "usage": "SELECT name, usage_bytes FROM workspaces WHERE usage_bytes <> 0 ORDER BY 1",
     }
     return {
