@@ -5,6 +5,7 @@ no translation, no time-out, no bound on what is in flight.
 """
 
 import sys
+from collections.abc import AsyncIterator
 
 import uvloop
 from aiohttp import web
@@ -14,7 +15,11 @@ from aiokafka import AIOKafkaProducer
 async def create_app(bootstrap: str, topic: str) -> web.Application:
     """A web application with one route that answers 202 once Kafka has the body."""
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", linger_ms=0)
-    await producer.start()
+
+    async def connected(_app: web.Application) -> AsyncIterator[None]:
+        await producer.start()
+        yield
+        await producer.stop()
 
     async def notify(request: web.Request) -> web.Response:
         await producer.send_and_wait(topic, await request.read())
@@ -22,6 +27,7 @@ async def create_app(bootstrap: str, topic: str) -> web.Application:
 
     app = web.Application()
     app.router.add_post("/v1/notifications", notify)
+    app.cleanup_ctx.append(connected)
     return app
 
 
