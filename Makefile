@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# Files of tests that run at once. Each process has a Kafka and a Postgres of its own.
+TOGETHER ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: run demo test check audit faults bench help setup lock proto reference format helm-check build release-notes image clean
@@ -14,7 +16,8 @@ demo: setup ## The main job in one go: push, account, announce, clean up, verify
 	@exec $(BIN)/registry-quota demo
 
 test: setup ## All tests (embedded parts, or containers with RQ_TEST_BACKEND=docker)
-	@exec $(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(TOGETHER) --dist loadfile -m "not alone" $(ARGS) || [ $$? -eq 5 ]
+	@$(BIN)/python -m pytest -m alone $(ARGS) || [ $$? -eq 5 ]
 
 check: setup ## Format, lint, types, links of the pages, import arrows
 	@$(BIN)/ruff format --check .

@@ -55,6 +55,29 @@ def promise(request: pytest.FixtureRequest) -> Promise:
     return Promise(mark.args[0], request.node.user_properties)
 
 
+_HERE = Path(__file__).parent
+_ALONE = (
+    "acceptance/test_demo.py",
+    "acceptance/test_races.py",
+    "acceptance/test_settling.py",
+    "faults",
+    "integration/consumer/test_frozen.py",
+    "integration/devstack",
+    "integration/webhook_receiver",
+    "unit/quota/test_planner_large.py",
+)
+"""Their promises are in seconds: `make test` runs these with nothing beside them."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs alone, before `-m` chooses."""
+    for item in items:
+        where = item.path.relative_to(_HERE)
+        if any(where.is_relative_to(part) for part in _ALONE):
+            item.add_marker(pytest.mark.alone)
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def backend() -> AsyncIterator[Backend]:
     """Real Kafka, Postgres and registries, embedded or in containers (`RQ_TEST_BACKEND`)."""

@@ -21,6 +21,9 @@ from playwright.async_api import (
     async_playwright,
 )
 
+from devstack.cache import locked
+from devstack.config import default_cache_dir
+
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _INSTALL_SECONDS = 300
 # Nothing of its own on the network: no field trials, no component updates, no sign-in.
@@ -42,17 +45,20 @@ async def find_chromium() -> str:
         return found
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         pytest.skip("no Chromium on the PATH (Debian: apt-get install chromium)")
-    for command in (
-        ["apt-get", "-qq", "update"],
-        ["apt-get", "-qq", "install", "-y", "--no-install-recommends", "chromium"],
-    ):
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        await asyncio.wait_for(process.wait(), _INSTALL_SECONDS)
+    async with locked(default_cache_dir(os.environ), "apt"):
+        if found := _on_path():  # another process of this test run has been quicker
+            return found
+        for command in (
+            ["apt-get", "-qq", "update"],
+            ["apt-get", "-qq", "install", "-y", "--no-install-recommends", "chromium"],
+        ):
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.DEVNULL,
+            )
+            await asyncio.wait_for(process.wait(), _INSTALL_SECONDS)
     if found := _on_path():
         return found
     pytest.skip("no Chromium on the PATH, and Debian's package could not be installed")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from devstack.cache import built_once
+from devstack.cache import built_once, locked
 from devstack.config import default_cache_dir
 from devstack.errors import StackError
 from devstack.processes import run_tool
@@ -21,11 +21,12 @@ async def program_or_skip(name: str, *, package: str, path: str) -> Path:
 
     async def unpack(work: Path) -> None:
         download = ["apt-get", "-qq", "download", package]
-        try:
-            await run_tool(download, what="apt-get download", cwd=work)
-        except StackError:  # a fresh machine knows no packages yet
-            await run_tool(["apt-get", "-qq", "update"], what="apt-get update")
-            await run_tool(download, what=f"apt-get download {package}", cwd=work)
+        async with locked(default_cache_dir(os.environ), "apt"):
+            try:
+                await run_tool(download, what="apt-get download", cwd=work)
+            except StackError:  # a fresh machine knows no packages yet
+                await run_tool(["apt-get", "-qq", "update"], what="apt-get update")
+                await run_tool(download, what=f"apt-get download {package}", cwd=work)
         take_apart = ["sh", "-c", "dpkg-deb -x *.deb . && rm *.deb"]
         await run_tool(take_apart, what=f"unpacking {package}", cwd=work)
 
