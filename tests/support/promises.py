@@ -139,11 +139,11 @@ class Promise:
 
     def count(self, label: str, value: float, unit: str = "") -> None:
         """Add to a sum."""
-        self._said.append((_FIGURE, (self._row, "sum", label, value, unit)))
+        self._said.append((_FIGURE, (self._row, "sum", label, float(value), unit)))
 
     def worst(self, label: str, value: float, unit: str = "s") -> None:
         """Keep the largest."""
-        self._said.append((_FIGURE, (self._row, "max", label, value, unit)))
+        self._said.append((_FIGURE, (self._row, "max", label, float(value), unit)))
 
 
 def shown(value: float, unit: str) -> str:
