@@ -417,7 +417,10 @@ async def test_passes_run_on_a_schedule_in_one_process_at_a_time(service: Servic
     stopping.set("the test is over")
     await asyncio.wait_for(asyncio.gather(*running), 5)
     pipeline = Pipeline(Settings(kafka_bootstrap="127.0.0.1:1"), service.pool, clock=utc_now)
-    document = await pipeline.status()
+    try:
+        document = await pipeline.status()
+    finally:
+        await pipeline.close()
     assert document["drift"]["drift_bytes"] == document["drift"]["wrong_digests"] == 0
     assert document["drift"]["counted_at"] is not None, "a pass recounts what it walked"
     status = document["reconciliation"]
