@@ -42,11 +42,7 @@ async def running(connection: Connection) -> bool:
 
 async def stop_leading(connection: Connection) -> None:
     """Let others reconcile."""
-    try:
-        await connection.execute(STOP_LEADING)
-    except BaseException:
-        connection.terminate()  # with it goes its lock
-        raise
+    await connection.execute(STOP_LEADING)
 
 
 # -- what the ledger has -------------------------------------------------------------------------

@@ -88,17 +88,8 @@ async def open_pool(
             # Our statements are set-based and short; compiling them costs more than it gives.
             "jit": "off",
         },
-        reset=_as_it_is,
         **options,
     )
-
-
-async def _as_it_is(_connection: object) -> None:
-    """What asyncpg does by default when a connection goes back: a round trip more for every use.
-
-    Nobody changes a pooled connection's session for longer than a transaction (asyncpg ends one that
-    was left open all the same); who takes a lock of the session gives it back, or ends the connection.
-    """
 
 
 async def retry_conflicts(work: Callable[[], Awaitable[T]], *, attempts: int = 8) -> T:
