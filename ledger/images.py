@@ -57,6 +57,33 @@ SELECT repository_id, digest, children, pulled_ns FROM manifests
 WHERE repository_id = ANY($1::int[]) AND present AND children IS NOT NULL
 """
 
+# Tagged images of each app, the newest first. A tag that names a subject (`sha256-<hex>.sig`) makes
+# none. What an index holds is told apart afterwards: few have tags of their own. Tags are looked up
+# behind the sort (`OFFSET 0` keeps them there), until there are enough: not of all images of the app.
+NEWEST = f"""
+SELECT wanted.app, newest.repository_id, newest.digest
+FROM unnest($2::text[]) AS wanted(app)
+CROSS JOIN LATERAL (
+  SELECT m.repository_id, m.digest
+  FROM (
+    SELECT m.repository_id, m.digest, m.present, m.delete_ns, m.delete_id, {PUSHED} AS pushed_ns
+    FROM repositories r JOIN manifests m ON m.repository_id = r.id
+    WHERE r.workspace_id = $1 AND r.app = wanted.app AND m.present AND m.subject IS NULL
+    ORDER BY pushed_ns DESC, m.digest OFFSET 0) m
+  CROSS JOIN LATERAL (
+    SELECT FROM tags t WHERE t.repository_id = m.repository_id AND t.digest = m.digest
+      AND t.name !~ '^sha(256|384|512)-[0-9a-f]{{64}}([.][A-Za-z0-9_.-]+)?$'
+      AND {LIVE_TAG_CONDITION}
+    LIMIT 1) tagged
+  ORDER BY m.pushed_ns DESC, m.digest LIMIT $3) newest
+"""  # noqa: S608 - constants
+
+PRESENT = """
+SELECT m.repository_id, m.digest FROM manifests m
+JOIN unnest($1::int[], $2::bytea[]) AS wanted(repository_id, digest) USING (repository_id, digest)
+WHERE m.present
+"""
+
 COUNTS = f"""
 SELECT
   (SELECT count(*) FROM repositories r JOIN manifests m ON m.repository_id = r.id
@@ -65,6 +92,9 @@ SELECT
    JOIN manifests m ON m.repository_id = t.repository_id AND m.digest = t.digest
    WHERE r.workspace_id = $1 AND {LIVE_TAG_CONDITION}) AS tags
 """  # noqa: S608 - constants
+
+
+_MOST_TAGGED_CHILDREN = 100
 
 
 class Cursor(msgspec.Struct, frozen=True):
@@ -145,6 +175,35 @@ async def indexes(connection: Connection, repository_ids: Iterable[int]) -> list
         )
         for row in await connection.fetch(INDEXES, sorted(set(repository_ids)))
     ]
+
+
+async def newest(
+    connection: Connection, workspace_id: int, apps: Iterable[str], keep: int
+) -> set[ManifestKey]:
+    """The newest `keep` images of each app; one in several repositories of it is one image."""
+    # Copies of an image stand together, and few children have tags: this is enough in all but odd cases.
+    most = 2 * keep + _MOST_TAGGED_CHILDREN
+    rows = await connection.fetch(NEWEST, workspace_id, sorted(set(apps)), most)
+    above = await indexes(connection, (row["repository_id"] for row in rows))
+    children = {(parent.repository_id, digest) for parent in above for digest in parent.children}
+    digests: dict[str, list[bytes]] = {}
+    found = set()
+    for row in rows:
+        if (row["repository_id"], row["digest"]) in children:
+            continue
+        known = digests.setdefault(row["app"], [])
+        if row["digest"] not in known:
+            known.append(row["digest"])
+        if row["digest"] in known[:keep]:
+            found.add((row["repository_id"], row["digest"]))
+    return found
+
+
+async def present(connection: Connection, keys: Iterable[ManifestKey]) -> set[ManifestKey]:
+    """Those of some manifests that exist."""
+    wanted = sorted(set(keys))
+    rows = await connection.fetch(PRESENT, [key[0] for key in wanted], [key[1] for key in wanted])
+    return {(row["repository_id"], row["digest"]) for row in rows}
 
 
 async def counts(connection: Connection, workspace_id: int) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from ledger.record import LevelRule
 from ledger.reservations import Reservation
 from ledger.workspaces import Settings
 from quota import images
+from quota.listing import describe_page
 from quota.policy import DEFAULT_POLICY, Policy, parse_policy
 from quota.usage import untagged
 from runtime.logs import get_logger
@@ -181,11 +182,9 @@ class Accounts:
                 connection, view.id, app=app, tag=tag, after=after, limit=limit + 1
             )
             more, page = len(page) > limit, page[:limit]
-            views = await image_rows.with_children(connection, page)
-            parents = await image_rows.indexes(connection, (item.repository_id for item in page))
-            held = await reading.held(connection, view.id, images.digests_of(views.values()))
+            items = await describe_page(connection, view, page, self._clock())
         return {
-            "items": images.describe(page, views, parents, held),
+            "items": items,
             "next_cursor": images.encode_cursor(page[-1]) if more else None,
         }
 

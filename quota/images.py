@@ -9,6 +9,7 @@ from ledger.announce import rfc3339
 from ledger.fold import ManifestKey
 from ledger.images import Cursor, Parent
 from ledger.reading import Held, ManifestView
+from quota.protected import Rules, protected_by
 from registry.names import format_digest
 
 
@@ -48,13 +49,14 @@ def describe(
     views: Mapping[ManifestKey, ManifestView],
     parents: Iterable[Parent],
     held: Mapping[bytes, Held],
+    rules: Rules,
 ) -> list[dict[str, Any]]:
     """Items of `GET …/images`. `views` has the page's children, too; `held` all their digests."""
     parents_of: dict[ManifestKey, list[Parent]] = defaultdict(list)
     for parent in parents:
         for digest in parent.children:
             parents_of[parent.repository_id, digest].append(parent)
-    return [_item(view, views, parents_of, held) for view in page]
+    return [_item(view, views, parents_of, held, rules) for view in page]
 
 
 def _item(
@@ -62,6 +64,7 @@ def _item(
     views: Mapping[ManifestKey, ManifestView],
     parents_of: Mapping[ManifestKey, list[Parent]],
     held: Mapping[bytes, Held],
+    rules: Rules,
 ) -> dict[str, Any]:
     key = (view.repository_id, view.digest)
     above = parents_of.get(key, [])
@@ -89,7 +92,7 @@ def _item(
         "pushed_at": rfc3339(view.pushed_ns) if view.pushed_ns >= 0 else None,
         "pushed_at_estimated": view.estimated,
         "last_pulled_at": rfc3339(pulled_ns) if pulled_ns >= 0 else None,
-        "protected_by": [f"index:{format_digest(parent.digest)}" for parent in above],
+        "protected_by": protected_by(view, views, above, pulled_ns, rules),
     }
 
 

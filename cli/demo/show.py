@@ -93,7 +93,11 @@ def names_of(images: Iterable[Document]) -> dict[ManifestName, str]:
     }
     names = {}
     for item in images:
-        parents = [parent.removeprefix("index:") for parent in item["protected_by"]]
+        parents = [
+            reason.removeprefix("index:")
+            for reason in item["protected_by"]
+            if reason.startswith("index:")
+        ]
         if item["digest"] in tagged:
             name = tagged[item["digest"]]
         elif parents:

@@ -126,7 +126,14 @@ class ImageAnswer(Answer):
     pushed_at: datetime | None
     pushed_at_estimated: Annotated[bool, Field(description="No push of it is known.")]
     last_pulled_at: datetime | None
-    protected_by: list[str]
+    protected_by: Annotated[
+        list[str],
+        Field(
+            description="What keeps it: `index:` and `subject:` with the digest of what it belongs to,"
+            " `lease:` with the source, `keep_tags:` with the pattern, `keep_newest:`,"
+            " `keep_pulled_days:` and `min_age:` (seconds) with the policy's value."
+        ),
+    ]
 
 
 class EventAnswer(Answer):

@@ -13,7 +13,7 @@ from ledger import images as image_rows
 from ledger.browsing import ORDERS, Fullness, Pulse, Totals
 from ledger.fold import ManifestKey
 from ledger.reading import WorkspaceView
-from quota import images
+from quota.listing import describe_page
 from quota.pages.breakdown import Breakdown, break_down, digests_of
 from quota.pages.figures import Known
 from runtime.postgres import Pool
@@ -100,11 +100,9 @@ class Browsing:
             if by_size and known is not None:
                 keys = _sorted_by_size(keys, known.value, query.sort)[offset : offset + limit + 1]
             page = await image_rows.some(connection, keys[:limit])
-            views = await image_rows.with_children(connection, page)
-            parents = await image_rows.indexes(connection, (item.repository_id for item in page))
-            held = await reading.held(connection, view.id, images.digests_of(views.values()))
+            items = await describe_page(connection, view, page, self._clock())
         return ImagePage(
-            images.describe(page, views, parents, held),
+            items,
             more=len(keys) > limit,
             sorted_as_asked=by_size or query.sort in ORDERS,
         )
