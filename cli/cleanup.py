@@ -230,6 +230,10 @@ def show_plan(document: Document, *, as_json: bool) -> None:
         )
     for block in document["blocks"]:
         console.print(f"[bold red]refused[/] {plain(block['code'])}: {plain(block['why'])}")
+    for warning in document["warnings"]:
+        console.print(
+            f"[yellow]{plain(warning['code'])}[/]: {plain(warning['why'])}", soft_wrap=True
+        )
     if document["why_not"]:
         console.print(f"target not reached: {plain(document['why_not'])}", soft_wrap=True)
 

@@ -125,6 +125,23 @@ class Job:
             snapshot, plan = await self._plan_once()
         return snapshot, plan
 
+    async def plan_asked(self, seconds: float) -> tuple[Snapshot, Plan]:
+        """What would go now, after asking the registry about it as a cleanup does.
+
+        The registry has so long for it; what it could not be asked is a warning of the outcome.
+        Raises LookupError.
+        """
+        snapshot, plan = await self.plan()
+        try:
+            async with asyncio.timeout(seconds):
+                while await self._registry_differs(snapshot, [step.key for step in plan.steps]):
+                    snapshot, plan = await self.plan()
+        except (StopError, TimeoutError) as error:
+            log.info("plan_not_checked", workspace=self._workspace, reason=str(error) or "too slow")
+            self._outcome.warn("registry_not_asked")
+            snapshot, plan = await self.plan()
+        return snapshot, plan
+
     async def _plan_once(self) -> tuple[Snapshot, Plan]:
         async with self._tools.pool.acquire() as connection:
             snapshot = await take_snapshot(
@@ -194,10 +211,16 @@ class Job:
             snapshot, plan = await self.plan()
             holdings = {digest: (held.refs, held.size) for digest, held in snapshot.held.items()}
             changes = stored.changes(steps, plan, snapshot.known_ns(), holdings)
+            try:
+                # As when the plan was made: what the registry says may be why it is what it is.
+                if await self._registry_differs(snapshot, keys):
+                    continue
+            except StopError as stop:
+                if changes:
+                    raise PlanChangedError(changes) from stop
+                raise
             if changes:
                 raise PlanChangedError(changes)
-            if await self._registry_differs(snapshot, keys):
-                continue
             units = self._items(snapshot, steps)
             try:
                 deletions = await self._begin(
@@ -311,7 +334,7 @@ class Job:
         """Ask the registry about tags that the plan rests on; True when it has to be made again."""
         views = snapshot.by_key()
         # Which images are the newest shows in all repositories of an app.
-        apps = {views[key].app for key in keys}
+        apps = {views[key].app for key in keys if key in views}
         repositories = {
             view.repository
             for view in views.values()

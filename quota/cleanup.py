@@ -155,6 +155,18 @@ class Cleaner:
                 task.cancel()
             await asyncio.gather(*pending, return_exceptions=True)
 
+    async def plan_asked(
+        self, workspace: str, incoming: Incoming, *, seconds: float
+    ) -> tuple[Snapshot, Plan, list[str]] | None:
+        """As `plan`, after asking the registry for so long; with warnings. None: not known."""
+        outcome = Outcome()
+        try:
+            job = Job(self.tools, workspace, incoming, "plan", outcome)
+            snapshot, plan = await job.plan_asked(seconds)
+        except LookupError:
+            return None
+        return snapshot, plan, outcome.warnings
+
     async def plan(self, workspace: str, incoming: Incoming) -> tuple[Snapshot, Plan] | None:
         """What a cleanup would do now; None for a workspace that is not known."""
         try:

@@ -1,7 +1,7 @@
 """Cleanups that a person or program asks for: plans that are stored, runs, and the record of both."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -24,6 +24,12 @@ from runtime.postgres import Pool
 
 PLAN_TTL = timedelta(minutes=15)
 """For how long a stored plan may be carried out."""
+_ASK_SECONDS = 5.0
+"""For what the registry is asked before a plan is stored; without its word the plan is made all the same."""
+_WARNINGS = {
+    "registry_not_asked": "the registry could not be asked in time; carrying the plan out asks it",
+    "images_not_found": "the registry answers for no tag of some images: they count among no newest",
+}
 _MOST_NAMED = 5
 
 
@@ -61,13 +67,13 @@ class Runs:
 
     async def plan(self, view: WorkspaceView) -> dict[str, Any]:
         """A dry run, stored for 15 minutes: every image with keep or delete, why, and the bytes."""
-        planned = await self._cleaner.plan(view.name, _incoming(view))
+        planned = await self._cleaner.plan_asked(view.name, _incoming(view), seconds=_ASK_SECONDS)
         if planned is None:  # pragma: no cover - the view was read a moment ago
             raise LookupError(view.name)
-        snapshot, plan = planned
+        snapshot, plan, warnings = planned
         now = self._clock()
         identifier = self._new_id()
-        document = _document(snapshot, plan)
+        document = _document(snapshot, plan, warnings)
         stored = StoredPlan(
             identifier,
             msgspec.json.encode(steps_of(plan, snapshot.known_ns())),
@@ -175,7 +181,7 @@ def _run(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "id": str(row["id"]), "plan_id": None if plan_id is None else str(plan_id)}
 
 
-def _document(snapshot: Snapshot, plan: Plan) -> dict[str, Any]:
+def _document(snapshot: Snapshot, plan: Plan, warnings: Sequence[str]) -> dict[str, Any]:
     return {
         "workspace": plan.workspace,
         "usage_bytes": plan.usage_before_bytes,
@@ -185,7 +191,8 @@ def _document(snapshot: Snapshot, plan: Plan) -> dict[str, Any]:
         "target_reached": plan.target_reached,
         "why_not": plan.why_not,
         "blocks": [{"code": block.code, "why": block.sentence} for block in plan.blocks],
-        "warnings": [{"code": block.code, "why": block.sentence} for block in plan.warnings],
+        "warnings": [{"code": block.code, "why": block.sentence} for block in plan.warnings]
+        + [{"code": code, "why": _WARNINGS[code]} for code in warnings],
         "images": [
             {
                 "repository": decision.manifest.repository,

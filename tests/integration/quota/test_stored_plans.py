@@ -171,3 +171,30 @@ async def test_a_plan_waits_for_another_cleanup_no_longer_than_its_caller(
     go_on.set()
     assert (await other)[0] == 200
     assert len((await api.call("GET", RUNS))[1]["items"]) == 1
+
+
+async def test_a_plan_knows_which_images_the_registry_has_lost_and_can_be_carried_out(service, api):
+    """Their deletion was never told, and only reconciliation forgets them."""
+    await service.configure("acme", 1_000_000)
+    images = [await service.push("acme/api", f"1.{number}", 100_000) for number in range(9)]
+    for image in images[4:]:
+        await service.registry.delete_manifest("acme/api", image.digest)
+    status, plan = await api.call("POST", PLANS, {})
+    assert status == 200, plan
+    assert "images_not_found" in [warning["code"] for warning in plan["warnings"]]
+    assert going(plan) == [f"sha256:{image.digest.hex()}" for image in images[:2]]
+    status, outcome = await api.call("POST", RUNS, {"plan": plan["id"]})
+    assert status == 200, outcome
+    assert [image["digest"] for image in outcome["images"]] == going(plan)
+    assert await service.tags("acme/api") == {"1.2", "1.3"}
+
+
+async def test_a_plan_is_made_without_the_registry_too_and_says_so(service):
+    await service.configure("acme", 1_000_000)
+    for number in range(9):
+        await service.push("acme/api", f"1.{number}", 100_000)
+    async with live_api(service.pool, "http://127.0.0.1:9") as api:
+        status, plan = await api.call("POST", PLANS, {})
+    assert status == 200, plan
+    assert [warning["code"] for warning in plan["warnings"]] == ["registry_not_asked"]
+    assert going(plan)

@@ -32,6 +32,7 @@ def plan(**changes):
         "target_reached": True,
         "why_not": None,
         "blocks": [],
+        "warnings": [],
         "images": [
             image(action="keep", tags=[], why="kept: its grace is not over", freed_bytes=0),
             image(),
@@ -85,6 +86,12 @@ def test_a_plan_shows_first_what_goes(capsys):
     assert printed[-1].endswith(
         "2026-11-25 04:15 UTC: registry-quota cleanup acme --plan 0c7f2d6e-0000-4000-8000-000000000001"
     )
+
+
+def test_a_plan_that_the_registry_was_not_asked_about_says_so(capsys):
+    warnings = [{"code": "registry_not_asked", "why": "it could not be asked"}]
+    cleanup.show_plan(plan(warnings=warnings), as_json=False)
+    assert "registry_not_asked: it could not be asked" in capsys.readouterr().out
 
 
 def test_a_plan_says_why_it_is_refused_and_falls_short(capsys):
