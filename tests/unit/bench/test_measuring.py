@@ -46,7 +46,7 @@ def test_a_meter_tells_own_cpu_apart_from_foreign():
     while time.process_time() < until:
         pass
     found = meter.stop()
-    assert found["cpu.load"] >= 0.04
+    assert found["cpu.load"] >= 0.025  # the kernel counts in ticks of 10 ms, begun ones not
     assert 0 <= found["steal"] <= 1
     assert found["foreign"] >= 0
 
