@@ -4,7 +4,7 @@ import json
 import secrets
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,9 +75,9 @@ def bearer(**more: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {TOKEN}", **more}
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def traced(kafka_bootstrap, postgres_url, tmp_path_factory) -> AsyncIterator[Traced]:
-    folder = tmp_path_factory.mktemp("traced")
+@asynccontextmanager
+async def tracing(kafka_bootstrap: str, postgres_url: str, folder: Path) -> AsyncIterator[Traced]:
+    """Receiver, consumer and API that send their spans to a collector."""
     await create_topics(Settings(kafka_bootstrap=kafka_bootstrap))
     ports = {name: free_port() for name in ("receiver", "consumer", "api", "grpc")}
     async with AsyncExitStack() as stack:
@@ -117,6 +117,12 @@ async def traced(kafka_bootstrap, postgres_url, tmp_path_factory) -> AsyncIterat
             [],
         )
         await wait_until(found.ready, 60)
+        yield found
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def traced(kafka_bootstrap, postgres_url, tmp_path_factory) -> AsyncIterator[Traced]:
+    async with tracing(kafka_bootstrap, postgres_url, tmp_path_factory.mktemp("traced")) as found:
         yield found
 
 
@@ -231,11 +237,16 @@ async def test_strangers_and_health_checks_leave_no_trace(traced: Traced):
     assert not [span for span in traced.collector.spans if "readyz" in span.name]
 
 
-async def test_a_collector_that_is_away_holds_nothing_up_neither_work_nor_the_stop(traced: Traced):
-    traced.collector.refusing = True
-    body = envelope(event(f"t{uuid.uuid4().hex[:8]}/web"))
-    assert await traced.post("receiver", "/v1/notifications", data=body, headers=bearer()) == 202
-    for program in traced.programs.values():
-        code, seconds = await program.stop()
-        assert code == 0
-        assert seconds < 4
+async def test_a_collector_that_is_away_holds_nothing_up_neither_work_nor_the_stop(
+    kafka_bootstrap, postgres_url, tmp_path
+):
+    async with tracing(kafka_bootstrap, postgres_url, tmp_path) as traced:
+        traced.collector.refusing = True
+        body = envelope(event(f"t{uuid.uuid4().hex[:8]}/web"))
+        assert (
+            await traced.post("receiver", "/v1/notifications", data=body, headers=bearer()) == 202
+        )
+        for program in traced.programs.values():
+            code, seconds = await program.stop()
+            assert code == 0
+            assert seconds < 4

@@ -27,6 +27,13 @@ def states(ran):
     return worst
 
 
+async def pushed(system):
+    """An image whose notification has arrived."""
+    image = build_image([build_layer("doctor-1", 100)])
+    await push_image(system.registry, "doctor-1/api", image, "1.0")
+    await system.settled()
+
+
 async def test_a_running_stack_is_fine_and_the_block_points_at_its_receiver(system, command):
     image = build_image([build_layer("doctor", 20_000)])
     await push_image(system.registry, "doctor-1/api", image, "1.0")
@@ -78,6 +85,7 @@ async def test_it_changes_no_account_and_tells_only_of_a_pull_of_its_own(system,
         ran = await command("dead-letters", "list", "--json")
         return int(json.loads(ran.out)["total"])
 
+    await pushed(system)
     before, dead = await told(), await dead_letters()
     assert before
     assert (await command("doctor")).code == 0
@@ -151,6 +159,7 @@ async def test_a_registry_that_leaves_references_out_is_noticed_until_they_come_
 async def test_a_registry_whose_notifications_go_elsewhere_is_found_by_a_pull(
     system, command, tmp_path
 ):
+    await pushed(system)  # others do arrive
     with running_registry(tmp_path) as url:
         await answering(url)
         async with RegistryClient(url) as client:
