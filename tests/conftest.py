@@ -63,6 +63,7 @@ _ALONE = (
     "faults",
     "integration/consumer/test_frozen.py",
     "integration/devstack",
+    "integration/runtime/test_producers.py",
     "integration/webhook_receiver",
     "unit/quota/test_planner_large.py",
 )
