@@ -10,7 +10,7 @@ RUN apt-get update -qq \
  && python3 -m venv /build && python3 -m venv --without-pip /opt/registry-quota
 WORKDIR /src
 # Dependencies first: they change less often than the code. All are wheels, pinned with hashes; what
-# they bring for debuggers, compilers and type checkers is a third of their size, and stays here.
+# they bring for debuggers, compilers, type checkers and tests is a third of their size, and stays here.
 COPY requirements/ requirements/
 RUN /build/bin/pip install --require-hashes --no-deps --only-binary :all: -r requirements/build.txt \
  && /build/bin/pip --python /opt/registry-quota/bin/python install \
@@ -18,7 +18,7 @@ RUN /build/bin/pip install --require-hashes --no-deps --only-binary :all: -r req
  && find /opt/registry-quota -name '*.so' -exec strip --strip-unneeded {} + \
  && find /opt/registry-quota -type f \
       \( -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' -o -name '*.c' -o -name '*.h' \) -delete \
- && rm -rf /opt/registry-quota/lib/python3*/site-packages/greenlet/tests
+ && find /opt/registry-quota -type d \( -name tests -o -name testing \) -prune -exec rm -rf {} +
 COPY . .
 ARG VERSION=local
 RUN /build/bin/pip wheel --no-deps --no-index --no-build-isolation -w /dist . \
