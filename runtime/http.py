@@ -1,9 +1,11 @@
 """What every HTTP door of ours shares: health, readiness, metrics, serving."""
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TypedDict, Unpack
+from functools import partial
+from typing import Any, Protocol, TypedDict, Unpack
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
@@ -95,6 +97,22 @@ def _answered(span: Span | None, status: int) -> None:
         span.failed(str(status))
 
 
+class Front(Protocol):
+    """Takes connections before aiohttp does, answers what it knows, and hands over the rest."""
+
+    def protocol(
+        self, behind: Callable[[], asyncio.Protocol], idle_seconds: float
+    ) -> asyncio.Protocol:
+        """For a new connection; `behind` makes the one to hand it over to."""
+
+    async def close(self, drain_seconds: float) -> None:
+        """Answer what is open within so many seconds, then end its connections."""
+
+
+FRONT = web.AppKey[Front]("front")
+"""Where an application keeps its front, if it has one."""
+
+
 class ServingOptions(TypedDict, total=False):
     """Bounds on connections. Durations are seconds."""
 
@@ -120,30 +138,37 @@ async def serving(
     **options: Unpack[ServingOptions],
 ) -> AsyncIterator[int]:
     """Serve `app`, by TLS with a `certificate`, and yield the port in use."""
+    drain_seconds = options.get("drain_seconds", 2.0)
+    idle_seconds = options.get("idle_seconds", 75.0)
     runner = web.AppRunner(
         app,
         access_log=None,
-        shutdown_timeout=options.get("drain_seconds", 2.0),
+        shutdown_timeout=drain_seconds,
         handle_signals=False,
         lingering_time=options.get("linger_seconds", 1.0),
-        keepalive_timeout=options.get("idle_seconds", 75.0),
+        keepalive_timeout=idle_seconds,
         auto_decompress=options.get("decompress", True),
         tcp_keepalive=options.get("tcp_keepalive", True),
         max_line_size=_LONGEST_LINE,
     )
     await runner.setup()
+    front = app.get(FRONT)
     try:
-        site = web.TCPSite(
-            runner,
+        behind: Any = runner.server
+        server = await asyncio.get_running_loop().create_server(
+            behind if front is None else partial(front.protocol, behind, idle_seconds),
             host,
             port,
             backlog=1024,
             reuse_address=True,
-            ssl_context=None if certificate is None else certificate.server_context(),
+            ssl=None if certificate is None else certificate.server_context(),
         )
-        await site.start()
-        server = site._server  # noqa: SLF001 - aiohttp has no public way to ask for the port of port 0
-        sockets: list[socket.socket] = list(getattr(server, "sockets", []))
-        yield int(sockets[0].getsockname()[1]) if sockets else port
+        try:
+            sockets: list[socket.socket] = list(server.sockets)
+            yield int(sockets[0].getsockname()[1]) if sockets else port
+        finally:
+            server.close()
+            if front is not None:
+                await front.close(drain_seconds)
     finally:
         await runner.cleanup()

@@ -1,10 +1,14 @@
-# ruff: noqa: SLF001 - aiokafka has no public way to end a producer without flushing it
+# ruff: noqa: SLF001 - aiokafka has no public way to end a producer without flushing it, nor to share a future
 """Kafka producers: opened as every sender of ours needs them, and ended when their broker is gone."""
 
 import asyncio
+import copy
+from collections.abc import Sequence
+from typing import Any
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import ProducerClosed
+from aiokafka.partitioner import DefaultPartitioner
 
 from runtime.kafka import connection_options, start
 from runtime.settings import MESSAGE_MAX_BYTES, Settings
@@ -14,6 +18,9 @@ BATCH_BYTES = 128 * 1024
 
 REQUEST_TIMEOUT = 2.0
 """Seconds that a producer waits for a broker's answer before it opens the connection anew."""
+
+_MOST_PLACES = 10_000
+"""Keys whose partition is remembered."""
 
 
 async def open_producer(
@@ -46,6 +53,61 @@ async def open_producer(
         await discard_producer(producer)
         raise
     return producer
+
+
+class OpenBatches:
+    """The batches that a producer is filling: what `producer.send` does, at a third of its cost.
+
+    The records of a batch are durable together, so they share its future; and a key's partition is
+    worked out once (`send` does it in Python for every record).
+    """
+
+    def __init__(self, producer: AIOKafkaProducer) -> None:
+        """Of a started producer."""
+        self._accumulator = producer._message_accumulator
+        self._cluster = producer.client.cluster
+        self._partition = DefaultPartitioner()
+        self._places: dict[tuple[str, bytes], TopicPartition] = {}
+        # A topic may get more partitions while we run: every look at the cluster counts.
+        self._cluster.add_listener(lambda _cluster: self._places.clear())
+
+    def put(
+        self, topic: str, key: bytes, value: bytes, headers: Sequence[tuple[str, bytes]]
+    ) -> asyncio.Future[Any] | None:
+        """Add a record; the future is done when it is durable, and is that of others, too: never to be cancelled.
+
+        None when that needs to wait (for room, or for the partitions of a topic): `producer.send` does.
+
+        Raises:
+            KafkaError: the producer takes no more.
+        """
+        accumulator = self._accumulator
+        if accumulator._closed:
+            raise ProducerClosed
+        if accumulator._exception is not None:
+            raise copy.copy(accumulator._exception)
+        place = self._places.get((topic, key)) or self._place(topic, key)
+        if place is None:
+            return None
+        waiting = accumulator._batches.get(place)
+        if waiting:
+            batch = waiting[-1]
+        else:
+            batch = accumulator._append_batch(accumulator.create_builder(), place)
+        if batch._builder.append(timestamp=None, key=key, value=value, headers=headers) is None:
+            return None
+        future: asyncio.Future[Any] = batch.future
+        return future
+
+    def _place(self, topic: str, key: bytes) -> TopicPartition | None:
+        partitions = sorted(self._cluster.partitions_for_topic(topic) or ())
+        if not partitions:
+            return None
+        if len(self._places) >= _MOST_PLACES:
+            self._places.clear()
+        place = TopicPartition(topic, self._partition(key, partitions, partitions))
+        self._places[topic, key] = place
+        return place
 
 
 async def discard_producer(producer: AIOKafkaProducer) -> None:

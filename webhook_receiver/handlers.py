@@ -71,18 +71,34 @@ class Receiver:
             return self._unauthorized()
         try:
             response = await self._deliver(request, source, started)
-        except (KafkaUnavailable, Overloaded) as error:
-            response = _answer(503, str(error) or "too many bytes are in flight")
         except BodyTimeout:
             response = _answer(408, "the body did not arrive in time")
         except Incomplete:
             response = _answer(400, "the body is incomplete")
-        except Exception:
-            # The registry keeps the event and sends it again: better than losing it.
-            log.exception("delivery_failed")
-            response = _answer(503, "internal error")
+        except Exception as error:  # noqa: BLE001 - all of it is told
+            response = _answer(503, _why_again(error))
         self._metrics.answered(response.status)
         return response
+
+    async def take(self, data: bytes, source: str) -> str | None:
+        """Take the whole body of a delivery from a registry that may deliver (`front`).
+
+        None when it is stored, else why it has to be sent again.
+        """
+        started = time.monotonic()
+        problem = None
+        if not self._in_flight.take(len(data)):
+            problem = _why_again(Overloaded())
+        else:
+            body = Body(data, len(data), len(data))
+            storing = self._store(body, "", Arrival(source, self._now_ns()), started)
+            del data, body  # nobody is to hold it longer than its messages need
+            try:
+                await storing
+            except Exception as error:  # noqa: BLE001 - all of it is told
+                problem = _why_again(error)
+        self._metrics.answered(202 if problem is None else 503)
+        return problem
 
     async def expect(self, request: web.Request) -> web.Response | None:
         """`Expect: 100-continue`: a body is asked for only from those who may send one."""
@@ -104,8 +120,19 @@ class Receiver:
             in_flight=self._in_flight,
         )
         all_was_read = body.ended
+        storing = self._store(
+            body, request.headers.get(hdrs.CONTENT_ENCODING, ""), arrival, started
+        )
+        del body  # as above
+        await storing
+        response = web.Response(status=202)
+        if not all_was_read:
+            response.force_close()
+        return response
+
+    async def _store(self, body: Body, encoding: str, arrival: Arrival, started: float) -> None:
+        """Make a delivery durable, and count it. Raises KafkaUnavailable."""
         try:
-            encoding = request.headers.get(hdrs.CONTENT_ENCODING, "")
             messages = self._messages(body, encoding, arrival)
         finally:
             # From here on the messages are what is held, and counted where they go.
@@ -114,11 +141,7 @@ class Receiver:
         stored = await self._destination.publish(messages)
         self._metrics.acknowledged(stored, time.monotonic() - started)
         if dead := [message for message in stored if message.is_dead_letter]:
-            _tell(dead, source)
-        response = web.Response(status=202)
-        if not all_was_read:
-            response.force_close()
-        return response
+            _tell(dead, arrival.source)
 
     def _messages(self, body: Body, encoding: str, arrival: Arrival) -> list[Message]:
         """Every event of a delivery is accounted for, whatever it is."""
@@ -146,6 +169,15 @@ class Receiver:
         )
         response.force_close()
         return response
+
+
+def _why_again(error: Exception) -> str:
+    """Why a delivery has to be sent again."""
+    if isinstance(error, KafkaUnavailable | Overloaded):
+        return str(error) or "too many bytes are in flight"
+    # The registry keeps the event and sends it again: better than losing it.
+    log.error("delivery_failed", exc_info=error)
+    return "internal error"
 
 
 def _tell(dead: Sequence[Message], source: str) -> None:

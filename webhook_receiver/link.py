@@ -8,7 +8,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from runtime.kafka import DEAD_LETTER_TOPIC, NOTIFICATIONS_TOPIC
-from runtime.producers import BATCH_BYTES, discard_producer
+from runtime.producers import BATCH_BYTES, OpenBatches, discard_producer
 from webhook_receiver.messages import Message, shortened
 
 MESSAGE_OVERHEAD: Final = 1024
@@ -21,7 +21,7 @@ PROBE_TIMEOUT: Final = 1.0
 """Seconds that Kafka has to answer a question for its metadata."""
 
 Sent = tuple[Message, asyncio.Future[Any]]
-"""A message in the producer, and its acknowledgement to come."""
+"""A message in the producer, and the acknowledgement to come: of its batch, so of others, too."""
 
 
 def weight(message: Message) -> int:
@@ -32,14 +32,15 @@ def weight(message: Message) -> int:
 class Link:
     """A started producer.
 
-    `acknowledged_at` is the loop's time of its last acknowledgement. `held` are the messages (and
-    their weights) whose requests were given up while the producer still tries to send them.
+    `acknowledged_at` is the loop's time of its last acknowledgement. `held` are the acknowledgements
+    (and the weights of their messages) whose requests were given up while the producer still tries.
     """
 
     def __init__(self, producer: AIOKafkaProducer, loop: asyncio.AbstractEventLoop) -> None:
         self.acknowledged_at = 0.0
         self.held: dict[asyncio.Future[Any], int] = {}
         self._producer = producer
+        self._batches = OpenBatches(producer)
         self._loop = loop
         self._probe: asyncio.Task[str | None] | None = None
         # aiokafka puts everything that waits for a broker into one request, and a broker cuts the
@@ -60,13 +61,18 @@ class Link:
                 if len(message.value) > BATCH_BYTES:
                     future = await self._send_large(message)
                 else:
-                    future = await self._send(message)
+                    future = self._put(message) or await self._send(message)
                 sent.append((message, future))
             except MessageSizeTooLargeError:
                 short = shortened(message)
                 if short is None:
                     raise
                 sent.append((short, await self._send(short)))
+
+    def _put(self, message: Message) -> asyncio.Future[Any] | None:
+        if message.key is None:
+            return None
+        return self._batches.put(message.topic, message.key, message.value, message.headers)
 
     def _send(self, message: Message) -> Awaitable[asyncio.Future[Any]]:
         sending: Awaitable[asyncio.Future[Any]] = self._producer.send(

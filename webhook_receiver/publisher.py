@@ -189,11 +189,12 @@ class Publisher:
             if future.done():
                 settle(future)
             else:
-                held[future] = weight(message)
+                held[future] = held.get(future, 0) + weight(message)
         if not held:
             return 0
-        link.held |= held
-        for future in held:
+        for future, size in held.items():
+            # Other deliveries may wait for the same one.
+            link.held[future] = link.held.get(future, 0) + size
             future.add_done_callback(settle)
         self._loop.call_later(EXPIRY, self._expire, link, list(held))
         return sum(held.values())

@@ -10,7 +10,7 @@ from typing import Final
 from aiohttp import web
 
 from registry.workspaces import WorkspaceRule
-from runtime.http import ServingOptions, add_operations_routes, serving, traced
+from runtime.http import FRONT, ServingOptions, add_operations_routes, serving, traced
 from runtime.lifecycle import Stopping, run_until_stopped
 from runtime.logs import get_logger
 from runtime.settings import Settings
@@ -18,6 +18,7 @@ from runtime.tls import door_certificate
 from runtime.tracing import Tracing, open_tracing
 from webhook_receiver.auth import Tokens
 from webhook_receiver.body import READ_TIMEOUT, Limits
+from webhook_receiver.front import DeliveryFront, Heads
 from webhook_receiver.handlers import PATH, Receiver
 from webhook_receiver.in_flight import InFlight
 from webhook_receiver.metrics import ReceiverMetrics
@@ -61,8 +62,9 @@ def create_app(
     in_flight = InFlight(in_flight_bytes)
     metrics = ReceiverMetrics(lambda: in_flight.bytes, started=now_ns() / 1e9)
     publisher = Publisher(settings, in_flight=in_flight, metrics=metrics)
+    tokens = Tokens(settings.required_webhook_tokens())
     receiver = Receiver(
-        tokens=Tokens(settings.required_webhook_tokens()),
+        tokens=tokens,
         workspaces=WorkspaceRule(settings.workspace_pattern),
         destination=publisher,
         in_flight=in_flight,
@@ -72,6 +74,8 @@ def create_app(
     )
     app = web.Application(middlewares=[] if tracing is None else [traced(tracing)])
     app.router.add_post(PATH, receiver.notify, expect_handler=receiver.expect)
+    if tracing is None:  # the short way knows no spans
+        app[FRONT] = DeliveryFront(Heads(PATH, tokens, settings.max_body_bytes), receiver)
     add_operations_routes(app, ready=publisher.ready, metrics=metrics.registry, stopping=stopping)
     app.cleanup_ctx.append(lambda _app: publisher.running())
     app.cleanup_ctx.append(lambda _app: summing_up(metrics))

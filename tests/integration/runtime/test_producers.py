@@ -12,7 +12,7 @@ from devstack.config import StackConfig
 from devstack.ports import free_port
 from devstack.stack import Stack
 from runtime.kafka import NOTIFICATIONS_TOPIC, create_topics
-from runtime.producers import discard_producer, open_producer
+from runtime.producers import OpenBatches, discard_producer, open_producer
 from runtime.settings import Settings
 from tests.support.programs import frozen
 from tests.support.waiting import wait_until
@@ -25,6 +25,34 @@ async def kafka(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
     async with Stack(config, parts=("kafka",)) as stack:
         await create_topics(Settings(kafka_bootstrap=stack.kafka_bootstrap))
         yield stack
+
+
+async def test_records_of_open_batches_are_stored_where_send_stores_them(kafka: Stack):
+    producer = await open_producer(Settings(kafka_bootstrap=kafka.kafka_bootstrap))
+    try:
+        await producer.partitions_for(NOTIFICATIONS_TOPIC)
+        batches = OpenBatches(producer)
+        keys = [f"workspace-{number}".encode() for number in range(50)]
+        futures = [batches.put(NOTIFICATIONS_TOPIC, key, b"put", [("a", b"b")]) for key in keys]
+        # One for all records of a batch.
+        assert len(set(futures)) < len(keys)
+        put = [(await future).partition for future in futures if future is not None]
+        sending = [await producer.send(NOTIFICATIONS_TOPIC, b"sent", key=key) for key in keys]
+        sent = [await future for future in sending]
+        assert put == [record.partition for record in sent]
+        # A batch that is full, and a topic that is not known, are for `send` to wait for.
+        full = [batches.put(NOTIFICATIONS_TOPIC, b"k", b"x" * 100_000, []) for _ in range(2)]
+        assert [future is None for future in full] == [False, True]
+        assert batches.put("nobody-knows", b"k", b"x", []) is None
+        last = batches.put(NOTIFICATIONS_TOPIC, keys[0], b"put", [])
+    finally:
+        await discard_producer(producer)
+    for future in (full[0], last):
+        assert future is not None
+        assert future.done()
+        future.exception()  # stored just in time, or not
+    with pytest.raises(ProducerClosed):
+        batches.put(NOTIFICATIONS_TOPIC, b"k", b"x", [])
 
 
 @pytest.mark.parametrize("size", [100, 8_000_000])

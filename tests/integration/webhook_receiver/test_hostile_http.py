@@ -272,6 +272,31 @@ async def test_several_deliveries_on_one_connection_are_answered_in_turn(receive
     assert sorted(topics) == [NOTIFICATIONS_TOPIC] * 3 + [DEAD_LETTER_TOPIC]
 
 
+async def test_one_connection_takes_deliveries_of_all_kinds_and_questions(receiver: Receiving):
+    """The short way, a body in pieces, then aiohttp's way: in turn, as if there were one."""
+    bodies = [envelope(event()) for _ in range(4)]
+    async with wire_to(receiver) as wire:
+        for body in bodies[:2]:
+            wire.request(AUTHORIZED, length(body), body=body)
+            assert await wire.status() == 202
+        wire.request(AUTHORIZED, length(bodies[2]))
+        await wire.writer.drain()
+        wire.send(bodies[2])
+        assert await wire.status() == 202
+        wire.request(line="GET /healthz HTTP/1.1")
+        assert await wire.status() == 200
+        wire.request(AUTHORIZED, length(bodies[3]), body=bodies[3])
+        assert await wire.status() == 202
+    assert len(await receiver.records()) == 4
+    assert 'requests_total{status="202"} 4.0' in (await receiver.get("/metrics"))[1]
+
+
+async def test_a_connection_that_never_speaks_ends(start_receiver: StartReceiver):
+    receiver = await start_receiver(server=SERVING | ServingOptions(idle_seconds=0.3))
+    async with wire_to(receiver) as wire:
+        assert await wire.is_closed(within=3)
+
+
 async def test_an_old_client_is_served(receiver: Receiving):
     body = envelope(event())
     async with wire_to(receiver) as wire:

@@ -45,7 +45,12 @@ class Producer:
         assert headers
         if len(value) > MESSAGE_MAX_BYTES:
             raise MessageSizeTooLargeError
-        future = asyncio.get_running_loop().create_future()
+        return self.take(topic, value)
+
+    def take(
+        self, topic: str, value: bytes, future: asyncio.Future[Any] | None = None
+    ) -> asyncio.Future[Any]:
+        future = future or asyncio.get_running_loop().create_future()
         self.sent.append((topic, value, future))
         outcome = self.client.outcome(topic, value, self)
         if outcome is True:
@@ -64,6 +69,21 @@ class Producer:
                 future.set_exception(ProducerClosed())
 
 
+class Batches:
+    """A batch for each record, unless the test lets them share one."""
+
+    def __init__(self, producer: Producer) -> None:
+        self.producer = producer
+
+    def put(
+        self, topic: str, _key: bytes, value: bytes, headers: list[tuple[str, bytes]]
+    ) -> asyncio.Future[Any] | None:
+        assert headers
+        if self.producer.client.full:
+            return None
+        return self.producer.take(topic, value, self.producer.client.shared)
+
+
 Outcome = Callable[[str, bytes, Producer], bool | Exception | None]
 """Stored, refused, or nothing for now."""
 
@@ -76,6 +96,8 @@ class Cluster:
         self.away: Exception | None = None
         self.names = {NOTIFICATIONS_TOPIC, DEAD_LETTER_TOPIC}
         self.outcome: Outcome = lambda *_: True
+        self.full = False
+        self.shared: asyncio.Future[Any] | None = None
 
     async def open(self, _settings: Settings) -> Producer:
         if self.away is not None:
@@ -113,6 +135,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     monkeypatch.setattr(publisher, "open_producer", cluster.open)
     monkeypatch.setattr(publisher, "discard_producer", Producer.discard)
     monkeypatch.setattr(link, "discard_producer", Producer.discard)
+    monkeypatch.setattr(link, "OpenBatches", Batches)
     monkeypatch.setattr(publisher, "RETRY_PAUSE", 0.01)
     return cluster
 
@@ -133,6 +156,36 @@ async def test_what_kafka_acknowledged_is_returned_and_no_longer_held(cluster: C
         assert b.in_flight.bytes == 0
         assert await b.publisher.ready() is None
     assert [producer.discarded for producer in cluster.producers] == [True]
+
+
+async def test_a_message_whose_batch_is_full_waits_for_the_next(cluster: Cluster):
+    cluster.full = True
+    async with bench(cluster) as b:
+        assert await b.publish(message()) == [message()]
+        assert cluster.producers[0].values() == [b"event"]
+
+
+async def test_deliveries_that_share_a_batch_share_its_fate(cluster: Cluster):
+    cluster.outcome = lambda *_: None
+    async with bench(cluster) as b:
+        cluster.shared = asyncio.get_running_loop().create_future()
+        together = [asyncio.create_task(b.publish(message(), message())) for _ in range(3)]
+        await wait_until(lambda: cluster.producers and len(cluster.producers[0].sent) == 6)
+        cluster.shared.set_result(None)
+        assert await asyncio.gather(*together) == [[message(), message()]] * 3
+        assert b.in_flight.bytes == 0
+
+
+async def test_deliveries_that_share_a_batch_are_all_held_until_it_is_settled(cluster: Cluster):
+    cluster.outcome = lambda *_: None
+    async with bench(cluster) as b:
+        cluster.shared = asyncio.get_running_loop().create_future()
+        together = [b.publish(message(), message()) for _ in range(3)]
+        answers = await asyncio.gather(*together, return_exceptions=True)
+        assert all(isinstance(answer, KafkaUnavailable) for answer in answers)
+        assert b.in_flight.bytes == 6 * link.weight(message())
+        cluster.shared.set_result(None)
+        await wait_until(lambda: b.in_flight.bytes == 0)
 
 
 async def test_without_an_acknowledgement_the_producer_is_replaced(cluster: Cluster):
