@@ -106,6 +106,7 @@ class NotificationConsumer:
         self._ceiling = Ceiling(dead_letter_ceiling)
         self._outcomes = Outcomes("notification")
         self.ready = False
+        """Whether the group has given it its share: none, where there are more members than partitions."""
         self.halted: str | None = None
         """Why it takes nothing any more, until a person starts it again."""
 
@@ -159,7 +160,6 @@ class NotificationConsumer:
 
     async def _lane(self, kafka: AIOKafkaConsumer, number: int) -> None:
         while not self._stopping.is_set():
-            self.ready = bool(self._owned)
             mine = [
                 TopicPartition(NOTIFICATIONS_TOPIC, partition)
                 for partition, owned in self._owned.items()
@@ -199,6 +199,7 @@ class NotificationConsumer:
 
     def revoked(self, partitions: list[TopicPartition]) -> None:
         """Partitions that are taken away; a batch of them under way is refused by its epoch."""
+        self.ready = False
         for partition in partitions:
             self._owned.pop(partition.partition, None)
 
@@ -214,6 +215,7 @@ class NotificationConsumer:
             position.lane = number % LANES
             self._owned[partition.partition] = position
             kafka.seek(partition, position.next_offset)
+        self.ready = True
         if partitions:
             log.info("partitions_assigned", partitions=[item.partition for item in partitions])
 

@@ -149,7 +149,7 @@ async def run(settings: Settings) -> int:
         async def ready() -> str | None:
             if consumer.halted:
                 return f"halted: {consumer.halted}"
-            return None if consumer.ready else "no partitions are assigned yet"
+            return None if consumer.ready else "the group has not given it its partitions yet"
 
         app = web.Application()
         add_operations_routes(app, ready=ready, metrics=metrics.registry, stopping=stopping)

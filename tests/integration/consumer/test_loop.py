@@ -151,6 +151,16 @@ def test_a_partition_that_is_not_taken_over_yet_is_not_touched():
     assert offsets_taken(consumer, Seeks(), 5, 6) == []
 
 
+async def test_who_has_no_partition_because_there_are_no_more_stands_by_and_is_ready():
+    """Kubernetes replaces the next consumer when this one is ready."""
+    consumer = standing_at(5)
+    consumer.revoked([TopicPartition(NOTIFICATIONS_TOPIC, 0)])
+    assert not consumer.ready
+    await consumer.assigned(Seeks(), [])
+    assert consumer.ready
+    assert consumer.owned == set()
+
+
 async def test_a_partition_taken_away_while_its_batch_commits_ends_nothing():
     consumer = standing_at(5)
     partition = TopicPartition(NOTIFICATIONS_TOPIC, 0)

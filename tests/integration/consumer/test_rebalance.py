@@ -188,6 +188,12 @@ async def test_more_consumers_than_partitions_leave_no_partition_behind(
                     what="everybody who can has a partition, and no more",
                 )
                 events += await all_owned([first, *others])
+                # Those without a partition stand by: nothing is wrong with them.
+                await wait_until(
+                    lambda: all(each.ready for each in (first, *others)),  # noqa: B023
+                    30,
+                    what="all are ready",
+                )
             events += await all_owned([first])
     promise.count("members beside so many partitions", partitions + 2)
     promise.worst("longest pause", max(pauses))
