@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import shlex
 import signal
 import sys
 import time
@@ -95,7 +96,7 @@ def summary(stack: Stack) -> str:
             f"  webhook    {values['RQ_WEBHOOK_URL']}",
             registry,
             f"  Kafka      {values['RQ_KAFKA_BOOTSTRAP']}",
-            f"  addresses and tokens for programs: . {stack.run_dir.env}",
+            f"  addresses and tokens for programs: . {shlex.quote(str(stack.run_dir.env))}",
             f"  logs       {stack.run_dir.logs}/",
             "Ctrl-C stops all of it; the data stays.",
             "",

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import os
+import re
 import signal
 import socket
 import stat
@@ -23,6 +24,7 @@ from devstack.config import Ports, StackConfig
 from devstack.errors import StackError
 from devstack.foreground import running_stack
 from devstack.ports import free_port
+from devstack.processes import run_tool
 from devstack.rundir import RunDir, parse_env
 from devstack.stack import INFRASTRUCTURE, Stack
 from tests.support.waiting import wait_until
@@ -211,7 +213,7 @@ async def test_an_outage_lasts_until_it_is_ended(tmp_path):
 
 
 async def test_the_foreground_announces_itself_and_ends_within_six_seconds(tmp_path):
-    run_dir, log = tmp_path / "run", tmp_path / "out"
+    run_dir, log = tmp_path / "a folder" / "run", tmp_path / "out"
     environ = environment(run_dir)
     with foreground(environ, log) as process:
         await wait_until(lambda: b"registry-quota runs" in log.read_bytes(), 60)
@@ -223,6 +225,9 @@ async def test_the_foreground_announces_itself_and_ends_within_six_seconds(tmp_p
             f"http://127.0.0.1:{environ['RQ_RECEIVER_PORT']}/v1/notifications"
         )
         assert await running_stack(run_dir) == values
+        (read,) = re.findall(r"for programs: (.*)", log.read_text())
+        said = await run_tool(["sh", "-c", f'{read}; echo "$RQ_WEBHOOK_URL"'], what="sh")
+        assert said.strip() == values["RQ_WEBHOOK_URL"]
         pids = {path.stem: int(path.read_text()) for path in (run_dir / "pids").iterdir()}
         assert pids.keys() == {*INFRASTRUCTURE, "receiver", "consumer", "api"}
         assert {path.stem for path in (run_dir / "logs").iterdir()} == {*pids, "migrate"}
