@@ -100,9 +100,11 @@ async def _cached(name: str, make: Callable[[Path], Awaitable[None]] | None) -> 
     return cache / name
 
 
-async def render(values: Path | None, *settings: str) -> str:
+async def render(
+    values: Path | None, *settings: str, release: str = "registry-quota", chart: Path = CHART
+) -> str:
     """The chart's manifests, hooks too, as `helm template` prints them. Raises StackError."""
-    command: list[str | Path] = [await program("helm"), "template", "registry-quota", CHART]
+    command: list[str | Path] = [await program("helm"), "template", release, chart]
     # A Helm that `go install` built takes itself for one of Kubernetes 1.20.
     command += ["--namespace", "quota", "--kube-version", KUBERNETES[-1]]
     command += ["--values", values] if values else []

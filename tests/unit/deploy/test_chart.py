@@ -2,6 +2,7 @@
 tests/integration/deploy/test_chart.py)."""
 
 import json
+import re
 import tomllib
 from typing import Any
 
@@ -11,8 +12,10 @@ from jsonschema_rs import Draft202012Validator
 from pydantic import SecretStr
 
 from cli.serve import Role
+from runtime.lifecycle import STOP_DEADLINE
 from runtime.settings import Settings
-from tools.helm import CHART, EXAMPLE, ROOT
+from tools.helm import CHART, EXAMPLE, EXAMPLE_VALUES, ROOT
+from webhook_receiver.handlers import PATH
 
 OBJECTS: list[dict[str, Any]] = [
     item for item in yaml.safe_load_all(EXAMPLE.read_text()) if item is not None
@@ -23,6 +26,8 @@ PODS = {
     if "template" in item.get("spec", {})
 }
 CONTAINERS = {role: pod["spec"]["containers"][0] for role, pod in PODS.items()}
+EXAMPLE_SETTINGS = yaml.safe_load(EXAMPLE_VALUES.read_text())["settings"]
+SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 PORT_SETTINGS = {
     "receiver": {"http": "RQ_RECEIVER_PORT"},
     "consumer": {"metrics": "RQ_CONSUMER_METRICS_PORT"},
@@ -40,10 +45,10 @@ def environment(role):
 
 
 def secrets(role):
-    """Keys of Secrets that are files in the pod's RQ_SECRETS_DIR."""
+    """Files in the pod's RQ_SECRETS_DIR → keys of Secrets."""
     volumes = {volume["name"]: volume for volume in PODS[role]["spec"]["volumes"]}
     return {
-        item["path"]
+        item["path"]: item["key"]
         for source in volumes["secrets"]["projected"]["sources"]
         for item in source["secret"]["items"]
     }
@@ -92,9 +97,11 @@ def test_memory_is_bounded_and_processor_time_is_not(role):
 
 
 @pytest.mark.parametrize("role", PODS)
-def test_every_variable_is_a_setting_and_none_is_secret(role):
+def test_every_variable_is_a_setting_stands_once_and_none_is_secret(role):
     fields = {f"RQ_{name.upper()}": field for name, field in Settings.model_fields.items()}
-    for name in environment(role):
+    names = [item["name"] for item in CONTAINERS[role]["env"]]
+    assert len(names) == len(set(names))
+    for name in names:
         if name in {"RQ_SECRETS_DIR", "RQ_WEBHOOK_URL"} or name.startswith("OTEL_"):
             continue
         assert name in fields
@@ -104,10 +111,10 @@ def test_every_variable_is_a_setting_and_none_is_secret(role):
 def test_a_role_gets_the_secrets_that_it_needs_and_no_more():
     kafka = {"RQ_KAFKA_SASL_PASSWORD"}
     account = kafka | {"RQ_DATABASE_URL", "RQ_REGISTRY_PASSWORD"}
-    assert secrets("receiver") == kafka | {"RQ_WEBHOOK_TOKENS"}
-    assert secrets("migrate") == kafka | {"RQ_DATABASE_URL"}
-    assert secrets("consumer") == account
-    assert secrets("api") == account | {
+    assert secrets("receiver").keys() == kafka | {"RQ_WEBHOOK_TOKENS"}
+    assert secrets("migrate").keys() == kafka | {"RQ_DATABASE_URL"}
+    assert secrets("consumer").keys() == account
+    assert secrets("api").keys() == account | {
         "RQ_WEBHOOK_TOKENS",
         "RQ_API_TOKEN",
         "RQ_INTERNAL_API_KEY",
@@ -125,19 +132,45 @@ def test_a_role_gets_the_secrets_that_it_needs_and_no_more():
     ],
 )
 def test_settings_are_ours_and_those_of_traces(name, taken):
-    schema = json.loads((CHART / "values.schema.json").read_text())["properties"]["settings"]
+    schema = SCHEMA["properties"]["settings"]
     assert Draft202012Validator(schema).is_valid({name: "x"}) == taken
 
 
-def test_no_secret_can_be_given_as_a_plain_setting():
-    schema = json.loads((CHART / "values.schema.json").read_text())
-    refused = set(schema["properties"]["settings"]["propertyNames"]["not"]["enum"])
-    secret = {
+def test_settings_take_what_is_neither_secret_nor_a_value_of_the_chart():
+    """So a misspelt name is refused, and none is told to a pod twice."""
+    owned = {name for role in PODS for name in environment(role)} - EXAMPLE_SETTINGS.keys()
+    # A file that nothing mounts (caSecret is), and the worker that no pod runs.
+    elsewhere = {"RQ_KAFKA_SSL_CAFILE", "RQ_GRPC_TARGET"}
+    wanted = {
         f"RQ_{name.upper()}"
         for name, field in Settings.model_fields.items()
-        if SecretStr.__name__ in str(field.annotation)
+        if SecretStr.__name__ not in str(field.annotation) and not name.startswith("temporal_")
     }
-    assert secret <= refused
+    (ours,) = [
+        choice["enum"]
+        for choice in SCHEMA["properties"]["settings"]["propertyNames"]["anyOf"]
+        if "enum" in choice
+    ]
+    assert set(ours) == wanted - owned - elsewhere
+
+
+def test_a_database_user_for_each_process_is_a_key_of_the_secret():
+    """Migrate's is the default, the others' are named in example-values.yaml (docs/security.md)."""
+    assert {role: secrets(role).get("RQ_DATABASE_URL") for role in PODS} == {
+        "receiver": None,
+        "consumer": "consumer-database",
+        "api": "api-database",
+        "migrate": "RQ_DATABASE_URL",
+    }
+
+
+@pytest.mark.parametrize("role", ["receiver", "consumer", "api"])
+def test_a_pod_has_time_to_stop_by_itself(role):
+    pod, container = PODS[role]["spec"], CONTAINERS[role]
+    before = container.get("lifecycle", {}).get("preStop", {"exec": {"command": ["sleep", "0"]}})
+    waits = float(before["exec"]["command"][1])
+    # All of a process ends within 6 s of the signal; twice that for a busy node.
+    assert pod["terminationGracePeriodSeconds"] >= waits + 2 * (STOP_DEADLINE + 2)
 
 
 @pytest.mark.parametrize("role", ["receiver", "consumer", "api"])
@@ -214,6 +247,38 @@ def test_the_api_may_ask_the_receiver_how_it_is():
     ]
     assert all("receiver" in roles for roles in let_out)
     assert let_out
+
+
+def test_what_the_settings_name_is_let_out():
+    """The egress of example-values.yaml leads to every address that the example names."""
+    asked = {
+        int(found)
+        for value in environment("consumer").values()
+        for found in re.findall(r"\.svc:(\d+)", str(value))
+    }
+    assert len(asked) >= 3
+    for policy in of_kind("NetworkPolicy"):
+        out = {
+            port["port"]
+            for rule in policy["spec"]["egress"]
+            for port in rule.get("ports", ())
+            if port["protocol"] == "TCP"
+        }
+        assert asked <= out, policy["metadata"]["name"]
+        assert 53 in out
+
+
+def test_only_deliveries_come_in_from_outside_and_as_large_as_they_may_be():
+    by_name = {item["metadata"]["name"]: item for item in of_kind("Ingress")}
+    ingress = by_name["registry-quota-receiver"]
+    (path,) = ingress["spec"]["rules"][0]["http"]["paths"]
+    assert (path["path"], path["pathType"]) == (PATH, "Exact")
+    megabytes = Settings.model_fields["drain_body_bytes"].default // 2**20
+    told = ingress["metadata"]["annotations"]
+    assert told["nginx.ingress.kubernetes.io/proxy-body-size"] == f"{megabytes}m"
+    for item in by_name.values():
+        told = item["metadata"]["annotations"]
+        assert told["nginx.ingress.kubernetes.io/backend-protocol"] == "HTTPS"
 
 
 def test_every_role_is_scraped():

@@ -1,8 +1,10 @@
+{{/* At most 43 characters: with `-consumer` 52, the longest name of a StatefulSet whose pods can be made
+     (theirs and a hash of 10 are a label, and one ends at 63). */}}
 {{- define "rq.name" -}}
 {{- if contains .Chart.Name .Release.Name -}}
-{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- .Release.Name | trunc 43 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 50 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 43 | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
 
@@ -32,11 +34,11 @@ helm.sh/chart: {{ printf "%s-%s" $top.Chart.Name $top.Chart.Version | replace "+
 {{- end -}}
 {{- end -}}
 
-{{/* The environment of every role. Secrets are files below /secrets (RQ_SECRETS_DIR). */}}
+{{/* The environment of every role. Secrets are files below /secrets (RQ_SECRETS_DIR). A number of `settings`
+     is written in full: Helm's own way ends in 2.147483648e+10. */}}
 {{- define "rq.environment" -}}
 - {name: RQ_SECRETS_DIR, value: /secrets}
 - {name: RQ_HOST, value: 0.0.0.0}
-- {name: RQ_LOG_FORMAT, value: json}
 - name: RQ_KAFKA_BOOTSTRAP
   value: {{ required "kafka.bootstrap: say host:port of the brokers" .Values.kafka.bootstrap | quote }}
 - name: RQ_KAFKA_SECURITY_PROTOCOL
@@ -46,6 +48,10 @@ helm.sh/chart: {{ printf "%s-%s" $top.Chart.Name $top.Chart.Version | replace "+
   value: {{ .Values.kafka.saslMechanism }}
 - name: RQ_KAFKA_SASL_USERNAME
   value: {{ .Values.kafka.saslUsername | quote }}
+{{- end }}
+{{- if .Values.kafka.clientSecret }}
+- {name: RQ_KAFKA_SSL_CERTFILE, value: /kafka/tls.crt}
+- {name: RQ_KAFKA_SSL_KEYFILE, value: /kafka/tls.key}
 {{- end }}
 {{- if .Values.caSecret }}
 - {name: RQ_CA_FILE, value: /ca/ca.crt}
@@ -62,7 +68,10 @@ helm.sh/chart: {{ printf "%s-%s" $top.Chart.Name $top.Chart.Version | replace "+
 {{- end }}
 {{- range $name, $value := .Values.settings }}
 - name: {{ $name }}
-  value: {{ $value | toString | quote }}
+  value: {{ kindIs "string" $value | ternary $value (toJson $value) | quote }}
+{{- end }}
+{{- with .Values.extraEnv }}
+{{ toYaml . }}
 {{- end }}
 {{- end -}}
 
@@ -75,6 +84,9 @@ capabilities: {drop: [ALL]}
 {{- define "rq.mounts" -}}
 - {name: secrets, mountPath: /secrets, readOnly: true}
 - {name: tmp, mountPath: /tmp}
+{{- if .Values.kafka.clientSecret }}
+- {name: kafka, mountPath: /kafka, readOnly: true}
+{{- end }}
 {{- if .Values.caSecret }}
 - {name: ca, mountPath: /ca, readOnly: true}
 {{- end }}
@@ -83,7 +95,7 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- end -}}
 
-{{/* What a pod is beside its container. Takes (list . (list of the secrets that it needs)
+{{/* What a pod is beside its container. Takes (list . (dict SETTING KEY-OF-THE-SECRET, of those that it needs)
      WHETHER-IT-ASKS-THE-REGISTRY). */}}
 {{- define "rq.pod" -}}
 {{- $top := index . 0 -}}
@@ -123,8 +135,8 @@ volumes:
         - secret:
             name: {{ required "existingSecret: name the Secret that holds the settings that are secret" $top.Values.existingSecret }}
             items:
-            {{- range index . 1 }}
-              - {key: {{ . }}, path: {{ . }}}
+            {{- range $setting, $key := index . 1 }}
+              - {key: {{ $key }}, path: {{ $setting }}}
             {{- end }}
         {{- $wanted := list }}
         {{- if $top.Values.kafka.saslUsername }}{{ $wanted = append $wanted "RQ_KAFKA_SASL_PASSWORD" }}{{ end }}
@@ -134,6 +146,10 @@ volumes:
             name: {{ $top.Values.existingSecret }}
             items: [{key: {{ . }}, path: {{ . }}}]
         {{- end }}
+  {{- with $top.Values.kafka.clientSecret }}
+  - name: kafka
+    secret: {secretName: {{ . }}, defaultMode: 0440}
+  {{- end }}
   {{- with $top.Values.caSecret }}
   - name: ca
     secret: {secretName: {{ . }}, defaultMode: 0440, items: [{key: ca.crt, path: ca.crt}]}
@@ -186,7 +202,8 @@ annotations:{{ toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
 
-{{/* Takes (dict "top" . "role" ROLE "values" VALUES "port" PORT). */}}
+{{/* Takes (dict "top" . "role" ROLE "values" VALUES "exact" (list PATH) "below" (list PATH)). What is not
+     named is not let in: `/metrics` tells who stores how much. */}}
 {{- define "rq.ingress" -}}
 {{- $top := .top -}}
 {{- with .values.ingress }}
@@ -211,9 +228,13 @@ spec:
     - host: {{ required (printf "%s.ingress.host: name it" $.role) .host | quote }}
       http:
         paths:
-          - path: /
-            pathType: Prefix
+          {{- range $type, $paths := dict "Exact" $.exact "Prefix" $.below }}
+          {{- range $paths }}
+          - path: {{ . }}
+            pathType: {{ $type }}
             backend: {service: {name: {{ include "rq.name" $top }}-{{ $.role }}, port: {name: http}}}
+          {{- end }}
+          {{- end }}
 {{- end }}
 {{- end }}
 {{- end -}}
