@@ -65,7 +65,11 @@ async def p1(given: argparse.Namespace) -> list[Section]:
 async def p2(given: argparse.Namespace) -> list[Section]:
     """Receiver throughput."""
     found = await receiving.compare(receiving.THROUGHPUT, given.repetitions, given.seconds, say)
-    ratios = (("receiver", "bare", "events/s"), ("receiver", "bento", "events/s"))
+    ratios = tuple(
+        (ours, other, "events/s")
+        for ours in ("receiver", "2 receivers")
+        for other in ("bare", "bento")
+    )
     return [Section(mode, runs, ratios) for mode, runs in found.items()]
 
 

@@ -13,7 +13,8 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import cycle
 
 import uvloop
 
@@ -83,8 +84,8 @@ class Exchange(asyncio.Protocol):
 class Load:
     """What is sent, and what came of it."""
 
-    def __init__(self, port: int, token: str, seed: int, *, keep_alive: bool) -> None:
-        self._port = port
+    def __init__(self, ports: Sequence[int], token: str, seed: int, *, keep_alive: bool) -> None:
+        self._ports = cycle(ports)
         self._keep_alive = keep_alive
         self._bodies = [envelope(event) for event in events(_DISTINCT, seed=seed, layers=_LAYERS)]
         head = (
@@ -110,7 +111,9 @@ class Load:
 
     async def _connect(self) -> Exchange:
         loop = asyncio.get_running_loop()
-        _transport, exchange = await loop.create_connection(Exchange, "127.0.0.1", self._port)
+        _transport, exchange = await loop.create_connection(
+            Exchange, "127.0.0.1", next(self._ports)
+        )
         return exchange
 
     async def send(self, due: float, exchange: Exchange | None = None) -> Exchange | None:
@@ -168,7 +171,9 @@ def _for(seconds: float) -> Iterator[bool]:
 def main() -> None:
     """Send, then print what came of it."""
     parser = argparse.ArgumentParser(prog="python -m bench.knocking")
-    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument(
+        "--ports", type=int, nargs="+", required=True, help="connections take turns"
+    )
     parser.add_argument("--token", default="none")
     parser.add_argument("--seed", type=int, default=4711)
     parser.add_argument("--seconds", type=float, default=5)
@@ -176,7 +181,7 @@ def main() -> None:
     parser.add_argument("--keep-alive", action="store_true")
     parser.add_argument("--rate", type=float, help="events a second: open loop")
     given = parser.parse_args()
-    load = Load(given.port, given.token, given.seed, keep_alive=given.keep_alive)
+    load = Load(given.ports, given.token, given.seed, keep_alive=given.keep_alive)
     uvloop.install()
     began = time.perf_counter()
     if given.rate:

@@ -16,11 +16,16 @@ from devstack.stack import Stack
 def running(
     argv: Sequence[Any], environment: Mapping[str, str] | None = None
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """A program while the context lasts; `environment` is added to this process's."""
+    """A program while the context lasts; `environment` is added to this process's.
+
+    In a session of its own, as the parts of a stack are: Linux shares the processor among sessions
+    (autogroup), and a program that shares one with its own load gets less of it.
+    """
     process = subprocess.Popen(
         [str(word) for word in argv],
         env={**os.environ, **(environment or {})},
         stdout=subprocess.DEVNULL,
+        start_new_session=True,
     )
     try:
         yield process

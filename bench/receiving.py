@@ -34,11 +34,11 @@ Say = Callable[[str], None]
 
 
 class Door(NamedTuple):
-    """A program that takes deliveries."""
+    """A program that takes deliveries; several processes of it have a port each."""
 
     name: str
-    port: int
-    process: psutil.Process
+    ports: tuple[int, ...]
+    processes: tuple[psutil.Process, ...]
     topic: str
     token: str
 
@@ -63,8 +63,11 @@ THROUGHPUT = (
 
 
 @asynccontextmanager
-async def doors(say: Say) -> AsyncIterator[tuple[Stack, list[Door]]]:
-    """Receiver, bare limit and Bento (where it can be had), warm, on one broker."""
+async def doors(say: Say, *, twice: bool) -> AsyncIterator[tuple[Stack, list[Door]]]:
+    """Receiver, bare limit and Bento (where it can be had), warm, on one broker.
+
+    With `twice` two receivers as well, as behind one address: Bento uses all cores, too.
+    """
     with tempfile.TemporaryDirectory(prefix="rq-bench-") as folder:
         config = StackConfig.for_tests(Path(folder))
         async with (
@@ -73,6 +76,8 @@ async def doors(say: Say) -> AsyncIterator[tuple[Stack, list[Door]]]:
         ):
             await _create_topic(stack.kafka_bootstrap)
             found = [_ours(stack)]
+            if twice:
+                found.append(_ours_twice(stack, open_))
             port = free_port()
             argv = [
                 *(sys.executable, "-m", "bench.limits.receiver"),
@@ -105,20 +110,43 @@ async def _create_topic(bootstrap: str) -> None:
 def _ours(stack: Stack) -> Door:
     port = int(stack.webhook_url.rsplit(":", 1)[1].split("/")[0])
     process = psutil.Process(stack.pid("receiver"))
-    return Door("receiver", port, process, NOTIFICATIONS_TOPIC, stack.webhook_token)
+    return Door("receiver", (port,), (process,), NOTIFICATIONS_TOPIC, stack.webhook_token)
+
+
+def _ours_twice(stack: Stack, open_: AsyncExitStack) -> Door:
+    """The stack's receiver and one more."""
+    first, port = _ours(stack), free_port()
+    environment = {
+        **stack.environment,
+        "RQ_RECEIVER_PORT": str(port),
+        "RQ_WEBHOOK_TOKENS": stack.webhook_token,
+        "RQ_LOG_LEVEL": "warning",
+    }
+    argv = [sys.executable, "-m", "cli.main", "serve", "receiver"]
+    second = psutil.Process(open_.enter_context(running(argv, environment)).pid)
+    return first._replace(
+        name="2 receivers",
+        ports=(*first.ports, port),
+        processes=(*first.processes, second),
+    )
 
 
 def _door(name: str, port: int, process: "subprocess.Popen[bytes]") -> Door:
-    return Door(name, port, psutil.Process(process.pid), _TOPIC, "none")
+    return Door(name, (port,), (psutil.Process(process.pid),), _TOPIC, "none")
 
 
 async def _answers(door: Door) -> None:
-    """Return when it takes a delivery."""
+    """Return when it takes a delivery at every port."""
+    for port in door.ports:
+        await _port_answers(door, port)
+
+
+async def _port_answers(door: Door, port: int) -> None:
     async with aiohttp.ClientSession() as session:
         for _attempt in range(200):
             try:
                 async with session.post(
-                    f"http://127.0.0.1:{door.port}/v1/notifications",
+                    f"http://127.0.0.1:{port}/v1/notifications",
                     data=b'{"events": []}',
                     headers={"Authorization": f"Bearer {door.token}"},
                 ) as answer:
@@ -133,7 +161,8 @@ async def _answers(door: Door) -> None:
 async def knock(door: Door, arguments: tuple[str, ...]) -> dict[str, Any]:
     """What `bench.knocking` found."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "bench.knocking", "--port", str(door.port), "--token", door.token),
+        *(sys.executable, "-m", "bench.knocking", "--token", door.token),
+        *("--ports", *map(str, door.ports)),
         *arguments,
         stdout=subprocess.PIPE,
     )
@@ -147,7 +176,7 @@ async def compare(
 ) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """Mode → program → figures of each repetition."""
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    async with doors(say) as (stack, programs):
+    async with doors(say, twice=modes is THROUGHPUT) as (stack, programs):
         broker = psutil.Process(stack.pid("kafka"))
         for mode in modes:
             of_mode = found[mode.name] = {door.name: [] for door in programs}
@@ -155,7 +184,8 @@ async def compare(
                 # Each is first as often as the others.
                 for door in programs[number % len(programs) :] + programs[: number % len(programs)]:
                     before = await stored(stack.kafka_bootstrap, door.topic)
-                    meter = Meter({"program": door.process, "broker": broker})
+                    own = {f"program {n}": one for n, one in enumerate(door.processes)}
+                    meter = Meter({**own, "broker": broker})
                     told = await knock(door, (*mode.arguments, "--seconds", str(seconds)))
                     cost = meter.stop()
                     kept = await stored(stack.kafka_bootstrap, door.topic) - before
@@ -170,15 +200,16 @@ def _figures(
     told: Mapping[str, Any], cost: Mapping[str, Any], kept: int, door: Door
 ) -> dict[str, Any]:
     answered = max(1, told["answered"])
+    cpu = sum(seconds for name, seconds in cost.items() if name.startswith("cpu.program"))
     return {
         "events/s": told["events_per_second"],
         "p50 ms": told.get("p50_ms", float("nan")),
         "p99 ms": told.get("p99_ms", float("nan")),
         "refused": told["refused"] + told["failed"],
         "answered, not stored": max(0, told["answered"] - kept),
-        "CPU s/10,000": cost["cpu.program"] / answered * 1e4,
+        "CPU s/10,000": cpu / answered * 1e4,
         "broker CPU s/10,000": cost["cpu.broker"] / answered * 1e4,
-        "MiB": memory_mib(door.process),
+        "MiB": sum(map(memory_mib, door.processes)),
         "foreign CPU": cost["foreign"],
         "steal": cost["steal"],
     }

@@ -128,7 +128,6 @@ class DeliveryFront:
 
     async def close(self, drain_seconds: float) -> None:
         """Answer what is open within so many seconds, then end its connections."""
-        await asyncio.sleep(0)  # what has arrived is begun
         self.closing = True
         if self._sweep is not None:
             self._sweep.cancel()

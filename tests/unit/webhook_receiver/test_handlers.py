@@ -157,3 +157,31 @@ async def test_a_delivery_while_too_much_is_in_flight():
     bench.in_flight.take(1_000_000)
     response = await bench.post(b"x")
     assert (response.status, response.headers["Retry-After"]) == (503, "1")
+
+
+async def test_a_delivery_taken_as_a_whole_is_stored_and_counted_as_any_other():
+    bench = Bench()
+    assert await bench.receiver.take(envelope(event(), event(action="explode")), "edge") is None
+    assert [message.label for message in bench.store.stored] == ["push", "bad_event"]
+    assert bench.in_flight.bytes == 0
+    assert bench.count('registry_quota_receiver_requests_total{status="202"}') == 1
+    assert bench.count("registry_quota_receiver_acknowledgement_seconds_count") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [(KafkaUnavailable("away"), "away"), (RuntimeError("a bug"), "internal error")],
+)
+async def test_a_delivery_taken_as_a_whole_is_to_be_sent_again_when_it_is_not_stored(error, why):
+    bench = Bench(error)
+    assert await bench.receiver.take(envelope(event()), "edge") == why
+    assert bench.in_flight.bytes == 0
+    assert bench.count('registry_quota_receiver_requests_total{status="503"}') == 1
+
+
+async def test_a_delivery_taken_as_a_whole_while_too_much_is_in_flight():
+    bench = Bench()
+    bench.in_flight.take(1_000_000)
+    assert "in flight" in str(await bench.receiver.take(envelope(event()), "edge"))
+    assert bench.store.stored == []
+    assert bench.in_flight.bytes == 1_000_000
