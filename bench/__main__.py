@@ -106,6 +106,8 @@ async def p5(given: argparse.Namespace) -> list[Section]:
                 ("hook that reserves", "INSERT with commit"),
                 ("hook that reserves, 10 layers", "INSERT with commit"),
                 ("hook without build_id", "SELECT 1"),
+                ("hook that reserves", hook.DOOR_INSERT),
+                ("hook without build_id", hook.DOOR_SELECT),
             )
         )
         sections.append(Section(f"P5 pre-build hook, {images:,} images", runs, ratios))
@@ -137,12 +139,9 @@ async def p8(given: argparse.Namespace) -> list[Section]:
         say("P8: skipped, skopeo is not on the PATH")
         return []
     found = await reconcile.compare(given.registry_images, 500, given.repetitions)
-    runs = {
-        name: [{"manifests/s": found[f"{key}_manifests_per_second"][which]}
-               for which in ("min", "median", "max")]
-        for name, key in (("reconcile", "reconcile"), ("skopeo inspect --raw", "skopeo"))
-    }  # fmt: skip
-    ratios = (("reconcile", "skopeo inspect --raw", "manifests/s"),)
+    runs = found["runs"]
+    ratios = tuple((reconcile.RECONCILE, name, "manifests/s")
+                   for name in (reconcile.RAW, reconcile.BOTH, reconcile.BARE))  # fmt: skip
     return [Section(f"P8 {given.registry_images:,} images in a registry", runs, ratios)]
 
 

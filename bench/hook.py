@@ -1,7 +1,8 @@
 """Pre-build hook: latency while nothing has to be cleaned, as a workspace grows. `python -m bench.hook`.
 
 Beside it, through the same server: one INSERT with commit, because a reservation is durable, and
-`SELECT 1`, because a build without an id reserves nothing. Calls alternate within a round.
+`SELECT 1`, because a build without an id reserves nothing; and both of these behind the smallest HTTP
+door, asked by the same client. Calls alternate within a round.
 First, two builds that fit alone but not together race for a strict workspace, again and again.
 """
 
@@ -12,10 +13,12 @@ import json
 import os
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,9 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from bench.processes import running
 from devstack.config import StackConfig
+from devstack.ports import free_port
 from devstack.stack import ALL, Stack
 from ledger.facts import BlobStored, Content, ManifestPushed
 from ledger.record import Recorder
@@ -41,6 +46,8 @@ _BATCH = 1000
 _OPEN_BUILDS = 20
 """Builds that hold a reservation at a time."""
 _WARM_UP = 30
+DOOR_INSERT = "the smallest door, INSERT with commit"
+DOOR_SELECT = "the smallest door, SELECT 1"
 
 Call = Callable[[int], Awaitable[object]]
 
@@ -84,10 +91,13 @@ async def run(
             environment = stack.environment
             headers = {"Authorization": f"Bearer {environment['RQ_API_TOKEN']}"}
             pool = await open_pool(environment["RQ_DATABASE_URL"], size=2, name="bench")
-            async with aiohttp.ClientSession(headers=headers) as session:
+            await pool.execute("CREATE TABLE bench_rows (id int8, note text, at timestamptz)")
+            async with (
+                aiohttp.ClientSession(headers=headers) as session,
+                _door(session, environment) as door,
+            ):
                 raced = await _race(session, environment["RQ_API_URL"], races)
-                kinds = _kinds(session, environment["RQ_API_URL"], pool)
-                await pool.execute("CREATE TABLE bench_rows (id int8, note text, at timestamptz)")
+                kinds = _kinds(session, environment["RQ_API_URL"], door, pool)
                 images = Images(pool)
                 rows = []
                 for size in sizes:
@@ -96,6 +106,26 @@ async def run(
                     rows += await _measure(kinds, size, calls, rounds)
             await pool.close()
     return raced, rows
+
+
+@asynccontextmanager
+async def _door(
+    session: aiohttp.ClientSession, environment: Mapping[str, str]
+) -> AsyncIterator[str]:
+    """The smallest door: its address."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    argv = [sys.executable, "-m", "bench.limits.door"]
+    with running([*argv, environment["RQ_DATABASE_URL"], environment["RQ_API_TOKEN"], port]):
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    async with session.post(f"{url}/select", json={"n": 0}) as answer:
+                        answer.raise_for_status()
+                        break
+                except aiohttp.ClientConnectorError:
+                    await asyncio.sleep(0.1)
+        yield url
 
 
 async def _race(session: aiohttp.ClientSession, api: str, races: int) -> dict[int, int]:
@@ -178,7 +208,13 @@ async def _configure(session: aiohttp.ClientSession, api: str) -> None:
         answer.raise_for_status()
 
 
-def _kinds(session: aiohttp.ClientSession, api: str, pool: Pool) -> dict[str, Call]:
+def _kinds(session: aiohttp.ClientSession, api: str, door: str, pool: Pool) -> dict[str, Call]:
+    async def knock(path: str, number: int) -> None:
+        body = {"workspace": _WORKSPACE, "n": number}
+        async with session.post(f"{door}/{path}", json=body) as answer:
+            answer.raise_for_status()
+            await answer.json()
+
     async def hook(**build: Any) -> None:
         url = f"{api}/v1/hooks/pre-build"
         async with session.post(url, json={"workspace": _WORKSPACE, **build}) as answer:
@@ -201,6 +237,8 @@ def _kinds(session: aiohttp.ClientSession, api: str, pool: Pool) -> dict[str, Ca
         ),
         "hook without build_id, estimate": lambda _n: hook(app="app1"),
         "hook without build_id": lambda _n: hook(incoming_bytes=1000),
+        DOOR_INSERT: lambda n: knock("insert", n),
+        DOOR_SELECT: lambda n: knock("select", n),
         "INSERT with commit": lambda n: pool.execute(insert, n, "note"),
         "SELECT 1": lambda _n: pool.fetchval("SELECT 1"),
     }

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -40,11 +41,13 @@ def reconcile(
 
     Exit code 0 done, 1 the registry was away or something could not be read.
     """
+    import uvloop
+
     from runtime.logs import configure_logs
 
     settings = settings_here()
     configure_logs(settings, process="reconcile")
-    report, seconds = asyncio.run(_reconcile(settings, workspace, confirm_now=confirm_now))
+    report, seconds = uvloop.run(_reconcile(settings, workspace, confirm_now=confirm_now))
     if as_json:
         emit_json({**msgspec.to_builtins(report), "seconds": round(seconds, 3)})
     else:
@@ -103,7 +106,7 @@ async def _reconcile(
 
 
 async def _open(stack: AsyncExitStack, settings: "Settings") -> "Reconciler":
-    from quota.wiring import open_reconciler
+    from quota.reconcile_wiring import open_reconciler
     from runtime.postgres import open_pool
 
     pool = await open_pool(
@@ -112,7 +115,7 @@ async def _open(stack: AsyncExitStack, settings: "Settings") -> "Reconciler":
         name="registry-quota reconcile",
     )
     stack.push_async_callback(pool.close)
-    return await open_reconciler(stack, settings, pool)
+    return await open_reconciler(stack, settings, pool, clock=lambda: datetime.now(UTC))
 
 
 def show(report: "Report", seconds: float) -> None:

@@ -49,6 +49,8 @@ class WorkspaceView(msgspec.Struct, frozen=True):
     reserved_bytes: int
     visible: bool
     """Whether it has had an image, or somebody configured it."""
+    version: int
+    """Of its row: another one once anything was recorded, set or reserved in it."""
 
 
 _WORKSPACE = """
@@ -56,7 +58,7 @@ SELECT w.id, w.name, w.quota_bytes, w.usage_bytes, w.level, w.enforcement, w.pol
        w.found_by_reconciliation, w.changed_at,
        (SELECT least(coalesce(sum(v.bytes), 0), 4611686018427387904) FROM reservations v
                  WHERE v.workspace_id = w.id AND v.expires_at > $1)::int8 AS reserved_bytes,
-       w.first_image_at IS NOT NULL OR w.configured AS visible
+       w.first_image_at IS NOT NULL OR w.configured AS visible, w.xmin::text::int8 AS version
 FROM workspaces w
 """
 

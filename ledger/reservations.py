@@ -21,14 +21,21 @@ class Reservation(msgspec.Struct, frozen=True):
     expires_at: datetime
 
 
+# Setting bytes aside is a change of the workspace: it makes a new version of its row, and it waits for
+# the row's lock. What was decided on an older version ($8) than is there then reserves nothing; the
+# condition is looked at again when the lock is there (READ COMMITTED). Without $8 the caller holds it.
 # The same build replaces its own reservation, a settled one too: pushes before this moment are in
 # the usage that it was decided on. What has expired goes on the way.
 RESERVE = """
-WITH expired AS (
-  DELETE FROM reservations WHERE workspace_id = $2 AND expires_at <= $6 AND build_id <> $3
+WITH workspace AS (
+  UPDATE workspaces SET level = level
+  WHERE id = $2 AND ($8::int8 IS NULL OR xmin::text::int8 = $8) RETURNING id
+), expired AS (
+  DELETE FROM reservations v USING workspace w
+  WHERE v.workspace_id = w.id AND v.expires_at <= $6 AND v.build_id <> $3
 )
 INSERT INTO reservations (id, workspace_id, build_id, app, bytes, created_at, expires_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7)
+SELECT $1, w.id, $3, $4, $5, $6, $7 FROM workspace w
 ON CONFLICT (workspace_id, build_id) DO UPDATE
 SET app = excluded.app, bytes = excluded.bytes, created_at = excluded.created_at,
     expires_at = excluded.expires_at, settled_by = NULL, settled_tag = NULL, settled_ns = NULL
@@ -71,6 +78,25 @@ async def reserve(
     connection: Connection, workspace_id: int, reservation: Reservation
 ) -> Reservation:
     """Set bytes aside, under the workspace's lock; the build keeps the id it had."""
+    reserved = await _reserve(connection, workspace_id, reservation, None)
+    if reserved is None:
+        raise LookupError(f"there is no workspace {workspace_id}")
+    return reserved
+
+
+async def reserve_unless_changed(
+    connection: Connection, workspace_id: int, reservation: Reservation, version: int
+) -> Reservation | None:
+    """Set bytes aside if the workspace is as it was when this `version` of it was read, else None.
+
+    One statement, so it needs no transaction around it and no lock before it.
+    """
+    return await _reserve(connection, workspace_id, reservation, version)
+
+
+async def _reserve(
+    connection: Connection, workspace_id: int, reservation: Reservation, version: int | None
+) -> Reservation | None:
     row = await connection.fetchrow(
         RESERVE,
         reservation.id,
@@ -80,8 +106,9 @@ async def reserve(
         reservation.bytes,
         reservation.created_at,
         reservation.expires_at,
+        version,
     )
-    return Reservation(*row.values())
+    return None if row is None else Reservation(*row.values())
 
 
 async def reservations(

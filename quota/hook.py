@@ -1,10 +1,12 @@
 """The pre-build hook: is there room, and if not, make some. A build is never stopped by our failure.
 
-The answer's figures are read under the workspace's lock together with the reservation, so that two
-builds that fit alone but not together are not both told "fits".
+Bytes are set aside only while the figures that were decided on still hold: by a statement that does
+nothing once the workspace has changed, else under the workspace's lock. So two builds that fit alone
+but not together are not both told "fits".
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -36,10 +38,11 @@ from quota.policy import DEFAULT_POLICY, Policy, parse_policy
 from quota.snapshot import Incoming
 from runtime import tracing
 from runtime.lifecycle import Stopping
-from runtime.logs import get_logger
+from runtime.logs import Outcomes, get_logger
 from runtime.postgres import UNAVAILABLE, Connection, Pool
 
 log = get_logger(__name__)
+decisions = Outcomes("pre_build")
 
 RESERVATION_TTL = timedelta(hours=1)
 _MARGIN = 0.25
@@ -116,9 +119,12 @@ class PreBuildHook:
         default_quota_bytes: int,
         clock: Callable[[], datetime],
         metrics: QuotaMetrics,
+        statements: Pool | None = None,
         new_id: Callable[[], UUID] = uuid4,
     ) -> None:
+        """`statements`: a pool for single statements, where most answers come from."""
         self._pool = pool
+        self._statements = statements or pool
         self._cleaner = cleaner
         self._default_quota_bytes = default_quota_bytes
         self._clock = clock
@@ -373,11 +379,36 @@ class PreBuildHook:
         warnings: list[str],
         largest: LargestApps | None = None,
     ) -> Answer | None:
-        """Decide on fresh figures; under the workspace's lock where bytes are set aside.
+        """Decide on fresh figures, and set bytes aside if these still hold when that is written.
 
         None when cleanup was not tried (`largest` is None) and turns out to be needed.
         """
         reserves = build.build_id is not None and not build.dry_run
+        reservation = None
+        async with self._statements.acquire() as connection:
+            now = await self._read(connection, build)
+            if largest is None and needs_cleanup(now.figures, now.policy):
+                return None
+            verdict = self._decide(build, now, outcome, largest)
+            if reserves and verdict.decision == "proceed" and now.view and now.figures.can_ever_fit:
+                reservation = await reservations.reserve_unless_changed(
+                    connection, now.view.id, self._reservation(build, now.figures), now.view.version
+                )
+        if reservation is None and (reserves or verdict.decision == "deny"):
+            return await self._answer_locked(build, outcome, usage_before, warnings, largest)
+        return _answer_of(build, now, verdict, outcome, usage_before, warnings, reservation)
+
+    async def _answer_locked(
+        self,
+        build: PreBuild,
+        outcome: Outcome,
+        usage_before: int | None,
+        warnings: list[str],
+        largest: LargestApps | None,
+    ) -> Answer | None:
+        """The same under the workspace's lock: others were faster, or there is more to write."""
+        reserves = build.build_id is not None and not build.dry_run
+        reservation = None
         async with AsyncExitStack() as stack:
             connection = await stack.enter_async_context(self._pool.acquire())
             if reserves:
@@ -386,31 +417,25 @@ class PreBuildHook:
             now = await self._read(connection, build)
             if largest is None and needs_cleanup(now.figures, now.policy):
                 return None
-            verdict = decide(
-                build.workspace,
-                now.figures,
-                now.policy,
-                enforcement=now.enforcement,
-                cleanup_tried=largest is not None,
-                obstacle=outcome.obstacle,
-                largest_apps=largest or (),
-            )
-            reservation = None
+            verdict = self._decide(build, now, outcome, largest)
             if verdict.decision == "deny":
                 await self._announce_denial(connection, now, build, verdict, largest or [])
             elif reserves and now.view is not None:
                 reservation = await self._reserve(connection, now.view, build, now.figures)
-        if now.source == "none":
-            warnings.append("incoming_unknown")
-        return Answer(
-            workspace=build.workspace,
-            verdict=verdict,
-            figures=now.figures,
-            usage_before=now.figures.usage_bytes if usage_before is None else usage_before,
-            incoming_source=now.source,
-            outcome=outcome,
-            reservation=reservation,
-            warnings=warnings,
+        return _answer_of(build, now, verdict, outcome, usage_before, warnings, reservation)
+
+    @staticmethod
+    def _decide(
+        build: PreBuild, now: _Reading, outcome: Outcome, largest: LargestApps | None
+    ) -> Verdict:
+        return decide(
+            build.workspace,
+            now.figures,
+            now.policy,
+            enforcement=now.enforcement,
+            cleanup_tried=largest is not None,
+            obstacle=outcome.obstacle,
+            largest_apps=largest or (),
         )
 
     async def _lock(self, connection: Connection, workspace: str) -> None:
@@ -429,18 +454,17 @@ class PreBuildHook:
         if not figures.can_ever_fit:
             await reservations.release_build(connection, view.id, build.build_id or "")
             return None
+        return await reservations.reserve(connection, view.id, self._reservation(build, figures))
+
+    def _reservation(self, build: PreBuild, figures: Figures) -> Reservation:
         now = self._clock()
-        return await reservations.reserve(
-            connection,
-            view.id,
-            Reservation(
-                id=self._new_id(),
-                build_id=build.build_id or "",
-                app=build.app,
-                bytes=figures.incoming_bytes,
-                created_at=now,
-                expires_at=now + RESERVATION_TTL,
-            ),
+        return Reservation(
+            id=self._new_id(),
+            build_id=build.build_id or "",
+            app=build.app,
+            bytes=figures.incoming_bytes,
+            created_at=now,
+            expires_at=now + RESERVATION_TTL,
         )
 
     async def _announce_denial(
@@ -479,24 +503,50 @@ class PreBuildHook:
             await outbox.add_events(connection, [event], now=self._clock(), new_id=self._new_id)
 
 
+def _answer_of(
+    build: PreBuild,
+    now: _Reading,
+    verdict: Verdict,
+    outcome: Outcome,
+    usage_before: int | None,
+    warnings: list[str],
+    reservation: Reservation | None,
+) -> Answer:
+    if now.source == "none":
+        warnings.append("incoming_unknown")
+    return Answer(
+        workspace=build.workspace,
+        verdict=verdict,
+        figures=now.figures,
+        usage_before=now.figures.usage_bytes if usage_before is None else usage_before,
+        incoming_source=now.source,
+        outcome=outcome,
+        reservation=reservation,
+        warnings=warnings,
+    )
+
+
 def _tell(build: PreBuild, answer: Answer, seconds: float) -> None:
     """The log's line about a decision."""
     verdict, figures, outcome = answer.verdict, answer.figures, answer.outcome
     unusual = verdict.decision == "deny" or verdict.reason == "check_failed"
-    (log.warning if unusual else log.info)(
-        "pre_build",
-        workspace=build.workspace,
-        app=build.app,
-        build_id=build.build_id,
-        decision=verdict.decision,
-        reason=verdict.reason,
-        usage_bytes=figures.usage_bytes,
-        reserved_bytes=figures.reserved_bytes,
-        incoming_bytes=figures.incoming_bytes,
-        quota_bytes=figures.quota_bytes,
-        run=None if outcome.run_id is None else str(outcome.run_id),
-        deleted=len(outcome.images),
-        freed_bytes=outcome.freed_bytes,
-        dry_run=build.dry_run,
-        seconds=round(seconds, 3),
-    )
+    level = logging.WARNING if unusual else logging.INFO
+    if not decisions.wants(level):
+        return
+    line = {
+        "workspace": build.workspace,
+        "app": build.app,
+        "build_id": build.build_id,
+        "decision": verdict.decision,
+        "reason": verdict.reason,
+        "usage_bytes": figures.usage_bytes,
+        "reserved_bytes": figures.reserved_bytes,
+        "incoming_bytes": figures.incoming_bytes,
+        "quota_bytes": figures.quota_bytes,
+        "run": None if outcome.run_id is None else str(outcome.run_id),
+        "deleted": len(outcome.images),
+        "freed_bytes": outcome.freed_bytes,
+        "dry_run": build.dry_run,
+        "seconds": round(seconds, 3),
+    }
+    decisions.write([line], level=logging.getLevelName(level).lower())

@@ -101,20 +101,25 @@ class RepositoryWalk:
     async def _tags(self, tags: Sequence[str]) -> Findings:
         found = Findings(asked=len(tags))
         answers = await each(tags, lambda tag: self._ask_tag(tag, found))
-        fetched: dict[bytes, _Fetched] = {}
+        # Once an image, however many tags it has: reading a config costs a registry more than the
+        # manifest does (distribution sets aside 4 MiB for it).
+        looks = {look.digest: look for _tag, answer in answers if answer and (look := answer[1])}
+        dated = await each(looks.values(), lambda look: self._dated_or_excused(look, found))
+        fetched = {look.digest: what for look, what in dated if what is not None}
         named: list[tuple[str, bytes, datetime]] = []
         for tag, answer in answers:
             if answer is None:
                 continue
-            state, what = answer
+            state, look = answer
+            if look is not None and look.digest not in fetched:
+                self._unclear.add(tag)
+                continue
             if state.digest is None:
                 if tag in self._known.tags:
                     self._gone.append((tag, require_date(state.date)))
                 continue
             self._named.add(state.digest)
             self._settled.add(tag)
-            if what is not None:
-                fetched[state.digest] = what
             before = self._known.tags.get(tag)
             if before is None or before.digest != state.digest:
                 named.append((tag, state.digest, require_date(state.date)))
@@ -132,15 +137,16 @@ class RepositoryWalk:
         self._tell(fetched, named, found)
         return found
 
-    async def _ask_tag(self, tag: str, found: Findings) -> tuple[TagState, _Fetched | None] | None:
+    async def _ask_tag(self, tag: str, found: Findings) -> tuple[TagState, Look | None] | None:
+        """What a tag names, and the manifest itself when nobody knew it."""
         known = self._known.tags.get(tag)
         try:
             if known is not None:
                 return await self._client.tag_digest(self._repository, tag, known.digest), None
             # Nothing to compare with: one request tells the digest and the manifest.
             look = look_at(await self._client.get_manifest(self._repository, tag))
-            fetched = None if look.digest in self._known.manifests else await self._dated(look)
-            return TagState(look.digest, look.date), fetched
+            fresh = None if look.digest in self._known.manifests else look
+            return TagState(look.digest, look.date), fresh
         except NotFound:
             return None  # listed, but not there (any more, or yet)
         except (RegistryError, ManifestError) as error:
@@ -180,6 +186,14 @@ class RepositoryWalk:
             return None  # an index may name what was never pushed
         except (RegistryError, ManifestError) as error:
             await self._excuse(error, f"{self._repository}@{format_digest(digest)}", found)
+            return None
+
+    async def _dated_or_excused(self, look: Look, found: Findings) -> _Fetched | None:
+        try:
+            return await self._dated(look)
+        except RegistryError as error:
+            what = f"{self._repository}@{format_digest(look.digest)}"
+            await self._excuse(error, what, found)
             return None
 
     async def _dated(self, look: Look) -> _Fetched:

@@ -41,8 +41,8 @@ from quota.metrics import QuotaMetrics
 from quota.pages.app import pages
 from quota.pages.sessions import Proxy
 from quota.pipeline import Pipeline
-from quota.reconcile import Reconciler
 from quota.reconcile_schedule import ReconcileMetrics, ReconcileSchedule
+from quota.reconcile_wiring import open_reconciler
 from quota.records import Records
 from quota.relay import Relay
 from quota.repair import Repairer
@@ -56,13 +56,19 @@ from quota.tracking import Tracker
 from quota.watch import Watch, WatchMetrics
 from registry.client import RegistryClient
 from registry.connect import registry_client
-from registry.transport import Retries
 from registry.workspaces import WorkspaceRule
 from runtime.http import serving
 from runtime.lifecycle import Stopping, background, run_until_stopped
 from runtime.logs import get_logger
 from runtime.patience import until_it_answers
-from runtime.postgres import CONNECT_TIMEOUT, UNAVAILABLE, Connection, Pool, open_pool
+from runtime.postgres import (
+    CONNECT_TIMEOUT,
+    UNAVAILABLE,
+    Connection,
+    Pool,
+    open_pool,
+    open_statement_pool,
+)
 from runtime.producers import open_producer
 from runtime.settings import Settings
 from runtime.tls import door_certificate
@@ -78,22 +84,6 @@ _CLEANUP_GRACE = 1.5
 def utc_now() -> datetime:
     """The process's clock."""
     return datetime.now(UTC)
-
-
-_NO_HURRY = Retries(attempts=6, longest_wait=120.0)
-"""A registry that limits its callers often wants a minute; a pass can give it that."""
-
-
-async def open_reconciler(stack: AsyncExitStack, settings: Settings, pool: Pool) -> Reconciler:
-    """Reconciliation with a registry client of its own: it must not hold up cleanups."""
-    client = await stack.enter_async_context(
-        registry_client(settings, concurrency=settings.reconcile_concurrency, retries=_NO_HURRY)
-    )
-    rule = WorkspaceRule(settings.workspace_pattern)
-    recorder = Recorder(
-        pool, rule=rule, default_quota_bytes=settings.default_quota_bytes, level_of=level
-    )
-    return Reconciler(pool=pool, recorder=recorder, client=client, rule=rule, clock=utc_now)
 
 
 class Doors(NamedTuple):
@@ -269,9 +259,14 @@ async def run(settings: Settings) -> int:
             level_of=level,
             clock=utc_now,
         )
+        statements = await open_statement_pool(
+            url, size=max(1, settings.database_pool_size // 3), name="registry-quota hook"
+        )
+        stack.push_async_callback(statements.close)
         hook = PreBuildHook(
             pool,
             cleaner,
+            statements=statements,
             default_quota_bytes=settings.default_quota_bytes,
             clock=utc_now,
             metrics=metrics,
@@ -329,7 +324,7 @@ async def run(settings: Settings) -> int:
             clock=utc_now,
         )
         await stack.enter_async_context(background("watch", watch.run(), stopping))
-        reconciler = await open_reconciler(stack, settings, pool)
+        reconciler = await open_reconciler(stack, settings, pool, clock=utc_now)
         schedule = ReconcileSchedule(
             reconciler,
             pool=pool,

@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Final, Self
 
 import aiohttp
@@ -219,6 +220,7 @@ async def _exchange(
     return Answer(response.status, response.headers, body, request.url, date)
 
 
+@lru_cache(maxsize=64)  # the same for all answers of a second
 def http_date(text: str | None) -> datetime | None:
     """An HTTP date (aware, UTC), None when there is none or it cannot be read."""
     try:

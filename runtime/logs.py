@@ -240,7 +240,10 @@ class Outcomes:
         return self._root.isEnabledFor(level)
 
     def write(self, lines: Sequence[dict[str, Any]], *, level: str = "info") -> None:
-        """Write lines; what stands in them has names of its own, beside event, level and process."""
+        """Write lines; what stands in them has names of its own, beside event, level and process.
+
+        They carry the `trace_id` around, like all others, unless they have one of their own.
+        """
         handler = next((item for item in self._root.handlers if isinstance(item, _Handler)), None)
         if handler is None or not lines:
             return
@@ -254,11 +257,12 @@ class Outcomes:
             "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
             "process": handler.process,
         }
-        text = b"\n".join([msgspec.json.encode({**line, **frame}) for line in lines]).decode()
-        text = handler.mask(seen(text))
+        around = structlog.contextvars.get_contextvars()
+        text = b"\n".join([msgspec.json.encode({**around, **line, **frame}) for line in lines])
+        shown = handler.mask(seen(text.decode()))
         handler.acquire()
         try:
-            handler.stream.write(f"{text}\n")
+            handler.stream.write(f"{shown}\n")
             handler.flush()
         finally:
             handler.release()

@@ -1,12 +1,17 @@
 """Pushes use up reservations in the transaction that records them, once."""
 
+import asyncio
 import hashlib
 import uuid
 from datetime import UTC, datetime, timedelta
 
-from ledger import apps, reservations, workspaces
+import pytest
+
+from ledger import apps, reading, reservations, workspaces
 from ledger.facts import Content, ContentLearned, ManifestDeleted, ManifestPushed
 from ledger.reservations import Reservation
+from ledger.workspaces import Settings
+from quota.levels import level
 from registry.timestamps import to_ns
 from tests.support import ledgers
 
@@ -55,6 +60,31 @@ class Builds:
                 Reservation(uuid.uuid4(), build, app, size, at(seconds), at(seconds + ttl)),
             )
 
+    async def view(self):
+        async with self.pool.acquire() as connection:
+            return await reading.find_workspace(connection, "acme", now=at(5))
+
+    async def reserve_unless_changed(self, build, view):
+        async with self.pool.acquire() as connection:
+            return await reservations.reserve_unless_changed(
+                connection,
+                view.id,
+                Reservation(uuid.uuid4(), build, "api", 1000, at(5), at(3605)),
+                view.version,
+            )
+
+    async def set_quota(self):
+        async with self.pool.acquire() as connection, connection.transaction():
+            await workspaces.configure(
+                connection,
+                "acme",
+                Settings(quota_bytes=5),
+                default_quota_bytes=10**9,
+                level_of=level,
+                now=at(4),
+                new_id=uuid.uuid4,
+            )
+
     async def left(self, seconds=100):
         async with self.pool.acquire() as connection:
             workspace = await connection.fetchval("SELECT id FROM workspaces WHERE name = 'acme'")
@@ -70,6 +100,37 @@ class Builds:
         async with self.pool.acquire() as connection:
             workspace = await connection.fetchval("SELECT id FROM workspaces WHERE name = 'acme'")
             return await apps.usual_pushes(connection, workspace, app)
+
+
+CHANGES = {
+    "a push": lambda builds: builds.record(push(3, 2, "v2")),
+    "another build": lambda builds: builds.reserve("other", 3),
+    "a quota": lambda builds: builds.set_quota(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+async def test_what_was_decided_before_a_change_reserves_nothing(pool, change):
+    builds = Builds(pool)
+    await builds.record(push(1, 1, "v1"))
+    before = await builds.view()
+    await change(builds)
+    assert await builds.reserve_unless_changed("late", before) is None
+    assert "late" not in await builds.left()
+    assert await builds.reserve_unless_changed("again", await builds.view()) is not None
+    assert (await builds.left())["again"] == 1000
+
+
+async def test_of_those_that_decided_on_the_same_figures_one_reserves(pool):
+    builds = Builds(pool)
+    await builds.record(push(1, 1, "v1"))
+    for turn in range(10):
+        view = await builds.view()
+        reserved = await asyncio.gather(
+            *(builds.reserve_unless_changed(f"{turn}-{number}", view) for number in range(5))
+        )
+        assert sum(item is not None for item in reserved) == 1
+    assert len(await builds.left()) == 10
 
 
 async def test_new_bytes_reduce_and_the_tag_closes(pool):

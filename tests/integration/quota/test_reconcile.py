@@ -147,6 +147,18 @@ async def test_an_existing_registry_is_taken_in(service: Service) -> None:
     assert len(await drift_events(service.pool)) == 7
 
 
+async def test_an_image_with_several_tags_has_its_config_read_once(service: Service) -> None:
+    tags = ("v1", "v1.2", "latest")
+    image = an_image(500)
+    for tag in tags:
+        await push_image(service.registry, "acme/api", image, tag)
+    before = service.registry.transport.tried
+    await reconcile(service)
+    catalog, tag_list, config = 1, 1, 1
+    assert service.registry.transport.tried - before == catalog + tag_list + len(tags) + config
+    await exact(service)
+
+
 async def test_an_index_is_as_old_as_its_newest_child(service: Service) -> None:
     old, new = (
         an_image(300, created="2020-05-05T00:00:00Z"),

@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit, urlunsplit
 
+import asyncpg
 import pytest
 
-from runtime.postgres import UNAVAILABLE, open_pool
+from runtime.postgres import UNAVAILABLE, open_pool, open_statement_pool
 
 _FIELDS = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection\0\0"
 GOODBYE = b"E" + (len(_FIELDS) + 4).to_bytes(4, "big") + _FIELDS
@@ -73,3 +74,21 @@ async def test_a_connection_that_was_said_goodbye_to_counts_as_the_database_bein
             assert await pool.fetchval("SELECT 2") == 2, "the pool has another one at once"
         finally:
             await pool.close()
+
+
+async def test_a_connection_for_single_statements_goes_back_with_nothing_open(database_url):
+    pool = await open_statement_pool(database_url, size=1, name="tests")
+    try:
+        async with pool.acquire() as connection:
+            with pytest.raises(asyncpg.InterfaceError):
+                connection.transaction()
+        asked = asyncio.create_task(pool.execute("SELECT pg_sleep(30)"))
+        done, _waiting = await asyncio.wait([asked], timeout=0.1)
+        assert not done
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        first, second = [await pool.fetchval("SELECT now()") for _ in range(2)]
+        assert first < second, "each is a transaction of its own"
+    finally:
+        await pool.close()
