@@ -9,6 +9,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from quota.grpc.bounds import METHODS, MOST_OPEN, OpenToAll
 from quota.grpc.service import SERVICE, BuildService
 from quota.grpc.traced import TracedCalls
 from runtime.http import Ready
@@ -46,9 +47,13 @@ async def serving_grpc(
     tracing: Tracing | None = None,
 ) -> AsyncIterator[int]:
     """Serve and yield the port in use; by TLS with a `certificate`. Raises OSError when it is taken."""
-    interceptors = () if tracing is None else (TracedCalls(tracing),)
+    interceptors: list[grpc.aio.ServerInterceptor] = [OpenToAll(SERVICE)]
+    if tracing is not None:
+        interceptors.append(TracedCalls(tracing))
     server = grpc.aio.server(
-        options=_OPTIONS, interceptors=interceptors, maximum_concurrent_rpcs=_MOST_AT_ONCE
+        options=_OPTIONS,
+        interceptors=interceptors,
+        maximum_concurrent_rpcs=_MOST_AT_ONCE + METHODS * MOST_OPEN,
     )
     server.add_generic_rpc_handlers((service.handlers(),))
     state = health.aio.HealthServicer()

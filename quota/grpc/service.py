@@ -6,7 +6,7 @@ for bytes that are no message, UNAVAILABLE while our own parts are away.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import NoReturn, TypeVar
 
 import grpc
@@ -16,6 +16,7 @@ from idp.build.v1 import build_pb2 as pb
 from quota.access import Authenticate, Principal, Refusals
 from quota.api.problems import Refused
 from quota.api.requests import MAX_BYTES
+from quota.grpc.bounds import arrived
 from quota.hook import Answer, PreBuild, PreBuildHook
 from quota.outcome import Deleted
 from quota.tracking import NotYoursError, Pushed, Tracker, TrackingError
@@ -67,16 +68,17 @@ class BuildService:
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {
-                "CheckQuotaAndCleanup": _handler(pb.CheckQuotaRequest, self.check_quota),
-                "TrackImage": _handler(pb.TrackImageRequest, self.track_image),
+                "CheckQuotaAndCleanup": self._handler(
+                    pb.CheckQuotaRequest, "hook", self.check_quota
+                ),
+                "TrackImage": self._handler(pb.TrackImageRequest, "write", self.track_image),
             },
         )
 
     async def check_quota(
-        self, request: pb.CheckQuotaRequest, context: _Context
+        self, caller: Principal, request: pb.CheckQuotaRequest, context: _Context
     ) -> pb.CheckQuotaResponse:
         """Scope `hook`. Answers within the caller's deadline; what is not cleaned by then goes on."""
-        caller = await self._identify(context, "hook")
         estimate = request.incoming_image_size_estimate
         if problem := _name_problem("workspace_id", request.workspace_id):
             return pb.CheckQuotaResponse(error=problem)
@@ -101,10 +103,9 @@ class BuildService:
         return check_response(answer)
 
     async def track_image(
-        self, request: pb.TrackImageRequest, context: _Context
+        self, caller: Principal, request: pb.TrackImageRequest, context: _Context
     ) -> pb.TrackImageResponse:
         """Scope `write`, on the workspace that is named and on the one that has the repository."""
-        caller = await self._identify(context, "write")
         try:
             pushed = pushed_image(request)
         except ValueError as error:
@@ -134,6 +135,46 @@ class BuildService:
         log.info("image_tracked", **_about(pushed), size_bytes=tracked.size_bytes)
         return pb.TrackImageResponse(
             size_bytes=tracked.size_bytes, new_total_usage=tracked.usage_bytes
+        )
+
+    def _handler(
+        self,
+        kind: type[Request],
+        scope: str,
+        behaviour: Callable[[Principal, Request, _Context], Awaitable[Response]],
+    ) -> "grpc.RpcMethodHandler[Request | None, Response]":
+        def read(raw: bytes) -> Request | None:
+            try:
+                return kind.FromString(raw)
+            except (DecodeError, ValueError):
+                return None
+
+        async def answer(requests: AsyncIterator[Request | None], context: _Context) -> Response:
+            try:
+                caller = await self._identify(context, scope)
+                request = await arrived(requests, context)
+                if request is None:
+                    await context.abort(
+                        grpc.StatusCode.INVALID_ARGUMENT, f"this is not a {kind.DESCRIPTOR.name}"
+                    )
+                return await behaviour(caller, request, context)
+            except UNAVAILABLE as error:
+                log.warning("database_away", call=kind.DESCRIPTOR.name, reason=repr(error))
+                await context.abort(
+                    grpc.StatusCode.UNAVAILABLE, "the database does not answer; try again shortly"
+                )
+            except grpc.aio.AbortError:
+                raise
+            except Exception:
+                log.exception("call_failed", call=kind.DESCRIPTOR.name)
+                await context.abort(
+                    grpc.StatusCode.UNAVAILABLE,
+                    "something went wrong on our side; it is in the log",
+                )
+
+        # As a stream, so that nobody's message is read, or waited for, who did not show a token.
+        return grpc.stream_unary_rpc_method_handler(
+            answer, request_deserializer=read, response_serializer=_write
         )
 
     async def _identify(self, context: _Context, scope: str) -> Principal:
@@ -261,40 +302,6 @@ def _time_left(context: _Context) -> float:
 async def _deny(context: _Context, workspace: str) -> NoReturn:
     await context.abort(
         grpc.StatusCode.PERMISSION_DENIED, f"this token has no rights on workspace {workspace!r}"
-    )
-
-
-def _handler(
-    kind: type[Request], behaviour: Callable[[Request, _Context], Awaitable[Response]]
-) -> "grpc.RpcMethodHandler[Request | None, Response]":
-    def read(raw: bytes) -> Request | None:
-        try:
-            return kind.FromString(raw)
-        except (DecodeError, ValueError):
-            return None
-
-    async def answer(request: Request | None, context: _Context) -> Response:
-        if request is None:
-            await context.abort(
-                grpc.StatusCode.INVALID_ARGUMENT, f"this is not a {kind.DESCRIPTOR.name}"
-            )
-        try:
-            return await behaviour(request, context)
-        except UNAVAILABLE as error:
-            log.warning("database_away", call=kind.DESCRIPTOR.name, reason=repr(error))
-            await context.abort(
-                grpc.StatusCode.UNAVAILABLE, "the database does not answer; try again shortly"
-            )
-        except grpc.aio.AbortError:
-            raise
-        except Exception:
-            log.exception("call_failed", call=kind.DESCRIPTOR.name)
-            await context.abort(
-                grpc.StatusCode.UNAVAILABLE, "something went wrong on our side; it is in the log"
-            )
-
-    return grpc.unary_unary_rpc_method_handler(
-        answer, request_deserializer=read, response_serializer=_write
     )
 
 

@@ -29,9 +29,9 @@ class TracedCalls(grpc.aio.ServerInterceptor):
             (value for key, value in handler_call_details.invocation_metadata if key == HEADER),
             None,
         )
-        behaviour = handler.unary_unary
+        behaviour = handler.stream_unary
 
-        async def in_a_span(request: Any, context: Any) -> Any:
+        async def in_a_span(requests: Any, context: Any) -> Any:
             with spanning(
                 self._tracing,
                 f"{service}/{method}",
@@ -40,7 +40,7 @@ class TracedCalls(grpc.aio.ServerInterceptor):
                 attributes={"rpc.system": "grpc", "rpc.service": service, "rpc.method": method},
             ) as span:
                 try:
-                    return await behaviour(request, context)
+                    return await behaviour(requests, context)
                 finally:
                     code = context.code() or grpc.StatusCode.OK
                     if span is not None:
@@ -48,7 +48,7 @@ class TracedCalls(grpc.aio.ServerInterceptor):
                         if code is grpc.StatusCode.UNAUTHENTICATED:
                             span.forget()
 
-        return grpc.unary_unary_rpc_method_handler(
+        return grpc.stream_unary_rpc_method_handler(
             in_a_span,
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,

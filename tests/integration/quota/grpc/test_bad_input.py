@@ -1,5 +1,7 @@
 """The gRPC door and what it should not be given: each has its answer, none is an internal error."""
 
+import asyncio
+
 import grpc
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
@@ -7,7 +9,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
 from idp.build.v1 import build_pb2 as pb
+from quota.grpc.bounds import MOST_OPEN
 from tests.integration.quota.grpc.conftest import OPERATOR
+from tests.support.waiting import wait_until
 
 DIGEST = "sha256:" + "a" * 64
 LONG = "x" * 300
@@ -101,8 +105,11 @@ async def test_a_deadline_that_has_passed_ends_the_call(door):
 async def test_bytes_that_are_no_message_are_told_so(door):
     for method in ("CheckQuotaAndCleanup", "TrackImage"):
         call = door.channel.unary_unary(f"/idp.build.v1.BuildService/{method}")
+        known = (("authorization", f"Bearer {OPERATOR}"),)
         for raw in (b"\xff\xff\xff", b"\x0a\x02\xff\xfe", b"\x0a\xff\xff\xff\xff\x0f"):
-            assert await refused(call(raw)) == grpc.StatusCode.INVALID_ARGUMENT
+            assert await refused(call(raw, metadata=known)) == grpc.StatusCode.INVALID_ARGUMENT
+            # Who has shown no token has nothing read.
+            assert await refused(call(raw)) == grpc.StatusCode.UNAUTHENTICATED
     unknown = door.channel.unary_unary("/idp.build.v1.BuildService/Nothing")
     assert await refused(unknown(b"")) == grpc.StatusCode.UNIMPLEMENTED
 
@@ -130,3 +137,44 @@ async def test_health_and_reflection_answer_anybody(door):
         assert {"idp.build.v1.BuildService", f"grpc.reflection.{version}.ServerReflection"} <= names
         raw = described.file_descriptor_response.file_descriptor_proto[0]
         assert FileDescriptorProto.FromString(raw).package == pb.DESCRIPTOR.package
+
+
+async def test_watchers_of_the_health_keep_no_build_out(door):
+    """Open to everybody, and without end: a thousand of them used up all calls that are answered."""
+    stub = health_pb2_grpc.HealthStub(door.channel)
+    watching = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(MOST_OPEN + 20)]
+    first = await asyncio.gather(*(call.read() for call in watching), return_exceptions=True)
+    told = [answer for answer in first if isinstance(answer, health_pb2.HealthCheckResponse)]
+    assert len(told) == MOST_OPEN
+    full = grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert {error.code() for error in first if isinstance(error, grpc.aio.AioRpcError)} == {full}
+    assert (await stub.Check(health_pb2.HealthCheckRequest())).status
+    assert not (await door.check("acme")).error
+    for call in watching:
+        call.cancel()
+
+    async def answers():
+        try:
+            return await stub.Watch(health_pb2.HealthCheckRequest()).read()
+        except grpc.aio.AioRpcError:
+            return None
+
+    await wait_until(answers, 10, what="the health can be watched again")
+
+
+async def test_a_call_without_a_message_waits_for_nobody(door, monkeypatch):
+    monkeypatch.setattr("quota.grpc.bounds.MESSAGE_SECONDS", 0.2)
+    for path, metadata, expected in (
+        ("/idp.build.v1.BuildService/TrackImage", (), grpc.StatusCode.UNAUTHENTICATED),
+        (
+            "/idp.build.v1.BuildService/TrackImage",
+            (("authorization", f"Bearer {OPERATOR}"),),
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+        ),
+        ("/grpc.health.v1.Health/Check", (), grpc.StatusCode.DEADLINE_EXCEEDED),
+    ):
+        # A client that opens the call as a stream, and sends nothing.
+        call = door.channel.stream_unary(path)(metadata=metadata, timeout=20)
+        assert await asyncio.wait_for(refused(call), 10) == expected, path
+    empty = door.channel.stream_unary("/grpc.health.v1.Health/Check")(iter(()))
+    assert await refused(empty) == grpc.StatusCode.INVALID_ARGUMENT
