@@ -29,6 +29,9 @@ log = get_logger(__name__)
 
 CleanupTask = asyncio.Task[Outcome]
 
+PLANS_AT_ONCE: Final = 4
+"""Plans that are made at a time for those who only ask: each holds all of its workspace in memory."""
+
 
 class Cleaner:
     """Runs cleanups; one per process."""
@@ -48,6 +51,7 @@ class Cleaner:
         self._metrics = metrics
         self._running: dict[str, CleanupTask] = {}
         self._outcomes: dict[str, Outcome] = {}
+        self._planning = asyncio.Semaphore(PLANS_AT_ONCE)
 
     def start(
         self, workspace: str, incoming: Incoming, *, cause: str
@@ -162,7 +166,8 @@ class Cleaner:
         outcome = Outcome()
         try:
             job = Job(self.tools, workspace, incoming, "plan", outcome)
-            snapshot, plan = await job.plan_asked(seconds)
+            async with self._planning:
+                snapshot, plan = await job.plan_asked(seconds)
         except LookupError:
             return None
         return snapshot, plan, outcome.warnings
@@ -170,6 +175,7 @@ class Cleaner:
     async def plan(self, workspace: str, incoming: Incoming) -> tuple[Snapshot, Plan] | None:
         """What a cleanup would do now; None for a workspace that is not known."""
         try:
-            return await Job(self.tools, workspace, incoming, "plan", Outcome()).plan()
+            async with self._planning:
+                return await Job(self.tools, workspace, incoming, "plan", Outcome()).plan()
         except LookupError:
             return None

@@ -15,7 +15,8 @@ READ_SECONDS: Final = 15.0
 """What a question may take. What changes something has bounds of its own, or takes what it takes."""
 
 _OPERATIONS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
-_STREAM: Final = "/live"
+_STREAMS: Final = frozenset({"/workspaces/{workspace}/live", "/pipeline/live"})
+"""Routes that answer for as long as somebody looks; they bound themselves."""
 
 
 class Gate:
@@ -34,7 +35,9 @@ class Gate:
 
         @web.middleware
         async def pass_or_refuse(request: web.Request, handler: Handler) -> web.StreamResponse:
-            if request.path in _OPERATIONS or request.path.endswith(_STREAM):
+            # By the route, not by the path: a workspace may be called `live`.
+            resource = request.match_info.route.resource
+            if resource is not None and resource.canonical in _OPERATIONS | _STREAMS:
                 return await handler(request)
             if self.open >= self._most:
                 self.refused += 1

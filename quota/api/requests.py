@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Awaitable
 from typing import Annotated, Any, Literal, Self, TypeVar
+from urllib.parse import parse_qsl
 from uuid import UUID
 
 from aiohttp import web
@@ -22,6 +23,9 @@ from quota.api.problems import ProblemError, of_validation
 BODY_SECONDS = 20.0
 """What a body may take to arrive: at most 1 MiB, by callers that are waiting for the answer."""
 _HANG_UP = {"Connection": "close"}
+
+_MOST_FIELDS = 20
+"""Of a form: ours have three."""
 
 MAX_BYTES = 2**62
 """Larger sizes than any storage has; sums of a few of them stay within 64 bits."""
@@ -177,6 +181,20 @@ async def body_of(request: web.Request, model: type[Model]) -> Model:
         return model.model_validate(document)
     except ValidationError as error:
         raise of_validation(error) from error
+
+
+async def form_of(request: web.Request) -> dict[str, str]:
+    """The fields of a form as browsers send ours. Raises ProblemError: 415 for another kind, 400.
+
+    No other kind is unpacked: those have parts, files and encodings of their own to go wrong.
+    """
+    raw = await arrived(request.read())
+    if raw and request.content_type != "application/x-www-form-urlencoded":
+        raise ProblemError(415, "a form is sent as application/x-www-form-urlencoded")
+    try:
+        return dict(parse_qsl(raw.decode(), errors="strict", max_num_fields=_MOST_FIELDS))
+    except ValueError as error:
+        raise _bad_body(f"is no form: {error}") from error
 
 
 async def arrived(reading: Awaitable[Read]) -> Read:

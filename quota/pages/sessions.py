@@ -8,7 +8,7 @@ taken out of the settings ends its sessions at once.
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from secrets import token_hex
 from typing import Any, Final
@@ -143,7 +143,7 @@ class Sessions:
             principal, principal.name, self._csrf(self._csrf_keys[0], document["i"]), by_cookie=True
         )
 
-    def may_write(self, request: web.Request, form: Any) -> bool:
+    def may_write(self, request: web.Request, form: Mapping[str, str]) -> bool:
         """Whether a form was sent from a page of ours to this session (no forgery across sites)."""
         proxied = self._proxy.visitor_of(request)
         if proxied is not None:
@@ -154,7 +154,7 @@ class Sessions:
                 return False
             subject = document["i"]
         given = form.get(_CSRF_FIELD)
-        if not isinstance(given, str) or not same_site(request):
+        if given is None or not same_site(request):
             return False
         return given.isascii() and any(
             hmac.compare_digest(self._csrf(key, subject), given) for key in self._csrf_keys
@@ -196,7 +196,10 @@ def same_site(request: web.Request) -> bool:
         return site in {"same-origin", "none"}
     # Browsers leave it out where the connection is not encrypted.
     origin = request.headers.get("Origin")
-    return origin is None or urlsplit(origin).netloc == request.host
+    try:
+        return origin is None or urlsplit(origin).netloc == request.host
+    except ValueError:  # no browser's
+        return False
 
 
 def _serializer(secret: str) -> URLSafeSerializer:

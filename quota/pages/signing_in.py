@@ -3,7 +3,7 @@
 from aiohttp import hdrs, web
 
 from quota.access import Refusals
-from quota.api.requests import arrived
+from quota.api.requests import form_of
 from quota.pages.render import HEADERS, Renderer
 from quota.pages.sessions import COOKIE, Sessions, Visitor, same_site
 from quota.pages.visits import SIGN_IN, Visits, local_path
@@ -38,12 +38,11 @@ class SigningIn:
 
     async def sign_in(self, request: web.Request) -> web.StreamResponse:
         """Check the token; a session begins."""
-        form = await arrived(request.post())
+        form = await form_of(request)
         token, after = form.get("token"), form.get("next")
-        after = after if isinstance(after, str) else None
         if not same_site(request):
             return self._page(after, problem="This form came from elsewhere.", status=403)
-        if not isinstance(token, str) or not token.strip():
+        if token is None or not token.strip():
             return self._page(after, problem="Paste an API token.", status=400)
         token = token.strip()
         found = None

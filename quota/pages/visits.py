@@ -9,7 +9,7 @@ from aiohttp import hdrs, web
 
 from quota.api.describe import describe
 from quota.api.problems import CALLER, ProblemError
-from quota.api.requests import arrived
+from quota.api.requests import form_of
 from quota.pages.render import HEADERS, Renderer
 from quota.pages.sessions import COOKIE, Sessions, Visitor
 from runtime.logs import get_logger
@@ -59,7 +59,7 @@ class Visits:
         """What a form of ours is sent to: nobody else's may be."""
 
         async def checked(request: web.Request, visitor: Visitor) -> web.StreamResponse:
-            if not self._sessions.may_write(request, await arrived(request.post())):
+            if not self._sessions.may_write(request, await form_of(request)):
                 raise ProblemError(
                     403, "This form is out of date, or came from elsewhere. Reload the page."
                 )

@@ -4,6 +4,8 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from tests.support.live_api import OPERATOR_NEXT, live_api
 from tests.support.visitor import COOKIE, Visitor
 
@@ -124,6 +126,40 @@ async def test_somebody_elses_workspace_is_not_there(api):
     assert (await visitor.send("POST", "/workspaces/acme/cleanups", form=form)).status == 404
 
 
+FORM = "application/x-www-form-urlencoded"
+PARTS = "multipart/form-data"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "status"),
+    [
+        (PARTS, b"x", 415),
+        (f"{PARTS}; boundary=a", b"--a\r\nno header\r\n\r\nx\r\n--a--", 415),
+        (f"{PARTS}; boundary=a", b"--a\r\nContent-Disposition: form-data\r\n\r\nx\r\n--a--", 415),
+        ("application/json", b'{"token": "x"}', 415),
+        (f"{FORM}; charset=foo", b"token=x", 403),
+        (FORM, b"\xff\xfe=1", 400),
+        (FORM, b"token=%ff", 400),
+        (FORM, b"&".join(b"a%d=1" % number for number in range(50)), 400),
+    ],
+)
+async def test_what_is_no_form_of_ours_is_its_senders_mistake(api, kind, body, status):
+    """Whoever can reach the page can send this: it is no failure of ours, and no traceback in the log."""
+    headers = {"Content-Type": kind}
+    for path in ("/sign-in", "/sign-out"):
+        cookie = {} if path == "/sign-in" else {"Cookie": f"{COOKIE}={await signed_in(api)}"}
+        async with api.session.post(
+            f"{api.base}{path}", data=body, headers=headers | cookie
+        ) as answer:
+            assert answer.status == status, path
+
+
+async def signed_in(api):
+    visitor = Visitor(api)
+    await visitor.sign_in()
+    return visitor.cookie
+
+
 async def test_a_form_from_elsewhere_changes_nothing(api, visitor):
     await set_up(api)
     csrf = await visitor.csrf()
@@ -133,7 +169,12 @@ async def test_a_form_from_elsewhere_changes_nothing(api, visitor):
     for form in forms:
         answer = await visitor.send("POST", "/workspaces/acme/cleanups", form=form)
         assert answer.status == 403, form
-    elsewhere = {"Sec_Fetch_Site": "cross-site"}, {"Origin": "https://evil.example"}
+    elsewhere = (
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://["},
+    )
     for headers in elsewhere:
         answer = await visitor.send(
             "POST", "/workspaces/acme/cleanups", form={"csrf": csrf}, **headers
