@@ -12,6 +12,9 @@ _HOST: Final = re.compile(
     r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?\.?|[0-9A-Fa-f:.]+", re.ASCII
 )
 
+_IN_A_LINE: Final = re.compile(r"[\x21-\x7e]*")
+"""What is sent as it is must not end the line that it is sent in."""
+
 
 def registry_base_url(text: str) -> URL:
     """A registry's address, with or without scheme, as a base URL without path.
@@ -55,9 +58,17 @@ def registry_base_url(text: str) -> URL:
 
 
 def host_allowed(url: URL, allowed: frozenset[str]) -> bool:
-    """Whether `url` is at one of `allowed`, each a `host` (any port) or `host:port`."""
-    host = (url.host or "").lower()
-    return bool(host) and (host in allowed or f"{host}:{url.port}" in allowed)
+    """Whether `url` is at one of `allowed`, each a `host` (any port) or `host:port`.
+
+    One with a user or password of its own is not: those are no business of whoever sends us there.
+    """
+    try:
+        host, port = (url.host or "").lower(), url.port
+    except ValueError:  # a port that is none
+        return False
+    if url.raw_user is not None or url.raw_password is not None:
+        return False
+    return bool(host) and (host in allowed or f"{host}:{port}" in allowed)
 
 
 def next_page(link: str | None, current: URL, base: URL) -> URL | None:
@@ -71,9 +82,18 @@ def next_page(link: str | None, current: URL, base: URL) -> URL | None:
     return same_registry(matched[1], current, base)
 
 
+def named_url(location: str, current: URL) -> URL:
+    """A `Link` or `Location`, taken verbatim. Raises ValueError for what is none."""
+    if not _IN_A_LINE.fullmatch(location):
+        raise ValueError(f"{location[:200]!a} is no URL")
+    return current.join(URL(location, encoded=True))
+
+
 def same_registry(location: str, current: URL, base: URL) -> URL:
     """A `Link` or `Location` of the registry as a URL. Raises ValueError when it leads elsewhere."""
-    target = current.join(URL(location, encoded=True))
-    if target.origin() != base or not target.raw_path.startswith("/v2/"):
+    target = named_url(location, current)
+    # `origin` leaves out a user and password, which would take the place of ours.
+    named = target.raw_user is not None or target.raw_password is not None
+    if named or target.origin() != base or not target.raw_path.startswith("/v2/"):
         raise ValueError(f"{location[:200]!a} leads away from the registry")
     return target

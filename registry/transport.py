@@ -21,7 +21,7 @@ import aiohttp
 from multidict import CIMultiDictProxy
 from yarl import URL
 
-from registry.address import host_allowed
+from registry.address import host_allowed, named_url
 from registry.auth import Authorizer
 from registry.errors import (
     RegistryDenied,
@@ -285,7 +285,7 @@ def _retry_after(answer: Answer) -> float | None:
 
 def _redirect_target(answer: Answer, allowed: frozenset[str]) -> URL | None:
     try:
-        target = answer.url.join(URL(answer.headers.get("Location", ""), encoded=True))
+        target = named_url(answer.headers.get("Location", ""), answer.url)
     except ValueError as error:
         raise RegistryRefused(f"the registry redirects to no address: {error}") from None
     if answer.url.scheme == "https" and target.scheme != "https":

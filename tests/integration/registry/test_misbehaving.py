@@ -195,6 +195,31 @@ async def test_a_blob_in_object_storage_has_no_known_size_unless_its_host_is_all
     assert stored.raw_path == "/storage/blob?signature=%2F"
 
 
+@pytest.mark.parametrize(
+    "place", ["us:er@127.0.0.1:1", "127.0.0.1:99999", "127.0.0.1:x", "[", "127.0.0.1:1/ HTTP/1.1"]
+)
+async def test_a_redirect_to_no_place_is_not_followed(fake, place):
+    fake.script = [says(307, Location=f"http://{place}/blob")]
+    async with fake.client(redirect_hosts=frozenset({"127.0.0.1"}), username="me") as client:
+        try:
+            assert await client.head_blob("a/b", DIGEST) is None
+        except RegistryRefused as error:
+            assert "redirects to no address" in str(error)  # noqa: PT017 - either is fine
+    assert len(fake.requests) == 1
+
+
+@pytest.mark.parametrize("host", ["us:er@{}", "us@{}"])
+async def test_a_page_that_names_a_user_of_its_own_is_not_asked_for(fake, host):
+    address = fake.url.replace("//", f"//{host.format('')}")
+    fake.script = [
+        says(200, b'{"tags": ["a"]}', Link=f'<{address}/v2/a/b/tags/list?last=a>; rel="next"')
+    ]
+    async with fake.client(username="me") as client:
+        client.transport.authorizer._use_basic = True
+        with pytest.raises(WrongContent, match="leads away"):
+            assert [tag async for tag in client.list_tags("a/b")]
+
+
 async def test_an_endless_redirect_ends_after_the_first_hop(fake):
     fake.script = [says(307, Location=f"{fake.url}/again")]
     async with fake.client(redirect_hosts=frozenset({"127.0.0.1"})) as client:

@@ -67,7 +67,15 @@ async def test_the_other_name_of_a_token_is_understood(fake):
 
 
 @pytest.mark.parametrize(
-    "realm", ["http://127.0.0.2:1/token", "http://evil.example/t", "file:///etc/passwd", "nothing"]
+    "realm",
+    [
+        "http://127.0.0.2:1/token",
+        "http://evil.example/t",
+        "file:///etc/passwd",
+        "nothing",
+        "http://us:er@127.0.0.1:1/token",
+        "http://127.0.0.1:99999/token",
+    ],
 )
 async def test_a_realm_elsewhere_never_sees_our_credentials(fake, realm):
     token_registry(fake, realm)

@@ -72,11 +72,19 @@ def test_what_is_no_address_is_refused_with_words(text, reason):
         ("http://evil-auth.example/", {"auth.example"}, False),
         ("http://auth.example.evil/", {"auth.example"}, False),
         ("http://auth.example@evil.example/", {"auth.example"}, False),
+        ("http://us:er@auth.example/token", {"auth.example"}, False),
+        ("http://us@auth.example/token", {"auth.example"}, False),
         ("/relative", {""}, False),
     ],
 )
 def test_hosts_are_allowed_whole(url, allowed, expected):
     assert host_allowed(URL(url), frozenset(allowed)) is expected
+
+
+@pytest.mark.parametrize("port", ["99999", "x", "-1"])
+def test_a_port_that_is_none_is_at_no_host(port):
+    url = URL(f"http://auth.example:{port}/", encoded=True)
+    assert not host_allowed(url, frozenset({"auth.example"}))
 
 
 def test_a_link_is_followed_verbatim():
@@ -99,6 +107,11 @@ def test_a_link_is_followed_verbatim():
         "file:///v2/x",
         "",
         "../../etc",
+        "http://us:er@registry:5000/v2/x",
+        "http://us@registry:5000/v2/x",
+        "/v2/ x",
+        "/v2/é",
+        "/v2/x\r\nX: y",
     ],
 )
 def test_what_leads_away_from_the_registry_is_refused(location):
