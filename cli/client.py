@@ -1,6 +1,7 @@
 """The command line's way to the API, and to the environment of a stack that runs in this folder."""
 
 import os
+import stat
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from difflib import get_close_matches
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
 
-from cli.console import CommandError
+from cli.console import CommandError, errors, plain
 from registry_quota.client import RegistryQuota, workspace_path
 from registry_quota.errors import RefusedError, RegistryQuotaError
 from runtime.settings import Settings, SettingsError
@@ -27,18 +28,32 @@ _MOST_NAMES: Final = 10_000
 
 def settings_here() -> Settings:
     """The environment's settings; what is unset there comes from `.run/env` of this folder."""
-    for line in _run_environment():
+    for line in run_environment():
         name, separator, value = line.partition("=")
         if separator and name.startswith("RQ_"):
             os.environ.setdefault(name, value)
     return Settings.load()
 
 
-def _run_environment() -> list[str]:
+def run_environment() -> list[str]:
+    """Lines of `.run/env`, when nobody else can have written it.
+
+    Commands are called in folders that came from elsewhere, a checkout in CI: an address in there would
+    get the tokens of the environment. `make run` writes the file with mode 600, which git keeps none of.
+    """
     path = Path(os.environ.get("RQ_RUN_DIR", ".run")) / "env"
     try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except OSError:
+        with path.open(encoding="utf-8") as file:
+            kept = os.fstat(file.fileno())
+            if kept.st_uid != os.geteuid() or stat.S_IMODE(kept.st_mode) & 0o077:
+                errors.print(
+                    f"[yellow]{plain(path)} is left alone:[/] it is not yours alone (`make run` writes it "
+                    "with mode 600)",
+                    soft_wrap=True,
+                )
+                return []
+            return file.read().splitlines()
+    except (OSError, ValueError):
         return []
 
 

@@ -9,13 +9,16 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+console = Console(highlight=False, emoji=False)
+errors = Console(stderr=True, highlight=False, emoji=False)
 
 _UNITS = ("B", "KB", "MB", "GB", "TB", "PB", "EB")
-# What could move the cursor or colour a terminal, from names that somebody else chose.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# What could move the cursor or colour a terminal, or is no text at all, from names that somebody else chose.
+_CONTROL = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 class CommandError(Exception):
@@ -62,7 +65,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     for name, to_the_right in zip(names, right, strict=True):
         view.add_column(name, justify="right" if to_the_right else "left")
     for row in rows:
-        view.add_row(*(plain(cell) for cell in row))
+        view.add_row(*(Text(harmless(cell)) for cell in row))
     console.print(view)
 
 
@@ -81,7 +84,18 @@ def aligned(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
 
 def emit_json(document: Any) -> None:
     """Print a document for programs."""
-    print(json.dumps(document, ensure_ascii=False, indent=2, default=str))
+    print(json_text(document, indent=2))
+
+
+def json_text(document: Any, *, indent: int | None = None) -> str:
+    """A document as JSON; what a terminal would obey is escaped in it. PURE."""
+    text = json.dumps(document, ensure_ascii=False, indent=indent, default=str)
+    # Line feeds are ours: those in strings `dumps` has escaped.
+    return "\n".join(_CONTROL.sub(_escape, line) for line in text.split("\n"))
+
+
+def _escape(match: re.Match[str]) -> str:
+    return f"\\u{ord(match[0]):04x}"
 
 
 def print_error(message: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.client import settings_here
-from cli.console import CommandError, console, plain, size
+from cli.console import CommandError, console, errors, json_text, plain, size
 from cli.options import OnlyWorkspace
 
 commands = typer.Typer(help="Quota events.", no_args_is_help=True)
@@ -37,7 +37,7 @@ async def _tail(workspace: str | None, *, from_start: bool, as_json: bool) -> No
     from aiokafka import AIOKafkaConsumer
     from aiokafka.errors import KafkaError
 
-    from runtime.kafka import QUOTA_EVENTS_TOPIC, connection_options
+    from runtime.kafka import QUOTA_EVENTS_TOPIC, connection_options, start
 
     settings = settings_here()
     consumer = AIOKafkaConsumer(
@@ -47,22 +47,35 @@ async def _tail(workspace: str | None, *, from_start: bool, as_json: bool) -> No
         enable_auto_commit=False,
     )
     try:
-        await consumer.start()
+        await start(consumer, settings)
     except KafkaError as error:
         raise CommandError(
-            f"Kafka at {settings.kafka_bootstrap} does not answer ({error!r}); check RQ_KAFKA_BOOTSTRAP"
+            f"Kafka at {settings.kafka_bootstrap} does not answer ({error}); check RQ_KAFKA_BOOTSTRAP"
         ) from error
     try:
         async for record in consumer:
-            event = json.loads(record.value)
-            if workspace is not None and event["subject"] != workspace:
-                continue
-            if as_json:
-                print(json.dumps(event, ensure_ascii=False), flush=True)
-            else:
-                console.print(one_line(event), soft_wrap=True)
+            line = shown(record.value, workspace, as_json=as_json)
+            if line is None:
+                # Whoever may write to the topic may write anything.
+                errors.print(f"{record.partition}-{record.offset} is no quota event")
+            elif as_json and line:
+                print(line, flush=True)
+            elif line:
+                console.print(line, soft_wrap=True)
     finally:
         await consumer.stop()
+
+
+def shown(raw: bytes | None, workspace: str | None, *, as_json: bool) -> str | None:
+    """A record's line; "" for another workspace's, None for what is no quota event. PURE."""
+    try:
+        event = json.loads(raw or b"")
+        if workspace is not None and event["subject"] != workspace:
+            return ""
+        text = one_line(event)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None
+    return json_text(event) if as_json else text
 
 
 def one_line(event: dict[str, Any]) -> str:

@@ -1,7 +1,9 @@
 """The command `registry-quota`. Exit codes: 0 done, 1 failed, 2 usage, 3 refused by a guard."""
 
+import io
 import os
 import sys
+from collections.abc import Sequence
 
 import typer
 
@@ -64,12 +66,22 @@ for module in (
     module.register(app)
 
 
+def _require_text(arguments: Sequence[str]) -> None:
+    for argument in arguments:
+        if any("\ud800" <= character <= "\udfff" for character in argument):
+            raise CommandError(f"{argument!a} is no text in this system's encoding", exit_code=2)
+
+
 def main() -> None:
     """Run the command line; a failure is one sentence, not a traceback."""
     from runtime.settings import SettingsError
 
+    # What the terminal's encoding lacks is escaped instead of ending us.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
+            _require_text(sys.argv[1:])
             app()
         finally:
             sys.stdout.flush()  # here, where a reader that has gone away is dealt with

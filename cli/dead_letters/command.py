@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
+from rich.text import Text
 
 from cli.client import settings_here
-from cli.console import CommandError, console, emit_json, plain, size, table
+from cli.console import CommandError, console, emit_json, harmless, plain, size, table
 from cli.dead_letters.letters import DeadLetter, StillBadError, messages_for, parse_id
 from cli.options import AsJson, OnlyWorkspace
 from cli.progress import progress
@@ -77,7 +78,7 @@ def list_letters(
                     letter.first_seen[:19].replace("T", " "),
                     letter.source,
                     letter.workspace or "-",
-                    size(len(letter.value)),
+                    size(letter.size),
                     letter.reason,
                     "open" if mark is None else mark.outcome,
                 )
@@ -107,6 +108,11 @@ def show(
 ) -> None:
     """One dead letter: why, since when, what it holds, and whether retrying it would work."""
     place = _places([letter_id])[0]
+    if raw and sys.stdout.isatty():
+        raise CommandError(
+            "its bytes could steer this terminal: send them to a file or a pipe (`| less`, `> FILE`)",
+            exit_code=2,
+        )
     letter, mark, verdict = asyncio.run(_show(place))
     if raw:
         sys.stdout.buffer.write(letter.value)
@@ -126,13 +132,13 @@ def show(
         ("first seen", letter.first_seen),
         ("registry", letter.source),
         ("workspace", letter.workspace or "-"),
-        ("size", size(len(letter.value))),
+        ("size", size(letter.size)),
         ("retry", "would work now" if verdict is None else f"would be refused: {verdict}"),
     ):
         console.print(f"[bold]{name:<10}[/] {plain(content)}", soft_wrap=True)
     console.print()
     for line in _readable(letter.value).split("\n"):
-        console.print(plain(line), soft_wrap=True)
+        console.print(Text(harmless(line)), soft_wrap=True)
 
 
 async def _show(place: tuple[int, int]) -> "tuple[DeadLetter, Handled | None, str | None]":
@@ -264,7 +270,7 @@ def _document(letter: DeadLetter, mark: "Handled | None") -> dict[str, Any]:
         "first_seen": letter.first_seen,
         "source": letter.source,
         "workspace": letter.workspace or None,
-        "size_bytes": len(letter.value),
+        "size_bytes": letter.size,
     }
 
 

@@ -73,7 +73,7 @@ class Desk:
         return await handled.count(self._connection, self._cluster, firsts)
 
     async def newest(self, limit: int, wanted: Wanted, *, also_handled: bool) -> list[Found]:
-        """Newest first, at most `limit`."""
+        """Newest first, at most `limit`; without their values, which may be megabytes each."""
         left = await self.extents()
         counts = dict.fromkeys(left, 0)
         found: list[Found] = []
@@ -84,7 +84,7 @@ class Desk:
                 number: Extent(max(extent.first, extent.end - max(limit, _WINDOW)), extent.end)
                 for number, extent in left.items()
             }
-            for letter, mark in await self._read(window):
+            for letter, mark in await self._read(window, values=False):
                 if wanted(letter) and (also_handled or mark is None):
                     counts[letter.partition] += 1
                     found.append((letter, mark))
@@ -154,9 +154,10 @@ class Desk:
         places = [(letter.partition, letter.offset) for letter in letters]
         await handled.mark(self._connection, self._cluster, places, outcome, now=datetime.now(UTC))
 
-    async def _read(self, extents: dict[int, Extent]) -> list[Found]:
+    async def _read(self, extents: dict[int, Extent], *, values: bool = True) -> list[Found]:
         letters = [
-            _letter(record) async for record in self._reader.read(DEAD_LETTER_TOPIC, extents)
+            _letter(record) if values else msgspec.structs.replace(_letter(record), value=b"")
+            async for record in self._reader.read(DEAD_LETTER_TOPIC, extents)
         ]
         marks = await self._marks(letters)
         return [(letter, marks.get((letter.partition, letter.offset))) for letter in letters]

@@ -19,7 +19,7 @@ from runtime.kafka import NOTIFICATIONS_TOPIC
 from runtime.settings import DEFAULT_REGISTRY
 from webhook_receiver.messages import ORIGIN, Arrival, Message, Reason
 
-_ID: Final = re.compile(r"^([0-9]{1,9})-([0-9]{1,18})$")
+_ID: Final = re.compile(r"([0-9]{1,9})-([0-9]{1,18})")
 
 
 class StillBadError(Exception):
@@ -33,6 +33,8 @@ class DeadLetter(msgspec.Struct, frozen=True):
     offset: int
     key: bytes | None
     value: bytes
+    size: int
+    """Bytes of the value, also where it was left out."""
     reason: str
     origin: str
     """`webhook`, or topic/partition/offset of the event that the consumer put aside."""
@@ -55,7 +57,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
 def parse_id(text: str) -> tuple[int, int]:
     """`3-17` → (partition, offset). Raises ValueError."""
-    match = _ID.match(text)
+    match = _ID.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is no dead letter's id: those look like 3-17 (see the list)")
     return int(match[1]), int(match[2])
@@ -76,6 +78,7 @@ def dead_letter(
         offset,
         key,
         value or b"",
+        len(value or b""),
         named.get("reason", ""),
         named.get("origin", ""),
         named.get("first-seen", ""),

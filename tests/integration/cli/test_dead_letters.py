@@ -1,8 +1,11 @@
 """`registry-quota dead-letters` beside a whole system."""
 
 import json
+import os
 import uuid
 
+from cli.dead_letters.desk import desk, matching
+from runtime.settings import Settings
 from tests.support.consumers import event
 from tests.support.waiting import wait_until
 
@@ -83,8 +86,27 @@ async def test_an_event_that_can_be_read_now_is_counted_when_it_is_retried(syste
     assert again["retried"] == []
 
 
+async def test_a_letter_can_be_retried_and_dropped_again_and_a_missing_one_cannot(system, command):
+    name = await undeliverable(system, command, b"no JSON")
+    for _ in range(2):
+        assert (await command("dead-letters", "retry", name)).code == 3
+        assert (await command("dead-letters", "drop", name)).code == 0
+    for verb in ("retry", "drop"):
+        ran = await command("dead-letters", verb, name, "0-999999")
+        assert (ran.code, "there is no dead letter 0-999999" in ran.err) == (1, True)
+
+
 async def test_what_is_not_a_command_line_is_exit_code_2(command):
-    for arguments in (("retry",), ("drop", "1-1", "--all"), ("show", "7"), ("retry", "x-1")):
+    not_text = os.fsdecode(b"\xff\xfe")
+    for arguments in (
+        ("retry",),
+        ("drop", "1-1", "--all"),
+        ("show", "7"),
+        ("retry", "x-1"),
+        ("show", "1-1\n"),
+        ("list", "--workspace", not_text),
+        ("list", "--limit", "0"),
+    ):
         ran = await command("dead-letters", *arguments)
         assert ran.code == 2, ran
         assert "Traceback" not in ran.err
@@ -98,3 +120,14 @@ async def test_what_is_missing_or_away_is_one_sentence_and_exit_code_1(command):
     assert ran.code == 1
     assert "RQ_KAFKA_BOOTSTRAP" in ran.err
     assert "Traceback" not in ran.err
+
+
+async def test_a_list_of_letters_holds_none_of_their_bodies(system, command, monkeypatch):
+    """A topic of bodies of 8 MiB each would fill the memory of whoever looks."""
+    await undeliverable(system, command, b"no JSON either")
+    for name, value in system.environment.items():
+        monkeypatch.setenv(name, value)
+    async with desk(Settings.load()) as work:
+        found = await work.newest(50, matching(None, None), also_handled=True)
+    assert found
+    assert all(letter.value == b"" and letter.size > 0 for letter, _mark in found)

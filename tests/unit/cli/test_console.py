@@ -1,6 +1,17 @@
 """What commands say: readable for people, harmless for terminals."""
 
-from cli.console import print_error
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cli.console import console, emit_json, json_text, print_error, table
+from cli.events import one_line, shown
+
+HOSTILE = "\x1b]0;x\x07 \x9b31m \u202e \u061c \ud800 [red]x[/red] :skull: \\[a"
+"""A title, a colour by C1, other directions, half a character, Rich's markup and emoji."""
+OBEYED = set("\x1b\x07\x9b\u202e\u061c\ud800")
 
 
 def test_an_error_of_several_lines_keeps_them(capsys):
@@ -16,3 +27,69 @@ def test_an_error_moves_no_cursor_and_sets_no_colour(capsys):
     print_error("a name \x1b[2J\r[red]of[/red] others")
     said = capsys.readouterr().err
     assert said == "registry-quota: a name �[2J�[red]of[/red] others\n"
+
+
+def test_an_error_of_half_a_character_is_said_too(capsys):
+    print_error("a name \udcff of others")
+    assert capsys.readouterr().err == "registry-quota: a name � of others\n"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_table_shows_hostile_names_as_text(capsys, monkeypatch, terminal):
+    monkeypatch.setattr(console, "_force_terminal", terminal)
+    monkeypatch.setattr(console, "_color_system", None)
+    monkeypatch.setattr(console, "_width", 200)
+    table("", ["tag", "size"], [(HOSTILE, 1)])
+    said = capsys.readouterr().out
+    assert not OBEYED & set(said)
+    assert "[red]x[/red] :skull: \\[a" in said
+
+
+def test_json_for_programs_holds_all_and_steers_nothing(capsys):
+    emit_json({"tag": HOSTILE, "items": ["\n", "ä"]})
+    said = capsys.readouterr().out
+    assert not OBEYED & set(said)
+    assert json.loads(said) == {"tag": HOSTILE, "items": ["\n", "ä"]}
+
+
+@given(st.dictionaries(st.text(), st.text(), max_size=2))
+def test_json_is_the_same_document_after_it_was_made_harmless(document):
+    assert json.loads(json_text(document)) == document
+
+
+EVENT = {
+    "time": f"{HOSTILE}",
+    "type": "io.registryquota.image.recorded.v1",
+    "subject": "acme",
+    "data": {"tags": [HOSTILE], "repository": HOSTILE, "digest": HOSTILE},
+}
+
+
+def test_an_event_is_shown_without_what_a_terminal_obeys(capsys):
+    console.print(one_line(EVENT), soft_wrap=True)
+    line = shown(json.dumps(EVENT).encode(), None, as_json=True)
+    assert line is not None
+    assert not OBEYED & set(capsys.readouterr().out + line)
+
+
+WRONG: list[dict[str, object]] = [
+    {"data": None},
+    {"data": {}},
+    {"data": []},
+    {"type": 1},
+    {"time": None},
+]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [None, b"", b"\xff", b"[]", b"1", b"{}", b"[" * 100_000]
+    + [json.dumps({**EVENT, **wrong}).encode() for wrong in WRONG],
+)
+def test_what_is_no_quota_event_ends_nothing(raw):
+    """Whoever may write to the topic may write anything."""
+    assert shown(raw, None, as_json=False) is None
+
+
+def test_anothers_event_is_not_shown():
+    assert shown(json.dumps(EVENT).encode(), "other", as_json=False) == ""
