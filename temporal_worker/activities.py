@@ -1,9 +1,12 @@
 """The two activities: parse, one call, answer. What a retry cannot mend is not retried."""
 
+import re
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
+import msgspec
+from google.protobuf.message import Message
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
@@ -20,9 +23,14 @@ from temporal_worker.payloads import (
 
 log = get_logger(__name__)
 
+Given = TypeVar("Given")
+Request = TypeVar("Request", bound=Message)
+
 _SHARE = 0.95
 """Share of an attempt's time that the call gets; the rest is for telling Temporal."""
 _MOST_SECONDS = 600.0
+_MOST_BYTES = 64 * 1024
+"""Of a message: the door refuses larger ones as it refuses too many, and those are tried again."""
 _FINAL = frozenset(
     {
         grpc.StatusCode.UNAUTHENTICATED,
@@ -41,14 +49,18 @@ class QuotaActivities:
         self._metadata = (("authorization", f"Bearer {token}"),)
 
     @activity.defn(name="CheckQuotaAndCleanup")
-    async def check_quota(self, given: QuotaCheckInput) -> QuotaCheckResult:
-        """Before a build. Start-to-close 2 minutes, 3 attempts; the build goes on when it fails."""
+    async def check_quota(self, payload: Any = None) -> QuotaCheckResult:
+        """Before a build: takes a QuotaCheckInput. Start-to-close 2 minutes, 3 attempts; the build goes
+        on when it fails.
+        """
+        given = _read(payload, QuotaCheckInput)
         _require(workspaceId=given.workspaceId)
         answer = await self._call(
             "CheckQuotaAndCleanup",
-            pb.CheckQuotaRequest(
-                workspace_id=given.workspaceId,
-                incoming_image_size_estimate=given.incomingImageSizeEstimate,
+            _message(
+                pb.CheckQuotaRequest(),
+                workspaceId=given.workspaceId,
+                incomingImageSizeEstimate=given.incomingImageSizeEstimate,
             ),
         )
         return QuotaCheckResult(
@@ -63,17 +75,19 @@ class QuotaActivities:
         )
 
     @activity.defn(name="TrackImage")
-    async def track_image(self, given: TrackImageInput) -> TrackImageResult:
-        """After a push. Start-to-close 1 minute."""
+    async def track_image(self, payload: Any = None) -> TrackImageResult:
+        """After a push: takes a TrackImageInput. Start-to-close 1 minute."""
+        given = _read(payload, TrackImageInput)
         _require(workspaceId=given.workspaceId, appId=given.appId, tag=given.tag)
         answer = await self._call(
             "TrackImage",
-            pb.TrackImageRequest(
-                workspace_id=given.workspaceId,
-                app_id=given.appId,
+            _message(
+                pb.TrackImageRequest(),
+                workspaceId=given.workspaceId,
+                appId=given.appId,
                 tag=given.tag,
                 digest=given.digest,
-                registry_url=given.registryUrl,
+                registryUrl=given.registryUrl,
                 repository=given.repository,
             ),
         )
@@ -108,10 +122,33 @@ class QuotaActivities:
         return answer
 
 
+def _read(payload: Any, kind: type[Given]) -> Given:
+    """What a workflow sent. Temporal's own reading would have nonsense tried again and again."""
+    try:
+        return msgspec.convert(payload, kind)
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error)) from error
+
+
+def _message(message: Request, **fields: str | int) -> Request:
+    for name, value in fields.items():
+        try:
+            setattr(message, re.sub("[A-Z]", lambda found: f"_{found[0].lower()}", name), value)
+        except ValueError as error:  # beyond 64 bits, or half a character
+            raise _invalid(f"{name}: {error}") from error
+    if message.ByteSize() > _MOST_BYTES:
+        raise _invalid(f"{message.ByteSize()} bytes, at most {_MOST_BYTES} are taken")
+    return message
+
+
 def _require(**fields: str) -> None:
     missing = ", ".join(name for name, value in fields.items() if not value)
     if missing:
-        raise ApplicationError(f"{missing}: required", type="INVALID", non_retryable=True)
+        raise _invalid(f"{missing}: required")
+
+
+def _invalid(message: str) -> ApplicationError:
+    return ApplicationError(message, type="INVALID", non_retryable=True)
 
 
 def _seconds_left() -> float:
