@@ -1,4 +1,8 @@
-"""A Kafka of one's own that wants TLS, and users with passwords."""
+"""A Kafka of one's own that wants TLS, and users with passwords and rights.
+
+`USER`, and whoever comes by a listener that asks nobody who they are, may everything; the others may what
+they were given.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,6 +16,7 @@ from tests.support.certificates import Pair
 from tests.support.waiting import wait_until
 
 USER, PASSWORD = "quota", "a-password-of-a-test"
+RESTRICTED = ("rq_migrate", "rq_receiver", "rq_consumer", "rq_api", "rq_operator", "rq_alerts")
 _PLAIN = "org.apache.kafka.common.security.plain.PlainLoginModule"
 _SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule"
 
@@ -56,9 +61,16 @@ class SecureKafka:
             ),
             "inter.broker.listener.name": "INTERNAL",
             "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256",
-            "listener.name.sasl_ssl.plain.sasl.jaas.config": (
-                f'{_PLAIN} required user_{USER}="{PASSWORD}";'
-            ),
+            "listener.name.sasl_ssl.plain.sasl.jaas.config": " ".join(
+                [
+                    _PLAIN,
+                    "required",
+                    *(f'user_{name}="{PASSWORD}"' for name in (USER, *RESTRICTED)),
+                ]
+            )
+            + ";",
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": f"User:ANONYMOUS;User:{USER}",
             "listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config": f"{_SCRAM} required;",
         }
         for prefix, shown in (("", pair), ("listener.name.misnamed.", misnamed)):

@@ -1,22 +1,50 @@
-"""Kafka by TLS, with and without users: every client of ours, and what those are told who are refused."""
+"""Kafka by TLS, with and without users and their rights: every client of ours, and what is told who is refused."""
 
+import asyncio
+import contextlib
+import json
 import os
+import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 import pytest_asyncio
+from aiohttp.test_utils import TestClient, TestServer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from cli.doctor import kafka as doctor_kafka
+from consumer.standing import positions
 from devstack.config import default_cache_dir
-from runtime.kafka import NOTIFICATIONS_TOPIC, TOPICS, cluster_id, create_topics
+from quota.metrics import QuotaMetrics
+from quota.pipeline import Pipeline
+from quota.relay import Relay
+from runtime.kafka import (
+    ALERTS_DEAD_LETTER_TOPIC,
+    NOTIFICATIONS_TOPIC,
+    TOPICS,
+    cluster_id,
+    connection_options,
+    create_topics,
+)
+from runtime.lifecycle import Stopping, background
+from runtime.postgres import Pool
 from runtime.producers import discard_producer, open_producer
 from runtime.settings import Settings
 from runtime.topics import topic_reader
+from tests.support.acls import allow, rights
 from tests.support.certificates import Authority
-from tests.support.secure_kafka import PASSWORD, USER, SecureKafka, secure_kafka
+from tests.support.consumers import consuming, event, publish, usage
+from tests.support.pages import block
+from tests.support.secure_kafka import PASSWORD, RESTRICTED, USER, SecureKafka, secure_kafka
+from tests.support.waiting import wait_until
+from webhook_receiver.handlers import PATH
+from webhook_receiver.wiring import create_app
 
 
 @dataclass
@@ -25,7 +53,7 @@ class Secured:
     authority: Authority
     stranger: Authority
 
-    def settings(self, bootstrap: str, protocol: str = "SSL", **changes: str) -> Settings:
+    def settings(self, bootstrap: str, protocol: str = "SSL", **changes: Any) -> Settings:
         given: dict[str, Any] = {"ca_file": str(self.authority.file), **changes}
         return Settings(
             kafka_bootstrap=bootstrap,
@@ -34,13 +62,16 @@ class Secured:
             **given,
         )
 
-    def as_user(self, mechanism: str, password: str = PASSWORD) -> Settings:
+    def as_user(
+        self, mechanism: str, password: str = PASSWORD, *, name: str = USER, **changes: Any
+    ) -> Settings:
         return self.settings(
             self.kafka.sasl,
             "SASL_SSL",
             kafka_sasl_mechanism=mechanism,
-            kafka_sasl_username=USER,
+            kafka_sasl_username=name,
             kafka_sasl_password=password,
+            **changes,
         )
 
 
@@ -100,3 +131,111 @@ async def test_those_who_do_not_get_in_are_told_what_to_do(secured):
             await cluster_id(settings)
         with pytest.raises(KafkaError, match=told):
             await open_producer(settings)
+
+
+async def let_in(settings: Settings) -> set[tuple[str, str]]:
+    """(operation, topic) of all that a user may read or write; what it does not see it may neither."""
+    found: set[tuple[str, str]] = set()
+    # Not idempotent: without any right to write that one waits for its id.
+    producer = AIOKafkaProducer(**connection_options(settings), acks="all")
+    consumer = AIOKafkaConsumer(**connection_options(settings), enable_auto_commit=False)
+    try:
+        await producer.start()
+        await consumer.start()
+        for topic in (await consumer._client.fetch_all_metadata()).topics():
+            partition = TopicPartition(topic, 0)
+            with contextlib.suppress(KafkaError):
+                await producer.send_and_wait(topic, b"{}", key=b"acme")
+                found.add(("Write", topic))
+            with contextlib.suppress(KafkaError):
+                consumer.assign([partition])
+                consumer.seek(partition, 0)
+                if await consumer.getmany(partition, timeout_ms=10_000):
+                    found.add(("Read", topic))
+    finally:
+        await consumer.stop()
+        await producer.stop()
+    return found
+
+
+async def test_the_rights_of_the_page_are_enough_and_no_more(
+    secured: Secured, pool: Pool, database_url: str
+) -> None:
+    """docs/security.md: each process does its work with them, and every other attempt is refused."""
+    allowed = set(rights(block("docs/security.md", "acls")))
+    await allow(secured.settings(secured.kafka.ssl), allowed)
+    users = {name: secured.as_user("PLAIN", name=name) for name in RESTRICTED}
+
+    await create_topics(users["rq_migrate"])
+    assert await create_topics(users["rq_migrate"]) == []
+    assert await create_topics(users["rq_alerts"], (ALERTS_DEAD_LETTER_TOPIC,)) != []
+
+    # The receiver: an event, and what is none.
+    workspace = f"acl{uuid.uuid4().hex[:8]}"
+    app = create_app(
+        secured.as_user("PLAIN", name="rq_receiver", webhook_tokens="token-of-a-test"), Stopping()
+    )
+    async with TestClient(TestServer(app)) as door:
+        told = event(f"{workspace}/api")
+        for body in (json.dumps({"events": [told]}), "no JSON"):
+            answer = await door.post(
+                PATH, data=body, headers={"Authorization": "Bearer token-of-a-test"}
+            )
+            assert answer.status == 202, await answer.text()
+        assert (await door.get("/readyz")).status == 200
+
+    # Consumer and API: counted, put aside, announced, and how far it is.
+    await publish(secured.settings(secured.kafka.ssl), "x", b"no event")
+    pipeline = Pipeline(users["rq_api"], pool, clock=lambda: datetime.now(UTC))
+    cluster = await cluster_id(users["rq_consumer"])
+    async with consuming(users["rq_consumer"], pool, cluster=cluster):
+
+        async def known() -> bool:
+            flow = await pipeline.flow()
+            return (flow.consumers, flow.lag_events) == (1, 0) and (flow.dead_letters or 0) >= 2
+
+        await wait_until(known, 30, what="the API sees what the consumer has done")
+    await pipeline.close()
+    assert await usage(pool, workspace) == 5100
+    looking = secured.as_user("PLAIN", name="rq_consumer", database_url=database_url)
+    assert await positions(looking, cluster) == {}
+    async with pool.acquire() as connection:
+        announced = await connection.fetchval("SELECT count(*) FROM outbox")
+    stopping = Stopping()
+    relay = Relay(
+        connect=lambda: asyncpg.connect(database_url),
+        open_producer=lambda: open_producer(users["rq_api"]),
+        stopping=stopping,
+        clock=lambda: datetime.now(UTC),
+        metrics=QuotaMetrics(),
+    )
+    async with background("relay", relay.run(), stopping):
+
+        async def published() -> bool:
+            left = "SELECT count(*) FROM outbox WHERE published_at IS NULL"
+            return bool(announced > 0 and await pool.fetchval(left) == 0)
+
+        await wait_until(published, 20, what="the relay has published all")
+        stopping.set("end of test")
+
+    # People.
+    findings, log = await doctor_kafka.check(users["rq_operator"])
+    assert [item for item in findings if item.state == "failed"] == []
+    assert log is not None
+
+    # And nothing else, for every user.
+    everything = await let_in(secured.settings(secured.kafka.ssl))
+    assert everything >= {
+        (operation, topic)
+        for operation in ("Read", "Write")
+        for topic in (*TOPICS, ALERTS_DEAD_LETTER_TOPIC)
+    }
+    found = dict(zip(users, await asyncio.gather(*map(let_in, users.values())), strict=True))
+    assert found == {
+        name: {
+            (operation, topic)
+            for user, operation, kind, topic in allowed
+            if (user, kind) == (name, "topic") and operation in ("Read", "Write")
+        }
+        for name in RESTRICTED
+    }
