@@ -116,7 +116,7 @@ class Accounts:
 
     async def usage(self, view: WorkspaceView) -> dict[str, Any]:
         """`GET …/usage`: what is stored, exact; the graph's figures with their own time."""
-        graph = await self._graph(view)
+        graph, view = await self._graph(view)
         async with self._pool.acquire() as connection:
             # Not a figure of this workspace's alone: another may take up what it let go of.
             awaiting_gc_bytes = await garbage.awaiting_bytes(connection, view.id)
@@ -135,19 +135,21 @@ class Accounts:
             "as_of": graph.as_of,
         }
 
-    async def _graph(self, view: WorkspaceView) -> Graph:
+    async def _graph(self, view: WorkspaceView) -> tuple[Graph, WorkspaceView]:
+        """The graph's figures and a view that is as new: a push between two questions is in both."""
         known = self._graphs.get(view.id)
         now = self._clock()
         if known is not None and (
             known.changed_at == view.changed_at
             or (now - known.as_of).total_seconds() < known.cost_seconds * _RECOMPUTE_AFTER
         ):
-            return known
+            return known, view
         started = time.monotonic()
         async with (
             self._pool.acquire() as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
+            view = await reading.find_workspace(connection, view.name, now=now) or view
             manifests = await reading.manifests_of(connection, view.id)
             digests = await asyncio.to_thread(images.digests_of, manifests)
             held = await reading.held(connection, view.id, digests)
@@ -162,7 +164,7 @@ class Accounts:
                 cost_seconds=time.monotonic() - started,
             )
         self._graphs[view.id] = graph
-        return graph
+        return graph, view
 
     async def images(
         self,

@@ -113,3 +113,15 @@ async def test_the_newest_are_those_that_the_planner_counts(service):
         for decision in plan.decisions
         if decision.why == "newest"
     }
+
+
+async def test_usage_and_number_of_images_are_those_of_one_moment(service):
+    first, second = images(2)
+    await tell(service, "acme/api", "v1", first)
+    view = await service.accounts.workspace("acme")
+    # A push between the two questions that make up the answer.
+    await tell(service, "acme/api", "v2", second)
+    usage = await service.accounts.usage(view)
+    now = await service.accounts.workspace("acme")
+    assert view.usage_bytes < now.usage_bytes
+    assert (usage["images"], usage["usage_bytes"]) == (2, now.usage_bytes)
