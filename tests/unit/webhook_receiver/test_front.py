@@ -7,6 +7,7 @@ from aiohttp.http import HttpRequestParser
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.captures import captures_or_skip
 from tests.support.waiting import wait_until
 from webhook_receiver.auth import Tokens
 from webhook_receiver.front import DeliveryFront, Head, Heads
@@ -128,6 +129,19 @@ async def test_what_is_not_stored_is_to_be_sent_again():
     assert b"\r\nRetry-After: 1\r\n" in bench.transport.written
     assert bench.transport.written.endswith(b"\r\nConnection: close\r\n\r\nKafka is away")
     assert bench.transport.closed
+
+
+async def test_what_real_registries_send_takes_the_short_way():
+    heads = Heads(PATH, Tokens({"test-secret": "edge"}), 8 * 1024 * 1024)
+    seen = 0
+    for capture in captures_or_skip():
+        for delivery in capture.deliveries():
+            lines = [f"{name}: {value}" for name, value in delivery.headers.items()]
+            text = "\r\n".join([f"POST {PATH} HTTP/1.1", *lines, "", ""])
+            known = heads.read(text.encode())
+            assert known == Head("edge", int(delivery.headers["Content-Length"])), text
+            seen += 1
+    assert seen > 100
 
 
 @pytest.mark.parametrize(
