@@ -18,6 +18,7 @@ from typing import Any
 import asyncpg
 import psutil
 from aiokafka import AIOKafkaProducer
+from aiokafka.partitioner import DefaultPartitioner
 
 from bench.limits import bento, flat, rows
 from bench.load import events
@@ -26,6 +27,7 @@ from bench.processes import consuming, running
 from devstack.config import StackConfig
 from devstack.stack import Stack
 from runtime.kafka import NOTIFICATIONS_TOPIC
+from runtime.settings import Settings
 from tests.support import ledgers
 
 BATCH = 2000
@@ -71,6 +73,13 @@ def key_of(raw: bytes) -> bytes:
     return repository.partition("/")[0].encode()
 
 
+def in_log_order(raws: Sequence[bytes]) -> list[bytes]:
+    """The events partition by partition, as a consumer finds them: few workspaces in each batch."""
+    partitions = list(range(Settings.model_fields["kafka_partitions"].default))
+    partition_of = DefaultPartitioner()
+    return sorted(raws, key=lambda raw: int(partition_of(key_of(raw), partitions, partitions)))
+
+
 @contextmanager
 def consumers(stack: Stack, count: int) -> Iterator[list[psutil.Process]]:
     """So many consumer processes."""
@@ -107,7 +116,7 @@ async def bare_rows(stack: Stack, raws: Sequence[bytes]) -> dict[str, Any]:
     async with pool_of(stack) as pool:
         await ledgers.empty(pool)
         async with pool.acquire() as connection:
-            batches, written = await rows.prepare(connection, raws, BATCH)
+            batches, written = await rows.prepare(connection, in_log_order(raws), BATCH)
             await connection.execute("CHECKPOINT")
             meter = Meter(_infrastructure(stack))
             await rows.write(connection, batches)

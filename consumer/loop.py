@@ -34,6 +34,7 @@ from consumer.metrics import ConsumerMetrics
 from consumer.outcomes import MOST_LINES, Decoded, about, line, summary
 from consumer.traces import tracing_batch
 from consumer.translate import facts_of
+from consumer.waiting import Batch, Waiting
 from ledger import offsets
 from ledger.offsets import Advance, StaleOwnerError
 from ledger.record import Recorded, Recorder
@@ -42,7 +43,7 @@ from runtime.kafka import NOTIFICATIONS_TOPIC
 from runtime.lifecycle import Stopping
 from runtime.logs import Outcomes, get_logger
 from runtime.postgres import UNAVAILABLE, Connection, Pool
-from runtime.settings import DEFAULT_REGISTRY
+from runtime.settings import DEFAULT_REGISTRY, MESSAGE_MAX_BYTES
 from runtime.tracing import Tracing, part
 
 log = get_logger(__name__)
@@ -54,9 +55,10 @@ only wait for this process's one core."""
 _LONGEST_WAIT = 5.0
 """Seconds between two attempts while the database is away."""
 
-T = TypeVar("T")
+_GROUP_EVERY = 1.0
+"""Seconds between two moves of the group's own offsets, and the longest that one may take."""
 
-Batch = dict[TopicPartition, list[ConsumerRecord]]
+T = TypeVar("T")
 
 
 class Ownership(msgspec.Struct):
@@ -66,8 +68,6 @@ class Ownership(msgspec.Struct):
     next_offset: int
     asked_again: int = -1
     """The offset that was fetched again because the log seemed to skip it."""
-    lane: int = 0
-    """Which of the loops takes it: a partition's batches follow one another."""
 
 
 class NotificationConsumer:
@@ -103,6 +103,9 @@ class NotificationConsumer:
         self._on_pending = on_pending
         self._tracing = tracing
         self._owned: dict[int, Ownership] = {}
+        self._waiting = Waiting(MESSAGE_MAX_BYTES)
+        self._reached: dict[TopicPartition, int] = {}
+        """Next offsets that the group does not know yet."""
         self._ceiling = Ceiling(dead_letter_ceiling)
         self._outcomes = Outcomes("notification")
         self.ready = False
@@ -134,6 +137,8 @@ class NotificationConsumer:
             finally:
                 self.ready = False
                 self._owned.clear()
+                self._waiting.clear()
+                self._reached.clear()
                 await kafka.stop()
             if self.halted:
                 self._metrics.halted.set(1)
@@ -146,35 +151,66 @@ class NotificationConsumer:
                 await self._stopping.wait()
 
     async def _consume(self, kafka: AIOKafkaConsumer) -> None:
-        """Run all lanes; raises what the first of them raised, and ends the others."""
-        lanes = [asyncio.create_task(self._lane(kafka, number)) for number in range(LANES)]
+        """Run fetching and all lanes; raises what the first of them raised, and ends the others.
+
+        A lane takes what waits and is with no other: its batch is decoded and counted while the other's is
+        in the database.
+        """
+        parts = [self._fetch(kafka), self._keep_group_near(kafka)]
+        parts += [self._lane(kafka, number) for number in range(LANES)]
+        tasks = [asyncio.create_task(part) for part in parts]
         try:
-            await asyncio.wait(lanes, return_when=asyncio.FIRST_EXCEPTION)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         finally:
-            for lane in lanes:
-                lane.cancel()  # a batch of it is rolled back
-            outcomes = await asyncio.gather(*lanes, return_exceptions=True)
+            for task in tasks:
+                task.cancel()  # a batch of it is rolled back
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
+        await self._move_group(kafka)
+
+    async def _fetch(self, kafka: AIOKafkaConsumer) -> None:
+        """Take what comes from the broker."""
+        while not self._stopping.is_set():
+            self._report_lag(kafka)
+            if self._waiting.full:
+                await self._waiting.change(POLL_MS / 1000)
+                continue
+            fetched: Batch = await kafka.getmany(
+                timeout_ms=POLL_MS, max_records=self._batch_max_events
+            )
+            for partition, records in fetched.items():
+                # What is not taken over yet is fetched again: taking over goes to the right offset.
+                if partition.partition in self._owned:
+                    self._waiting.add(partition, records)
 
     async def _lane(self, kafka: AIOKafkaConsumer, number: int) -> None:
         while not self._stopping.is_set():
-            mine = [
-                TopicPartition(NOTIFICATIONS_TOPIC, partition)
-                for partition, owned in self._owned.items()
-                if owned.lane == number
-            ]
-            if not mine:
-                await asyncio.sleep(POLL_MS / 1000)
+            taken = self._waiting.take(self._batch_max_events)
+            if not taken:
+                await self._waiting.change(POLL_MS / 1000)
                 continue
-            fetched: Batch = await kafka.getmany(
-                *mine, timeout_ms=POLL_MS, max_records=self._batch_max_events
-            )
-            batch = self._in_order(kafka, fetched)
-            if batch:
-                await self._take(kafka, batch, number)
-            self._report_lag(kafka)
+            try:
+                batch = self._in_order(kafka, taken)
+                if batch:
+                    await self._take(batch, number)
+            finally:
+                self._waiting.done(taken)
+
+    async def _keep_group_near(self, kafka: AIOKafkaConsumer) -> None:
+        while not await self._stopping.sleep(_GROUP_EVERY):
+            await self._move_group(kafka)
+
+    async def _move_group(self, kafka: AIOKafkaConsumer) -> None:
+        """Move the group's offsets behind the ledger's. Only lag tools look at these."""
+        reached, self._reached = self._reached, {}
+        if reached:
+            try:
+                async with asyncio.timeout(_GROUP_EVERY):
+                    await kafka.commit(reached)
+            except (KafkaError, TimeoutError) as error:
+                log.info("group_offsets_not_moved", reason=type(error).__name__)
 
     def _in_order(self, kafka: AIOKafkaConsumer, fetched: Batch) -> Batch:
         """What follows where the ledger stands: nothing twice, nothing left out.
@@ -189,6 +225,7 @@ class NotificationConsumer:
                 continue  # not taken over yet; taking over goes to the right offset
             if records[0].offset > owned.next_offset != owned.asked_again:
                 owned.asked_again = owned.next_offset
+                self._waiting.drop(partition)
                 kafka.seek(partition, owned.next_offset)
                 continue
             # Where the log still skips something, the log itself no longer has it.
@@ -202,17 +239,18 @@ class NotificationConsumer:
         self.ready = False
         for partition in partitions:
             self._owned.pop(partition.partition, None)
+            self._waiting.drop(partition)
+            self._reached.pop(partition, None)
 
     async def assigned(self, kafka: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
         """Become the owner of newly assigned partitions and go to where the ledger stands."""
         starts = await kafka.beginning_offsets(partitions) if partitions else {}
-        for number, partition in enumerate(sorted(partitions)):
+        for partition in sorted(partitions):
             position = await self._while_database_is_away(
                 partial(self._take_partition, partition, starts[partition])
             )
             if position is None:
                 return
-            position.lane = number % LANES
             self._owned[partition.partition] = position
             kafka.seek(partition, position.next_offset)
         self.ready = True
@@ -249,8 +287,8 @@ class NotificationConsumer:
                 position.next_offset = first
         return position
 
-    async def _take(self, kafka: AIOKafkaConsumer, batch: Batch, lane: int) -> None:
-        """Record a batch in one transaction, then move the group's offsets."""
+    async def _take(self, batch: Batch, lane: int) -> None:
+        """Record a batch in one transaction."""
         started = asyncio.get_running_loop().time()
         owners = {item.partition: self._owned.get(item.partition) for item in batch}
         oldest_ms = min(records[0].timestamp for records in batch.values())
@@ -276,15 +314,10 @@ class NotificationConsumer:
         self._tell(decoded)
         if any(getattr(item.fact, "content", True) is None for item in decoded):
             self._on_pending()
-        ends = {
-            TopicPartition(item.record.topic, item.record.partition): item.record.offset + 1
-            for item in decoded
-        }
-        try:
-            await kafka.commit(ends)
-        except KafkaError as error:
-            # Only lag tools look at these; the ledger's own offsets are what counts.
-            log.info("group_offsets_not_moved", reason=type(error).__name__)
+        for item in decoded:
+            partition = TopicPartition(item.record.topic, item.record.partition)
+            if partition.partition in self._owned:
+                self._reached[partition] = item.record.offset + 1
         if too_many is not None:
             raise too_many
 

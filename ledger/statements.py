@@ -42,18 +42,25 @@ SELECT id, workspace_id, name, app FROM repositories WHERE id = ANY($1::int[])
 
 # -- what is known of manifests and tags ------------------------------------------------------
 
+# What is read by thousands of keys is read by `LATERAL … LIMIT 1`, one descent of an index for each: for
+# a plain join Postgres would rather read and hash the whole table, up to some hundred thousand rows, and
+# what a batch costs would grow with what is stored.
+
 LOAD_MANIFESTS = """
 SELECT m.repository_id, m.digest, m.push_ns, m.push_id, m.seen_ns, m.seen_id, m.delete_ns,
        m.delete_id, m.created_ns, m.pulled_ns, m.left_ns, m.size, m.media_type, m.config_media_type, m.artifact_type, m.subject,
        m.subject_known, m.blobs, m.children, m.claimed_ns
 FROM unnest($1::int[], $2::bytea[]) AS wanted(repository_id, digest)
-JOIN manifests m USING (repository_id, digest)
+CROSS JOIN LATERAL (
+  SELECT * FROM manifests
+  WHERE repository_id = wanted.repository_id AND digest = wanted.digest LIMIT 1) m
 """
 
 LOAD_TAGS = """
 SELECT t.repository_id, t.name, t.digest, t.set_ns, t.set_id, t.untag_ns, t.untag_id
 FROM unnest($1::int[], $2::text[]) AS wanted(repository_id, name)
-JOIN tags t USING (repository_id, name)
+CROSS JOIN LATERAL (
+  SELECT * FROM tags WHERE repository_id = wanted.repository_id AND name = wanted.name LIMIT 1) t
 """
 
 # Live or not: the fold decides.
@@ -101,9 +108,12 @@ WHERE t.repository_id = given.repository_id AND t.name = given.name
 LOAD_HOLDINGS = """
 SELECT given.workspace_id, given.digest, h.refs, h.size, h.stored, h.mixed, s.size AS told
 FROM unnest($1::bytea[], $2::int[]) AS given(digest, workspace_id)
-LEFT JOIN workspace_digests h USING (digest, workspace_id)
-LEFT JOIN stored_blobs s ON s.digest = given.digest AND s.size >= 0
-WHERE h.digest IS NOT NULL OR s.digest IS NOT NULL
+LEFT JOIN LATERAL (
+  SELECT refs, size, stored, mixed FROM workspace_digests
+  WHERE digest = given.digest AND workspace_id = given.workspace_id LIMIT 1) h ON true
+LEFT JOIN LATERAL (
+  SELECT size FROM stored_blobs WHERE digest = given.digest AND size >= 0 LIMIT 1) s ON true
+WHERE h.refs IS NOT NULL OR s.size IS NOT NULL
 """
 
 LOAD_HOLDERS = """

@@ -18,6 +18,9 @@ The rules are cleanup.md's, "Plan". Where it leaves room:
 Work grows with the manifests and the digests in them, times a logarithm for sorting.
 """
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from heapq import heappop, heappush
 from typing import Final
@@ -49,6 +52,25 @@ def make_plan(source: PlanInput) -> Plan:
     Raises:
         ValueError: a digest has no size, a manifest is given twice, or figures are impossible.
     """
+    with _collector_at_rest():
+        return _plan(source)
+
+
+@contextmanager
+def _collector_at_rest() -> Iterator[None]:
+    """No garbage collection: it would walk through a million objects again and again, all of them in
+    use, and hold up every other thread meanwhile. Of several plans at once the first to rest ends it.
+    """
+    worked = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if worked:
+            gc.enable()
+
+
+def _plan(source: PlanInput) -> Plan:
     if source.quota_bytes <= 0:
         raise ValueError(f"a quota must be positive, not {source.quota_bytes}")
     target = (

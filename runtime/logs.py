@@ -244,12 +244,13 @@ class Outcomes:
 
         They carry the `trace_id` around, like all others, unless they have one of their own.
         """
+        number = logging.getLevelNamesMapping()[level.upper()]
         handler = next((item for item in self._root.handlers if isinstance(item, _Handler)), None)
-        if handler is None or not lines:
+        if handler is None or not lines or not self.wants(number):
             return
         if not handler.as_json:
             for line in lines:
-                self._log.log(logging.getLevelNamesMapping()[level.upper()], self._name, **line)
+                self._log.log(number, self._name, **line)
             return
         frame = {
             "event": self._name,

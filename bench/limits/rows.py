@@ -1,22 +1,28 @@
 """Postgres's own limit: the rows of a backlog by bare `unnest` upserts, without any thinking.
 
-The same tables, the same rows, batches of the same size and one transaction for each on one
-connection; what has to be computed is ready before the clock starts. Nothing is read, compared or
-decided: references are added up by the upsert itself.
+The same tables, the same rows, batches of the same size in the order of the log (partition by partition)
+and one transaction for each on one connection; what has to be computed is ready before the clock starts.
+Nothing is read, compared or decided: references are added up by the upsert itself.
 """
 
 import uuid
 from collections import Counter
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
 import msgspec
 
 from consumer.translate import facts_of
+from ledger import outbox
 from ledger.announce import rfc3339
+from ledger.apps import SAVE_HISTORIES
 from ledger.facts import ManifestPushed
+from ledger.history import SAMPLE
 from ledger.packing import pack_blobs, pack_digests
+from ledger.settlement import MOST_REMEMBERED, Remembered, pack_history
+from ledger.statements import ADD_SIZE_CHECK
 from registry.names import format_digest
 from registry.notifications import decode_event
 from registry.workspaces import WorkspaceRule
@@ -46,8 +52,9 @@ ON CONFLICT (digest, workspace_id) DO UPDATE SET refs = workspace_digests.refs +
 
 OUTBOX = """
 INSERT INTO outbox (event_id, workspace_id, workspace, type, data, occurred_at)
-SELECT event_id, workspace_id, workspace, 'image.recorded', data::json, now()
-FROM unnest($1::uuid[], $2::int[], $3::text[], $4::text[]) AS g(event_id, workspace_id, workspace, data)
+SELECT event_id, workspace_id, workspace, type, data::json, now()
+FROM unnest($1::uuid[], $2::int[], $3::text[], $4::text[], $5::text[])
+  AS g(event_id, workspace_id, workspace, type, data)
 """
 
 USAGE = """
@@ -55,7 +62,16 @@ UPDATE workspaces w SET usage_bytes = w.usage_bytes + g.bytes
 FROM unnest($1::int[], $2::int8[]) AS g(id, bytes) WHERE w.id = g.id
 """
 
-Statement = tuple[str, list[list[Any]]]
+Statement = tuple[str, list[Any]]
+
+
+class _Seen(msgspec.Struct):
+    """What the batches before have left."""
+
+    manifests: set[tuple[int, bytes]] = msgspec.field(default_factory=set)
+    usage: Counter[int] = msgspec.field(default_factory=Counter)
+    recent: dict[tuple[int, str], list[Remembered]] = msgspec.field(default_factory=dict)
+    """(workspace id, app) → its last pushes."""
 
 
 async def prepare(
@@ -86,10 +102,13 @@ async def prepare(
         for row in await connection.fetch("SELECT id, name, workspace_id FROM repositories")
     }
     batches, rows = [], 0
-    seen: set[tuple[int, bytes]] = set()
+    seen = _Seen()
     for start in range(0, len(pushes), batch):
         statements = _statements(pushes[start : start + batch], repositories, rule, seen)
-        rows += sum(len(columns[0]) for _statement, columns in statements)
+        rows += sum(
+            len(columns[0]) if isinstance(columns[0], list) else 1
+            for _statement, columns in statements
+        )
         batches.append(statements)
     return batches, rows
 
@@ -98,14 +117,16 @@ def _statements(
     pushes: Sequence[ManifestPushed],
     repositories: dict[str, tuple[int, int]],
     rule: WorkspaceRule,
-    seen: set[tuple[int, bytes]],
+    seen: _Seen,
 ) -> list[Statement]:
     manifests: dict[tuple[int, bytes], tuple[Any, ...]] = {}
     tags: dict[tuple[int, str], tuple[Any, ...]] = {}
     refs: Counter[tuple[bytes, int]] = Counter()
     sizes: dict[bytes, int] = {}
     usage: Counter[int] = Counter()
-    outbox: list[tuple[Any, ...]] = []
+    events: list[tuple[Any, ...]] = []
+    unconfirmed: list[tuple[bytes, int]] = []
+    apps: set[tuple[int, str]] = set()
     for push in pushes:
         repository, workspace = repositories[push.repository]
         key, content = (repository, push.digest), push.content
@@ -117,14 +138,20 @@ def _statements(
             pack_digests(content.children) or None,
         )
         tags[repository, push.tag or ""] = (repository, push.tag, push.digest, *push.stamp)
-        if key in seen:
+        if key in seen.manifests:
             continue
-        seen.add(key)
+        seen.manifests.add(key)
         for digest, size in (*content.blobs, (push.digest, push.size)):
             refs[digest, workspace] += 1
             sizes[digest] = size
             usage[workspace] += size
         place = rule.split(push.repository)
+        size = sum(size for _digest, size in content.blobs)
+        recent = seen.recent.setdefault((workspace, place.app), [])
+        recent.append(Remembered(push.digest[:8], size, tagged=True))
+        apps.add((workspace, place.app))
+        if content.blobs:
+            unconfirmed.append((push.digest, repository))
         data = {
             "registry": "default",
             "repository": push.repository,
@@ -132,25 +159,33 @@ def _statements(
             "digest": format_digest(push.digest),
             "tags": [push.tag],
             "media_type": push.media_type,
-            "size_bytes": sum(size for _digest, size in content.blobs),
+            "size_bytes": size,
             "pushed_at": rfc3339(push.stamp[0]),
         }
-        outbox.append(
-            (uuid.uuid4(), workspace, place.workspace, msgspec.json.encode(data).decode())
-        )
+        event_id, text = uuid.uuid4(), msgspec.json.encode(data).decode()
+        events.append((event_id, workspace, place.workspace, outbox.IMAGE_RECORDED, text))
+    seen.usage.update(usage)
     holdings = [(*key, count, sizes[key[0]]) for key, count in refs.items()]
-    tables = (
-        (MANIFESTS, manifests.values()),
-        (TAGS, tags.values()),
-        (HOLDINGS, holdings),
-        (OUTBOX, outbox),
-        (USAGE, usage.items()),
-    )
-    return [
+    histories = [(*app, pack_history(seen.recent[app][-MOST_REMEMBERED:])) for app in apps]
+    now = datetime.now(UTC)
+    statements: list[Statement] = [
         (sql, [list(column) for column in zip(*sorted(rows), strict=True)])
-        for sql, rows in tables
+        for sql, rows in (
+            (MANIFESTS, manifests.values()),
+            (TAGS, tags.values()),
+            (HOLDINGS, holdings),
+            (SAVE_HISTORIES, histories),
+            (OUTBOX, events),
+            (USAGE, usage.items()),
+        )
         if rows
     ]
+    if usage:
+        ids = sorted(usage)
+        used, quotas = [seen.usage[key] for key in ids], [1 << 40] * len(ids)
+        statements.append((SAMPLE, [ids, used, quotas, now]))
+        statements.append((ADD_SIZE_CHECK, [pack_blobs(unconfirmed), now, 0]))
+    return statements
 
 
 async def write(connection: asyncpg.Connection, batches: list[list[Statement]]) -> None:

@@ -8,6 +8,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from consumer.loop import NotificationConsumer, Ownership
 from consumer.outcomes import Decoded
+from consumer.waiting import Waiting
 from runtime.kafka import DEAD_LETTER_TOPIC, NOTIFICATIONS_TOPIC, create_topics
 from runtime.topics import topic_reader
 from tests.support.consumers import (
@@ -124,6 +125,7 @@ class Record:
 def standing_at(offset):
     consumer = object.__new__(NotificationConsumer)
     consumer._owned = {0: Ownership(epoch=1, next_offset=offset)}
+    consumer._waiting, consumer._reached = Waiting(1000), {}
     return consumer
 
 
