@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -86,16 +87,27 @@ def test_the_source_distribution_builds_the_same_wheel(wheel, sdist, tmp_path):
     assert contents(rebuilt) == contents(wheel)
 
 
-def test_the_source_distribution_holds_what_is_versioned_and_no_more(sdist):
-    with tarfile.open(sdist) as archive:
-        packed = {name.split("/", 1)[1] for name in archive.getnames()} - {"PKG-INFO"}
+def versioned(*which: str) -> set[str]:
     listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
+        ["git", "ls-files", *which], cwd=ROOT, capture_output=True, text=True, check=False
     )
     if listed.returncode:
         pytest.skip("not a git working copy")
-    assert packed - set(listed.stdout.split()) == set()
+    return set(listed.stdout.split())
+
+
+def test_the_source_distribution_holds_what_is_versioned_and_no_more(sdist):
+    with tarfile.open(sdist) as archive:
+        packed = {name.split("/", 1)[1] for name in archive.getnames()} - {"PKG-INFO"}
+    assert packed - versioned("--cached", "--others", "--exclude-standard") == set()
+    there = {name for name in versioned("--cached") if (ROOT / name).is_file()}
+    assert there - packed == set()
+
+
+def test_a_file_beside_the_rooms_is_not_shipped():
+    """An env file, a log, a key that somebody keeps in the folder."""
+    shipped = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    named = set(shipped["tool"]["hatch"]["build"]["targets"]["sdist"]["only-include"])
+    tops = {name.split("/")[0] for name in versioned("--cached")}
+    # These two hatchling takes by itself.
+    assert named == tops - {"pyproject.toml", ".gitignore"}
