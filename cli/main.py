@@ -97,6 +97,13 @@ def main() -> None:
         # Whoever read us has enough (`| head`): what is left in the buffer goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except Exception as error:
+        from runtime.postgres import not_let_in
+
+        if (refusal := not_let_in(error)) is None:
+            raise
+        print_error(refusal)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,20 @@ UNAVAILABLE = (
 )
 """What is raised while the database is away: wait and try again."""
 
+_NOT_LET_IN = ("28", "3D000")
+"""SQLSTATEs of a wrong user or password (a class), and of a database that does not exist."""
+
+
+def not_let_in(error: BaseException) -> str | None:
+    """A sentence for a person, when Postgres refused who we say we are or what we asked for; else None.
+
+    `error` is asyncpg's, or SQLAlchemy's with asyncpg's inside. Waiting does not help.
+    """
+    refusal = getattr(error, "orig", None) or error
+    if not (getattr(refusal, "sqlstate", None) or "").startswith(_NOT_LET_IN):
+        return None
+    return f"Postgres refuses: {refusal}; check user, password and database in RQ_DATABASE_URL"
+
 
 class BoundedPool(asyncpg.Pool):  # type: ignore[misc]
     """A pool that is waited for at most `ACQUIRE_TIMEOUT` seconds.

@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -101,6 +102,25 @@ async def test_a_door_that_does_not_open_is_one_sentence_that_says_what_to_do(
     assert len(ran.err.splitlines()) == 1
     for text in told:
         assert text in ran.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wrong"),
+    [(("migrate",), "database"), (("migrate",), "user"), (("serve", "consumer"), "user")],
+)
+async def test_a_database_that_refuses_us_is_one_sentence_that_names_the_setting(
+    command, system, arguments, wrong
+):
+    good = urlsplit(system.environment["RQ_DATABASE_URL"])
+    bad = good._replace(netloc=f"nobody:wrong@{good.netloc.rpartition('@')[2]}")
+    if wrong == "database":
+        bad = good._replace(path="/not_there")
+    ran = await command(*arguments, RQ_DATABASE_URL=bad.geturl())
+    assert ran.code == 1
+    assert "Traceback" not in ran.err
+    told = ran.err.splitlines()[-1]
+    assert "Postgres refuses" in told
+    assert "RQ_DATABASE_URL" in told
 
 
 async def test_another_servers_address_is_told_apart_from_the_api(system, command):
