@@ -4,11 +4,12 @@ import asyncio
 import dataclasses
 import os
 import re
+import shlex
 import shutil
 import signal
 import sys
 from asyncio.subprocess import PIPE, STDOUT, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 from devstack.config import Ports
 from devstack.ports import free_port
 from devstack.rundir import RunDir
+from tests.support.pages import ROOT, block
 
 pytestmark = pytest.mark.slow
 
@@ -34,10 +36,16 @@ KEPT = (
 
 
 @asynccontextmanager
-async def demo(run_dir: Path, **environment: str) -> AsyncIterator[Process]:
+async def demo(
+    run_dir: Path,
+    *,
+    command: Sequence[str] = (sys.executable, "-m", "cli.main", "demo"),
+    **environment: str,
+) -> AsyncIterator[Process]:
     """The command as a process of its own, its output in a pipe."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "cli.main", "demo"),
+        *command,
+        cwd=ROOT,
         env={**os.environ, **environment, "RQ_RUN_DIR": str(run_dir)},
         stdout=PIPE,
         stderr=STDOUT,
@@ -73,7 +81,12 @@ def assert_nothing_is_left(run_dir: Path) -> None:
 
 
 async def test_it_starts_and_stops_a_stack_of_its_own(tmp_path):
-    async with demo(tmp_path / "run", **free_ports()) as process:
+    """As docs/getting-started.md says it."""
+    said_so = shlex.split(
+        block("docs/getting-started.md", "tried by tests/acceptance/test_demo.py")
+    )
+    assert said_so == ["make", "demo"]
+    async with demo(tmp_path / "run", command=said_so, **free_ports()) as process:
         said, _ = await process.communicate()
     assert_all_of_it_held(said.decode(), process.returncode)
     assert_nothing_is_left(tmp_path / "run")

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import re
-import shutil
 import signal
 
 import pytest
@@ -69,15 +68,13 @@ async def test_every_block_does_what_the_page_says(system, tmp_path):
 @pytest.mark.parametrize("item", ELSEWHERE, ids=lambda item: item.note)
 def test_a_block_that_is_not_run_here_is_tried_elsewhere(item: Block):
     if item.note == "in a terminal of its own":
-        # What the fixture `system` starts is what this target does.
+        # Run by tests/integration/devstack/test_stack.py; the fixture `system` starts the same.
         assert item.text == "make run\n"
-        assert "\nrun: setup" in (ROOT / "Makefile").read_text()
     elif item.note == "needs docker":
+        # Run by tests/containers/test_getting_started.py, where an engine answers.
         services = (ROOT / "docker-compose.yml").read_text()
         named = re.findall(r"docker compose exec (\w+)", item.text)
         assert all(f"\n  {name}:\n" in services for name in named)
-        if shutil.which("docker") is None:
-            pytest.skip("no docker here")
     else:
         path = item.note.removeprefix("tried by ")
         assert (ROOT / path).is_file()

@@ -27,6 +27,7 @@ from devstack.ports import free_port
 from devstack.processes import run_tool
 from devstack.rundir import RunDir, parse_env
 from devstack.stack import INFRASTRUCTURE, Stack
+from tests.support.pages import ROOT, block
 from tests.support.waiting import wait_until
 
 ENV_KEYS = [
@@ -69,10 +70,19 @@ def environment(run_dir: Path) -> dict[str, str]:
 @contextmanager
 def foreground(environ: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """`registry-quota dev up` as a process of its own, with stand-ins for our programs."""
-    command = [sys.executable, "-u", "-c", FOREGROUND]
+    with started([sys.executable, "-u", "-c", FOREGROUND], environ, log) as process:
+        yield process
+
+
+@contextmanager
+def started(
+    command: list[str], environ: dict[str, str], log: Path, **options: Any
+) -> Iterator[subprocess.Popen[bytes]]:
     with (
         log.open("wb") as output,
-        subprocess.Popen(command, env=environ, stdout=output, stderr=subprocess.STDOUT) as process,
+        subprocess.Popen(
+            command, env=environ, stdout=output, stderr=subprocess.STDOUT, **options
+        ) as process,
     ):
         try:
             yield process
@@ -212,10 +222,12 @@ async def test_an_outage_lasts_until_it_is_ended(tmp_path):
         assert await answer_of_postgres(stack.database_url, "SELECT 1") == 1
 
 
-async def test_the_foreground_announces_itself_and_ends_within_six_seconds(tmp_path):
+async def test_make_run_announces_itself_and_ends_within_six_seconds(tmp_path):
+    """As docs/getting-started.md says it: in a terminal, whose Ctrl-C goes to all that runs in it."""
     run_dir, log = tmp_path / "a folder" / "run", tmp_path / "out"
     environ = environment(run_dir)
-    with foreground(environ, log) as process:
+    command = ["sh", "-c", block("docs/getting-started.md", "in a terminal of its own")]
+    with started(command, environ, log, cwd=ROOT, start_new_session=True) as process:
         await wait_until(lambda: b"registry-quota runs" in log.read_bytes(), 60)
         env = run_dir / "env"
         values = parse_env(env.read_text())
@@ -236,9 +248,10 @@ async def test_the_foreground_announces_itself_and_ends_within_six_seconds(tmp_p
         await wait_until(lambda: b"receiver answers again" in log.read_bytes(), 5)
 
         began = time.monotonic()
-        process.send_signal(signal.SIGINT)
-        assert await asyncio.to_thread(process.wait, 10) == 0
+        os.killpg(process.pid, signal.SIGINT)
+        await asyncio.to_thread(process.wait, 10)
         assert time.monotonic() - began < 6
+        assert b"everything ended" in log.read_bytes()
     assert not env.exists()
     assert await running_stack(run_dir) is None
     assert not any(psutil.pid_exists(pid) for pid in pids.values())
