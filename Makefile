@@ -36,7 +36,7 @@ bench: setup ## Benchmarks, as a table and as JSON under bench/results/
 	@exec $(BIN)/python -m bench $(ARGS)
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)
 
