@@ -37,6 +37,9 @@ _RETRY_SECONDS = 1.0
 _DURABLE_SECONDS = 30.0
 """After which another producer is tried: an idempotent one may wait for ever (aiokafka #1101)."""
 
+LONGEST_SILENCE = 60
+"""Seconds after which Postgres ends the session of a leader that says nothing, so that another can
+lead: its connection may have died without a word. Above `_DURABLE_SECONDS`."""
 
 LARGEST_BYTES = 8 * 1024 * 1024
 """Of an event: below what the topic takes. One that Kafka refuses would hold up all behind it."""

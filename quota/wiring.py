@@ -44,7 +44,7 @@ from quota.pipeline import Pipeline
 from quota.reconcile_schedule import ReconcileMetrics, ReconcileSchedule
 from quota.reconcile_wiring import open_reconciler
 from quota.records import Records
-from quota.relay import Relay
+from quota.relay import LONGEST_SILENCE, Relay
 from quota.repair import Repairer
 from quota.restore import Restorer
 from quota.retention import Retention
@@ -63,6 +63,7 @@ from runtime.logs import get_logger
 from runtime.patience import until_it_answers
 from runtime.postgres import (
     CONNECT_TIMEOUT,
+    NOTICING_THE_LOST,
     UNAVAILABLE,
     Connection,
     Pool,
@@ -224,7 +225,11 @@ async def run(settings: Settings) -> int:
             url,
             timeout=CONNECT_TIMEOUT,
             command_timeout=30,
-            server_settings={"application_name": "registry-quota relay"},
+            server_settings={
+                "application_name": "registry-quota relay",
+                **NOTICING_THE_LOST,
+                "idle_session_timeout": f"{LONGEST_SILENCE}s",
+            },
         )
 
     async def start(stack: AsyncExitStack, stopping: Stopping) -> None:

@@ -250,7 +250,10 @@ def _descriptor(wire: _Descriptor) -> Descriptor:
     # the books; storage's own word (a HEAD of the blob) replaces what was declared.
     size = min(max(wire.size or 0, 0), MAX_SIZE)
     return Descriptor(
-        parse_digest(wire.digest or ""), size, media_type, is_foreign(media_type, wire.urls)
+        parse_digest(wire.digest or ""),
+        size,
+        media_type,
+        is_foreign(media_type, has_urls=bool(wire.urls)),
     )
 
 

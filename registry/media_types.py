@@ -54,11 +54,11 @@ def manifest_kind(media_type: str) -> ManifestKind:
     return "unknown"
 
 
-def is_foreign(media_type: str, urls: list[str] | None) -> bool:
+def is_foreign(media_type: str, *, has_urls: bool) -> bool:
     """Whether a layer lives elsewhere (`urls`) and the registry does not store it.
 
     Only for layer types whose presence Distribution does not check when they carry `urls`, and
     whose `urls` the operator had to allow. It requires a layer of any other type to be stored and
     looks at no URL: such a layer counts, else `urls` would be a way around the quota.
     """
-    return bool(urls) and media_type in _NOT_STORED_WITH_URLS
+    return has_urls and media_type in _NOT_STORED_WITH_URLS

@@ -13,7 +13,7 @@ manifests that declare negative sizes) are as good as none, so that the registry
 """
 
 import uuid
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -23,6 +23,14 @@ from registry.names import check_repository, check_tag, parse_digest
 from registry.timestamps import parse_timestamp
 
 MAX_ID_LENGTH: Final = 255
+MAX_EVENTS: Final = 5_000
+"""Events of one delivery. A registry sends one; so many still reach Kafka within the time-out."""
+
+_LARGE: Final = 64 * 1024
+"""Bytes from which on an event is looked at before its references are read."""
+_SHORTEST_REFERENCE: Final = 24
+"""Bytes, by far: a reference names a digest of 71 characters. Shorter ones are nonsense that would
+take twenty times their size in memory. Braces inside of strings only mean that the registry is asked."""
 
 _EVENT_NAMESPACE: Final = uuid.UUID("6f1f7f5e-6a0e-5c43-9d6b-1b8b4f0f2a55")
 _Size = Annotated[int, msgspec.Meta(ge=0, le=MAX_SIZE)]
@@ -30,6 +38,10 @@ _Size = Annotated[int, msgspec.Meta(ge=0, le=MAX_SIZE)]
 
 class BadEnvelope(ValueError):  # noqa: N818 - names the thing that goes to the dead letters
     """A delivery that holds no events we can tell apart. The message says why."""
+
+
+class TooManyEvents(BadEnvelope):
+    """A delivery of more than `MAX_EVENTS` events: none of them is read."""
 
 
 class BadEvent(ValueError):  # noqa: N818 - names the thing that goes to the dead letters
@@ -65,11 +77,15 @@ class Envelope(msgspec.Struct, frozen=True):
 _ABSENT: Final = msgspec.Raw(b"null")
 
 
+class _Urls(msgspec.Struct, gc=False, array_like=True):
+    first: str | None = None  # whether there is one is all that counts: the others are skipped
+
+
 class _Reference(msgspec.Struct, gc=False, rename="camel"):
     digest: str | None = None
     size: _Size | None = None
     media_type: str | None = None
-    urls: list[str] | None = None
+    urls: _Urls | None = None
 
 
 class _Target(msgspec.Struct, gc=False, rename="camel"):
@@ -107,6 +123,17 @@ class _Envelope(msgspec.Struct):
     events: list[msgspec.Raw] | None
 
 
+# What is bounded must be so before it is built: two million elements of two bytes each take forty
+# times that as objects, and msgspec looks at a list's length last of all. Of an array that becomes a
+# struct it skips what has no field.
+_First = msgspec.defstruct(
+    "_First", [(f"_{number}", msgspec.Raw, _ABSENT) for number in range(MAX_EVENTS + 1)],
+    array_like=True, gc=False,
+)  # fmt: skip
+_LAST_OF_FIRST: Final = _First.__struct_fields__[-1]
+_FirstEvents: Final = msgspec.defstruct("_FirstEvents", [("events", _First | None)])
+
+
 class _RepositoryOnly(msgspec.Struct):
     class Target(msgspec.Struct):
         repository: str
@@ -117,17 +144,22 @@ class _RepositoryOnly(msgspec.Struct):
 _event_decoder: Final = msgspec.json.Decoder(_Event)
 _references_decoder: Final = msgspec.json.Decoder(list[_Reference] | None)
 _envelope_decoder: Final = msgspec.json.Decoder(_Envelope)
+_first_events_decoder: Final[Any] = msgspec.json.Decoder(_FirstEvents)
 _repository_decoder: Final = msgspec.json.Decoder(_RepositoryOnly)
 
 
-def split_envelope(body: bytes) -> Envelope:
+def split_envelope(body: bytes, *, any_number: bool = False) -> Envelope:
     """Take a delivery apart: every event byte for byte, and what is wrong with those refused.
 
-    Raises BadEnvelope when the body is not JSON or not `{"events": [...]}`. An empty list is fine.
+    Raises BadEnvelope when the body is not JSON or not `{"events": [...]}`, TooManyEvents when it
+    holds more events than anybody should wait for, unless there is time for `any_number`. An empty
+    list is fine.
     """
     try:
         if not body.isascii():
             str(body, "utf-8")  # msgspec does not look inside the strings that it skips
+        if not any_number:
+            _check_number(body)
         events = _envelope_decoder.decode(body).events
     except UnicodeDecodeError as error:
         raise BadEnvelope(f"not JSON: not UTF-8 at byte {error.start}") from None
@@ -153,6 +185,15 @@ def split_envelope(body: bytes) -> Envelope:
     return envelope
 
 
+def _check_number(body: bytes) -> None:
+    """Costs nothing for what registries send: so many events need a long body with many commas."""
+    if len(body) < 2 * MAX_EVENTS or body.count(b",") < MAX_EVENTS:
+        return
+    events: Any = _first_events_decoder.decode(body).events
+    if events is not None and getattr(events, _LAST_OF_FIRST) is not _ABSENT:
+        raise TooManyEvents(f"more than {MAX_EVENTS} events in one envelope")
+
+
 def decode_event(raw: bytes) -> Notification:
     """One event as the registry sent it. Raises BadEvent.
 
@@ -165,7 +206,10 @@ def _read(raw: bytes) -> tuple[Notification, str]:
     """The event, and what is wrong with its references (mostly "")."""
     try:
         event = _event_decoder.decode(raw)
-        references, problem = _references(event.target)
+        if len(raw) > _LARGE and raw.count(b"{") > len(raw) // _SHORTEST_REFERENCE:
+            references, problem = None, "target.references: more of them than digests fit in"
+        else:
+            references, problem = _references(event.target)
         return _notification(event, references), problem
     except RecursionError:
         raise BadEvent("nested too deeply") from None
@@ -241,7 +285,8 @@ def _references(target: _Target | None) -> tuple[tuple[Descriptor, ...] | None, 
             media_type = reference.media_type or ""
             if "\x00" in media_type:
                 media_type = _clean(media_type)
-            foreign = reference.urls is not None and is_foreign(media_type, reference.urls)
+            urls = reference.urls
+            foreign = urls is not None and is_foreign(media_type, has_urls=urls.first is not None)
             found.append(
                 Descriptor(
                     parse_digest(reference.digest or ""), reference.size or 0, media_type, foreign

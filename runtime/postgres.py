@@ -26,6 +26,15 @@ IDLE_IN_TRANSACTION_SECONDS = 20
 """After which Postgres ends a transaction whose process does nothing: frozen, or cut off. Above a
 consumer's session time-out, so that its successor waits for no longer than it took to notice."""
 
+NOTICING_THE_LOST = {
+    "tcp_keepalives_idle": "15",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+}
+"""By which Postgres notices within half a minute that a client of ours has gone without a word (its
+machine, or the network between), and lets go of its locks. Systems' own default is two hours."""
+
 _RETRIABLE = (
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
@@ -42,8 +51,11 @@ UNAVAILABLE = (
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
+    # Too many connections, a full disk, no memory: somebody has to make room.
+    asyncpg.InsufficientResourcesError,
+    asyncpg.PostgresIOError,
     asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.IdleSessionTimeoutError,
 )
 """What is raised while the database is away: wait and try again."""
 
@@ -129,6 +141,7 @@ async def open_pool(
             "lock_timeout": "30s",
             # Our statements are set-based and short; compiling them costs more than it gives.
             "jit": "off",
+            **NOTICING_THE_LOST,
         },
         **options,
     )

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from registry.notifications import BadEnvelope, split_envelope
+from registry.notifications import BadEnvelope, TooManyEvents, split_envelope
 from registry.timestamps import format_timestamp
 from registry.workspaces import WorkspaceRule
 from runtime.kafka import DEAD_LETTER_TOPIC, NOTIFICATIONS_TOPIC
@@ -19,9 +19,6 @@ from runtime.tracing import HEADER
 ORIGIN: Final = b"webhook"
 EXCERPT_BYTES: Final = 64 * 1024
 """How much of something too large a dead letter keeps, in bytes."""
-
-MAX_EVENTS: Final = 5_000
-"""Events of one delivery. A registry sends one; so many still reach Kafka within the time-out."""
 
 _MAX_REASON_BYTES: Final = 1024
 
@@ -101,11 +98,10 @@ def translate(body: bytes, arrival: Arrival, workspaces: WorkspaceRule) -> list[
     keyed by workspace. An event that can be processed although part of it is nonsense is both. An
     envelope of no events is no message.
     """
-    if _too_many_events(body):
-        why = f"more than {MAX_EVENTS} events in one envelope"
-        return [arrival.dead_letter(body, Reason.TOO_MANY_EVENTS, why)]
     try:
         envelope = split_envelope(body)
+    except TooManyEvents as error:
+        return [arrival.dead_letter(body, Reason.TOO_MANY_EVENTS, str(error))]
     except BadEnvelope as error:
         return [arrival.dead_letter(body, Reason.NOT_AN_ENVELOPE, str(error))]
     headers = arrival.headers()
@@ -152,23 +148,3 @@ def shortened(message: Message) -> Message | None:
 @lru_cache(maxsize=8)  # formatting a date is the slowest part of translating an event
 def _to_the_second(seconds: int) -> bytes:
     return format_timestamp(seconds * 1_000_000_000).partition(".")[0].encode()
-
-
-class _Events(msgspec.Struct):
-    events: list[msgspec.Raw] | None = None
-
-
-_events_decoder: Final = msgspec.json.Decoder(_Events)
-
-
-def _too_many_events(body: bytes) -> bool:
-    """Whether reading the events one by one would keep everybody else waiting.
-
-    Costs nothing for what registries send: so many events need a long body with many commas.
-    """
-    if len(body) < 2 * MAX_EVENTS or body.count(b",") < MAX_EVENTS:
-        return False
-    try:
-        return len(_events_decoder.decode(body).events or ()) > MAX_EVENTS
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return False  # not an envelope: for `split_envelope` to say

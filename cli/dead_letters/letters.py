@@ -130,7 +130,7 @@ def _opened(letter: DeadLetter) -> tuple[Envelope, bool]:
     as_body = ""
     if letter.origin == ORIGIN.decode():
         try:
-            return split_envelope(letter.value), True
+            return split_envelope(letter.value, any_number=True), True
         except BadEnvelope as error:
             as_body = str(error)
     # The receiver puts a single event aside when the others of its body are fine.

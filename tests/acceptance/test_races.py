@@ -9,6 +9,8 @@ import os
 import random
 import uuid
 
+import pytest
+
 from registry.errors import RegistryRefused
 from registry.push import build_image, build_index, build_layer, push_image, push_manifest
 from tests.support.waiting import wait_until
@@ -77,12 +79,14 @@ async def race(system, rng):
         return True
 
     await wait_until(all_there, 20, interval=0.1, what=f"everything pushed to {name} is pullable")
-    return name
+    return name, len(tagged)
 
 
-async def test_every_pushed_tag_is_pullable_after_settling(system2):
+@pytest.mark.promise("safe-deletes")
+async def test_every_pushed_tag_is_pullable_after_settling(system2, promise):
     rng = random.Random(5)
     for _round in range(ROUNDS):
-        name = await race(system2, rng)
+        name, pushed = await race(system2, rng)
+        promise.count("pushes in the middle of a cleanup, pullable", pushed)
         await system2.settled()
         assert await system2.usage(name) > 0

@@ -15,11 +15,14 @@ from tests.support.deliveries import BAD_BODIES, envelope, event
 from tests.support.load import new_connections
 from tests.support.promises import Promise, Scale
 from tests.support.receiver_program import TOKEN, receiver_program
+from tests.support.waiting import wait_until
+from webhook_receiver.wiring import IN_FLIGHT_BYTES
 
 pytestmark = pytest.mark.promise("hostile-input")
 
-MOST_GROWTH = 256 * 2**20
-"""Bytes: what the receiver lets be in flight, and once what two million "events" cost to be counted."""
+MOST_GROWTH = 2 * IN_FLIGHT_BYTES
+"""Bytes: what the receiver lets be in flight, and once more where Kafka's client copies it."""
+MILLIONS = 2_000_000
 
 
 async def test_hostile_deliveries_are_answered_in_bounded_memory(
@@ -30,7 +33,9 @@ async def test_hostile_deliveries_are_answered_in_bounded_memory(
         *BAD_BODIES.values(),
         b"[" * 4_000_000,
         b'{"events":' * 500_000,
-        b'{"events": [' + b"1," * 2_000_000 + b"1]}",
+        b'{"events": [' + b"1," * MILLIONS + b"1]}",
+        b'{"events": [' + b"{}," * MILLIONS,
+        envelope(event(references="?")).replace(b'"?"', b"[" + b"{}," * MILLIONS + b"{}]"),
         envelope(*(event(event_id=str(n), size=2**63 + n) for n in range(2000))),
         envelope(event(tag="x" * 7_000_000)),
         b"x" * (9 << 20),
@@ -108,7 +113,14 @@ async def test_nothing_that_is_said_is_ever_asked_for(faulty: Faulty, promise: P
             assert await faulty.notify(json.dumps({"events": [told]}).encode()) == 202
             sent += 1
         await faulty.settled()
-        # The sizes of all of them were asked for: at the configured registry, which has none.
+
+        async def asked_for() -> bool:
+            tried = """SELECT count(*) FROM manifests m JOIN repositories r ON r.id = m.repository_id
+                       WHERE r.name LIKE $1 AND m.fetch_attempts > 0"""
+            return bool(await faulty.pool.fetchval(tried, f"{name}/%") == sent)
+
+        # At the configured registry, which has none of them.
+        await wait_until(asked_for, 30, what="the sizes of all of them were asked for")
         for path in ("/v1/workspaces", f"/v1/workspaces/{name}/images", "/v1/status"):
             await faulty.get(path)
     promise.count("events that name an address", sent)

@@ -27,10 +27,12 @@ class FaultProxy:
         self._upstream = (host, upstream)
         self._host = host
         self._flows = asyncio.Event()
+        """Of the connections that are opened from now on."""
         self._flows.set()
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._abandoned: set[asyncio.Task[None]] = set()
         self._loses: Callable[[bytes], bool] | None = None
         self._to_lose = 0
 
@@ -46,8 +48,11 @@ class FaultProxy:
         self._flows.clear()
 
     def heal(self) -> None:
-        """Undo `silence` and `delay`; what waited moves on."""
+        """Undo `silence` and `delay`: what waited moves on. What was abandoned is reset."""
         self.delay = 0.0
+        for task in self._abandoned:
+            task.cancel()
+        self._abandoned.clear()
         self._flows.set()
 
     @asynccontextmanager
@@ -58,6 +63,18 @@ class FaultProxy:
             yield
         finally:
             self.heal()
+
+    def abandon(self) -> int:
+        """Half-open for good: nothing moves any more on what is open now, not even a goodbye.
+
+        Like a network that has lost one end without a word: neither end learns of it. New
+        connections work. How many were abandoned; `heal` resets them.
+        """
+        self._flows.clear()
+        self._flows = asyncio.Event()
+        self._flows.set()
+        self._abandoned |= self._tasks
+        return len(self._tasks)
 
     def cut(self) -> int:
         """Reset every open connection (RST); how many ends that were."""
@@ -102,15 +119,17 @@ class FaultProxy:
         finally:
             self._open.discard(writer)
             self._tasks.discard(task)
+            self._abandoned.discard(task)
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self._flows.wait()
+        flows = self._flows
+        await flows.wait()
         there, back = await asyncio.open_connection(*self._upstream)
         self._open.add(back)
         losing = asyncio.Event()
         pumps = [
-            asyncio.create_task(self._pump(reader, back, losing, requests=True)),
-            asyncio.create_task(self._pump(there, writer, losing, requests=False)),
+            asyncio.create_task(self._pump(reader, back, flows, losing, requests=True)),
+            asyncio.create_task(self._pump(there, writer, flows, losing, requests=False)),
         ]
         try:
             await asyncio.gather(*pumps)
@@ -126,14 +145,15 @@ class FaultProxy:
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
+        flows: asyncio.Event,
         losing: asyncio.Event,
         *,
         requests: bool,
     ) -> None:
-        while chunk := await reader.read(_CHUNK):
+        while chunk := await self._read(reader, flows):
             if self.delay:
                 await asyncio.sleep(self.delay)
-            await self._flows.wait()
+            await flows.wait()
             if requests and self._to_lose > 0 and self._loses is not None and self._loses(chunk):
                 self._to_lose -= 1
                 losing.set()
@@ -142,9 +162,17 @@ class FaultProxy:
                 raise ConnectionResetError("this answer is lost")
             writer.write(chunk)
             await writer.drain()
+        await flows.wait()
         with contextlib.suppress(OSError):
             if writer.can_write_eof():
                 writer.write_eof()
+
+    async def _read(self, reader: asyncio.StreamReader, flows: asyncio.Event) -> bytes:
+        try:
+            return await reader.read(_CHUNK)
+        except ConnectionError:
+            await flows.wait()  # a reset moves no more than anything else
+            raise
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

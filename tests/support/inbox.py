@@ -1,7 +1,8 @@
 """What is in Kafka: every record of some topics since the test began."""
 
+import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -73,3 +74,13 @@ async def inbox(bootstrap: str, *topics: str, from_beginning: bool = False) -> A
         yield Inbox(consumer, partitions)
     finally:
         await consumer.stop()
+
+
+async def event_ids(bootstrap: str) -> set[str]:
+    """Ids of all events in the notifications topic, whatever else others have put there."""
+    found: set[str] = set()
+    async with inbox(bootstrap, NOTIFICATIONS_TOPIC, from_beginning=True) as everything:
+        for record in await everything.read():
+            with suppress(ValueError, TypeError, KeyError):
+                found.add(str(json.loads(record.value)["id"]))
+    return found

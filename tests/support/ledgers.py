@@ -78,6 +78,12 @@ async def recount(pool: Pool) -> dict[str, int]:
     }
 
 
+async def drift(pool: Pool) -> int:
+    """Bytes by which the counters differ from a recount, over all workspaces."""
+    counted, truth = await usage(pool), await recount(pool)
+    return sum(abs(counted.get(name, 0) - truth.get(name, 0)) for name in counted | truth)
+
+
 async def references_agree(pool: Pool) -> bool:
     """Whether every reference count equals the number of existing manifests with that digest."""
     counted: dict[tuple[int, bytes], int] = {}

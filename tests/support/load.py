@@ -74,14 +74,16 @@ class Load:
         return answer
 
     @asynccontextmanager
-    async def running(self, prefix: str, workers: int = 8) -> AsyncIterator["Load"]:
-        """Deliver meanwhile, as many at once as there are workers."""
+    async def running(
+        self, prefix: str, workers: int = 8, *, pause: float = 0.0
+    ) -> AsyncIterator["Load"]:
+        """Deliver meanwhile, as many at once as there are workers; each pauses after each."""
         stop = asyncio.Event()
 
         async def work(http: aiohttp.ClientSession) -> None:
             while not stop.is_set():
-                if await self.deliver(http, prefix) != 202:
-                    await asyncio.sleep(0.02)
+                taken = await self.deliver(http, prefix) == 202
+                await asyncio.sleep(pause if taken else 0.02)
 
         async with new_connections() as http:
             tasks = [asyncio.create_task(work(http)) for _ in range(workers)]
@@ -91,7 +93,9 @@ class Load:
                 stop.set()
                 await asyncio.gather(*tasks)
 
-    async def reaches(self, more: int) -> None:
+    async def reaches(self, more: int, *, within: float = 30) -> None:
         """Wait until so many more were acknowledged."""
         goal = len(self.acknowledged) + more
-        await wait_until(lambda: len(self.acknowledged) >= goal, 30, what=f"{more} more accepted")
+        await wait_until(
+            lambda: len(self.acknowledged) >= goal, within, what=f"{more} more accepted"
+        )

@@ -1,6 +1,5 @@
 """A receiver process of a test's own, to be killed, frozen, stopped and watched."""
 
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -9,8 +8,7 @@ from pathlib import Path
 import aiohttp
 
 from devstack.ports import free_port
-from runtime.kafka import NOTIFICATIONS_TOPIC
-from tests.support.inbox import Record, inbox
+from tests.support.inbox import Record, event_ids, inbox
 from tests.support.load import Load, new_connections
 from tests.support.programs import Program, running
 from tests.support.waiting import wait_until
@@ -53,12 +51,7 @@ class ReceiverProgram:
 
     async def lost(self) -> set[str]:
         """Ids that were acknowledged and are not in Kafka."""
-        stored = {
-            json.loads(record.value)["id"]
-            for record in await self.stored()
-            if record.topic == NOTIFICATIONS_TOPIC
-        }
-        return self.load.acknowledged - stored
+        return self.load.acknowledged - await event_ids(self.kafka)
 
 
 @asynccontextmanager

@@ -110,6 +110,33 @@ async def test_a_relay_that_died_before_marking_publishes_again_under_the_same_i
 
 
 @pytest.mark.promise("published")
+async def test_what_took_its_numbers_first_and_commits_last_is_published(
+    pool, database_url, kafka_bootstrap, promise
+):
+    """Writers side by side: whoever goes on from the highest number seen loses the slow one's."""
+    settings = Settings(kafka_bootstrap=kafka_bootstrap)
+    await create_topics(settings)
+    slow, quick = (f"w{uuid.uuid4().hex[:8]}" for _ in range(2))
+    stopping = Stopping()
+    async with pool.acquire() as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        events = [QuotaEvent(1, slow, outbox.IMAGE_RECORDED, {"n": n}) for n in range(3)]
+        await outbox.add_events(connection, events, now=utc_now(), new_id=uuid.uuid4)
+        await announce(pool, quick, range(3))
+        task = asyncio.create_task(relay(database_url, settings, stopping).run())
+        await published(settings, quick, until=3)
+        await transaction.commit()
+    late = await published(settings, slow, until=3)
+    stopping.set("end of test")
+    await task
+    numbers = await pool.fetch("SELECT workspace FROM outbox ORDER BY id")
+    assert [row["workspace"] for row in numbers] == [slow] * 3 + [quick] * 3
+    promise.count("committed after later ones", len(late))
+    assert [event["data"]["n"] for event in late] == [0, 1, 2]
+
+
+@pytest.mark.promise("published")
 async def test_an_event_larger_than_a_message_is_shortened_and_holds_up_no_other(
     pool, database_url, kafka_bootstrap
 ):

@@ -85,7 +85,12 @@ def plain_reading(event: dict[str, Any]) -> dict[str, Any]:
         "references": None
         if references is None
         else [
-            (r["digest"], r["size"], r["mediaType"], is_foreign(r["mediaType"], r.get("urls")))
+            (
+                r["digest"],
+                r["size"],
+                r["mediaType"],
+                is_foreign(r["mediaType"], has_urls=bool(r.get("urls"))),
+            )
             for r in references
         ],
         "user_agent": event["request"].get("useragent", ""),

@@ -1,5 +1,6 @@
 import json
 import time
+import tracemalloc
 from collections import Counter
 
 import msgspec
@@ -7,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from registry.notifications import MAX_EVENTS
 from registry.workspaces import WorkspaceRule
 from runtime.kafka import DEAD_LETTER_TOPIC, NOTIFICATIONS_TOPIC
 from tests.support.captures import captures_or_skip, raw_deliveries_or_skip
 from tests.support.deliveries import BAD_BODIES, BAD_REFERENCES, envelope, event
 from webhook_receiver.messages import (
     EXCERPT_BYTES,
-    MAX_EVENTS,
     Arrival,
     Message,
     Reason,
@@ -127,6 +128,33 @@ def test_more_events_than_can_be_stored_in_time_stay_together():
     (message,) = translated(body)
     assert (message.label, message.value) == (Reason.TOO_MANY_EVENTS, body)
     assert len(translated(b'{"events": [%s]}' % b",".join([b"0"] * MAX_EVENTS))) == MAX_EVENTS
+
+
+SWOLLEN = {
+    "numbers": b'{"events": [%s0]}' % (b"0," * 2_000_000),
+    "numbers, cut off": b'{"events": [%s' % (b"0," * 2_000_000),
+    "objects": b'{"events": [%s{}]}' % (b"{}," * 2_000_000),
+    "references": envelope(event(references="HERE")).replace(
+        b'"HERE"', b"[%s{}]" % (b"{}," * 2_000_000)
+    ),
+    "urls of a reference": envelope(event(references="HERE")).replace(
+        b'"HERE"', b'[{"urls": [%s"x"]}]' % (b'"x",' * 1_500_000)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SWOLLEN)
+def test_what_is_made_of_tiny_pieces_takes_hardly_more_memory_than_it_has_bytes(name: str):
+    body = SWOLLEN[name]
+    tracemalloc.start()
+    try:
+        messages = translated(body)
+        _now, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len([message for message in messages if message.is_dead_letter]) == 1
+    # The event itself is one copy, and its dead letter holds it.
+    assert peak < 3 * len(body)
 
 
 def test_a_body_made_to_keep_us_busy_does_not():
