@@ -125,4 +125,7 @@ async def missing_topics(producer: AIOKafkaProducer) -> str | None:
     missing = {NOTIFICATIONS_TOPIC, DEAD_LETTER_TOPIC} - cluster.topics()
     if not missing:
         return None
-    return f"Kafka lacks topics: {', '.join(sorted(missing))} (`registry-quota migrate` makes them)"
+    return (
+        f"Kafka shows us no {', '.join(sorted(missing))}: `registry-quota migrate` makes them, and where "
+        "Kafka has ACLs this user needs the right to write there"
+    )

@@ -125,7 +125,10 @@ def judge(settings: Settings, brokers: int, topics: Iterable[Topic]) -> list[Fin
     for name in TOPICS:
         topic = there.get(name)
         if topic is None:
-            mend = "run `registry-quota migrate`, which creates it"
+            mend = (
+                "run `registry-quota migrate`, which creates it; where Kafka has ACLs, let this user "
+                "read it"
+            )
             findings.append(failed("topic", f"{name} does not exist", mend))
             continue
         wrong = _wrong(topic, settings, brokers)

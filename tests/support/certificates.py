@@ -1,6 +1,7 @@
 """Certificates for tests, made by an authority of their own."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import trustme
@@ -33,10 +34,15 @@ class Authority:
         self.file = folder / "ca.pem"
         self._ca.cert_pem.write_to_path(self.file)
 
-    def issue(self, *names: str) -> Pair:
-        """A certificate for these names and addresses (of this machine, without any)."""
+    def issue(
+        self, *names: str, not_before: datetime | None = None, not_after: datetime | None = None
+    ) -> Pair:
+        """A certificate for these names and addresses (of this machine, without any).
+
+        `not_before` and `not_after` say when it is good, otherwise it is good now.
+        """
         self._issued += 1
-        issued = self._ca.issue_cert(*(names or HERE))
+        issued = self._ca.issue_cert(*(names or HERE), not_before=not_before, not_after=not_after)
         pair = Pair(
             self._folder / f"{self._issued}.crt.pem", self._folder / f"{self._issued}.key.pem"
         )

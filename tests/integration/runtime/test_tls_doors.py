@@ -4,6 +4,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import aiohttp
@@ -66,15 +67,20 @@ async def test_whoever_trusts_its_authority_gets_in(tmp_path):
 
 async def test_those_who_do_not_get_in_are_told_what_to_do(tmp_path):
     authority, stranger = Authority(tmp_path / "ours"), Authority(tmp_path / "another")
+    now = datetime.now(UTC)
     async with (
         door(certificate_of(authority.issue())) as port,
         door(certificate_of(authority.issue("quota.example.com"))) as misnamed,
+        door(certificate_of(authority.issue(not_after=now - timedelta(hours=1)))) as expired,
+        door(certificate_of(authority.issue(not_before=now + timedelta(hours=1)))) as not_yet,
         door(None) as plain,
     ):
         for address, trusted, told in (
             (f"https://127.0.0.1:{port}", stranger.file, "set RQ_CA_FILE"),
             (f"https://127.0.0.1:{port}", None, "set RQ_CA_FILE"),
             (f"https://127.0.0.1:{misnamed}", authority.file, "for another name"),
+            (f"https://127.0.0.1:{expired}", authority.file, "is not valid now: renew it"),
+            (f"https://127.0.0.1:{not_yet}", authority.file, "compare the clocks"),
             (f"http://127.0.0.1:{port}", None, "begins with https://"),
             (f"https://127.0.0.1:{plain}", authority.file, "does not speak TLS there"),
         ):

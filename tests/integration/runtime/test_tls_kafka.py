@@ -184,6 +184,19 @@ async def test_the_rights_of_the_page_are_enough_and_no_more(
             assert answer.status == 202, await answer.text()
         assert (await door.get("/readyz")).status == 200
 
+    # With the rights of another the receiver takes nothing, and says what is missing.
+    app = create_app(
+        secured.as_user("PLAIN", name="rq_alerts", webhook_tokens="token-of-a-test"), Stopping()
+    )
+    async with TestClient(TestServer(app)) as door:
+
+        async def told_what_is_missing() -> bool:
+            answer = await door.get("/readyz")
+            assert answer.status == 503
+            return "this user needs the right to write there" in await answer.text()
+
+        await wait_until(told_what_is_missing, 20, what="the receiver says what it lacks")
+
     # Consumer and API: counted, put aside, announced, and how far it is.
     await publish(secured.settings(secured.kafka.ssl), "x", b"no event")
     pipeline = Pipeline(users["rq_api"], pool, clock=lambda: datetime.now(UTC))

@@ -61,7 +61,8 @@ def test_topics_as_migrate_makes_them_are_fine():
 
 def test_a_missing_topic_fails():
     [*_, last] = kafka.judge(SETTINGS, 1, [topic(name) for name in TOPICS[:-1]])
-    assert (last.state, last.mend) == ("failed", "run `registry-quota migrate`, which creates it")
+    assert last.state == "failed"
+    assert last.mend.startswith("run `registry-quota migrate`, which creates it")
 
 
 @pytest.mark.parametrize(
