@@ -21,9 +21,6 @@ def upgrade() -> None:
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("usage_bytes", sa.BigInteger(), nullable=False),
         sa.Column("quota_bytes", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["workspace_id"], ["workspaces.id"], name=op.f("usage_history_workspace_id_fkey")
-        ),
         sa.PrimaryKeyConstraint("workspace_id", "at", name=op.f("usage_history_pkey")),
         postgresql_with={"fillfactor": "80"},
     )
@@ -34,6 +31,15 @@ def upgrade() -> None:
         SELECT id, date_trunc('minute', now()), usage_bytes, quota_bytes FROM workspaces
         WHERE first_image_at IS NOT NULL OR configured
         """
+    )
+    # Only now: it locks the table of workspaces, and rows that came after it would wait for those of
+    # programs, which wait for that lock.
+    op.create_foreign_key(
+        op.f("usage_history_workspace_id_fkey"),
+        "usage_history",
+        "workspaces",
+        ["workspace_id"],
+        ["id"],
     )
 
 
