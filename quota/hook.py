@@ -11,16 +11,15 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
-from typing import Literal, cast
 from uuid import UUID, uuid4
 
 import asyncpg
 import msgspec
 
 from ledger import apps, leases, outbox, reading, reservations, workspaces
-from ledger.outbox import QuotaEvent
 from ledger.reading import WorkspaceView
 from ledger.reservations import Reservation
+from quota.builds import IncomingSource, LargestApps, Look, PreBuild, denial, look, told
 from quota.cleanup import Cleaner
 from quota.decision import (
     Enforcement,
@@ -31,10 +30,8 @@ from quota.decision import (
     needs_cleanup,
     target_bytes,
 )
-from quota.incoming import incoming_from_layers, percentile_90
 from quota.metrics import QuotaMetrics
 from quota.outcome import Outcome
-from quota.policy import DEFAULT_POLICY, Policy, parse_policy
 from quota.snapshot import Incoming
 from runtime import tracing
 from runtime.lifecycle import Stopping
@@ -55,23 +52,6 @@ _ANNOUNCE_AGAIN = (1.0, 2.0, 5.0, 15.0, 30.0)
 _NAMED = 3
 """Apps that are named when there is too little room."""
 
-IncomingSource = Literal["layers", "request", "estimate", "none"]
-LargestApps = list[tuple[str, int]]
-"""(app, bytes), the largest first."""
-
-
-class PreBuild(msgspec.Struct, frozen=True):
-    """A build that is about to start. Bytes and seconds."""
-
-    workspace: str
-    app: str | None = None
-    build_id: str | None = None
-    incoming_bytes: int | None = None
-    layers: tuple[tuple[bytes, int], ...] | None = None
-    """(digest, size)"""
-    dry_run: bool = False
-    timeout_s: float = 60.0
-
 
 class Answer(msgspec.Struct):
     """What the build is told."""
@@ -84,20 +64,6 @@ class Answer(msgspec.Struct):
     outcome: Outcome
     reservation: Reservation | None = None
     warnings: list[str] = msgspec.field(default_factory=list)
-
-
-class _Reading(msgspec.Struct, frozen=True):
-    """One look at the workspace."""
-
-    view: WorkspaceView | None
-    policy: Policy
-    figures: Figures
-    incoming: Incoming
-    source: IncomingSource
-
-    @property
-    def enforcement(self) -> Enforcement:
-        return "advisory" if self.view is None else cast("Enforcement", self.view.enforcement)
 
 
 class _Deadline(msgspec.Struct, frozen=True):
@@ -198,7 +164,7 @@ class PreBuildHook:
         for wait in _ANNOUNCE_AGAIN:
             try:
                 async with self._pool.acquire() as connection:
-                    now = await self._read(connection, build)
+                    now = await self._look_with(connection, build)
                     await self._announce_denial(connection, now, build, verdict, [])
                 return
             except (*UNAVAILABLE, asyncpg.PostgresError) as error:
@@ -212,7 +178,7 @@ class PreBuildHook:
 
     def _unchecked(self, build: PreBuild, cause: str) -> Answer:
         enforcement: Enforcement = "strict" if build.workspace in self._strict else "advisory"
-        incoming, source = self._told(build)
+        incoming, source = told(build)
         return Answer(
             workspace=build.workspace,
             verdict=decide_unchecked(build.workspace, cause, enforcement=enforcement),
@@ -228,43 +194,34 @@ class PreBuildHook:
             warnings=["check_failed"],
         )
 
-    @staticmethod
-    def _told(build: PreBuild) -> tuple[int, IncomingSource]:
-        """The incoming bytes as far as the caller told them."""
-        if build.layers is not None:
-            return incoming_from_layers(build.layers, frozenset()), "layers"
-        if build.incoming_bytes is not None:
-            return build.incoming_bytes, "request"
-        return 0, "none"
-
     async def _check(self, build: PreBuild, deadline: _Deadline) -> Answer:
         nothing_done = Outcome(target_reached=True, done=True)
         answer = await self._answer(build, nothing_done, None, [])
         usage_before: int | None = None
         while answer is None:
             # The trigger is reached; or a build or push filled the room since the last look.
-            look = await self._look(build)
-            usage_before = look.figures.usage_bytes if usage_before is None else usage_before
+            seen = await self._look(build)
+            usage_before = seen.figures.usage_bytes if usage_before is None else usage_before
             warnings: list[str] = []
             outcome, largest = nothing_done, None
-            if needs_cleanup(look.figures, look.policy):
-                outcome = await self._make_room(build, look, deadline.clean_until, warnings)
+            if needs_cleanup(seen.figures, seen.policy):
+                outcome = await self._make_room(build, seen, deadline.clean_until, warnings)
                 largest = await self._largest_apps(build, deadline.look_until)
             answer = await self._answer(build, outcome, usage_before, warnings, largest)
         return answer
 
     async def _make_room(
-        self, build: PreBuild, look: _Reading, clean_until: float, warnings: list[str]
+        self, build: PreBuild, seen: Look, clean_until: float, warnings: list[str]
     ) -> Outcome:
-        if look.view is None or not look.figures.can_ever_fit:
+        if seen.view is None or not seen.figures.can_ever_fit:
             return Outcome(done=True)
         if build.dry_run:
-            outcome = await self._dry_run(build, look.incoming)
+            outcome = await self._dry_run(build, seen.incoming)
         else:
-            outcome = await self._clean(build, look, clean_until)
+            outcome = await self._clean(build, seen, clean_until)
             if not outcome.done:
                 warnings.append("cleanup_continues")
-        warnings += await self._named(look.view, outcome.warnings)
+        warnings += await self._named(seen.view, outcome.warnings)
         return outcome
 
     async def _named(self, view: WorkspaceView, warnings: list[str]) -> list[str]:
@@ -281,69 +238,37 @@ class PreBuildHook:
         """Which apps hold most, when there is still too little room and there is time to find out."""
         try:
             async with asyncio.timeout_at(until):
-                look = await self._look(build)
-                target = target_bytes(look.figures.quota_bytes, look.policy)
-                if look.view is None or look.figures.total_bytes <= target:
+                seen = await self._look(build)
+                target = target_bytes(seen.figures.quota_bytes, seen.policy)
+                if seen.view is None or seen.figures.total_bytes <= target:
                     return []
-                known = self._largest.get(look.view.id)
-                if known is None or known[0] != look.view.changed_at:
+                known = self._largest.get(seen.view.id)
+                if known is None or known[0] != seen.view.changed_at:
                     async with (
                         self._pool.acquire() as connection,
                         connection.transaction(isolation="repeatable_read", readonly=True),
                     ):
-                        largest = await apps.bytes_by_app(connection, look.view.id)
-                    known = self._largest[look.view.id] = (look.view.changed_at, largest[:_NAMED])
+                        largest = await apps.bytes_by_app(connection, seen.view.id)
+                    known = self._largest[seen.view.id] = (seen.view.changed_at, largest[:_NAMED])
                 return known[1]
         except TimeoutError:
             return []  # a message without them is better than none
 
-    async def _look(self, build: PreBuild) -> _Reading:
+    async def _look(self, build: PreBuild) -> Look:
         async with self._pool.acquire() as connection:
-            return await self._read(connection, build)
+            return await self._look_with(connection, build)
 
-    async def _read(self, connection: Connection, build: PreBuild) -> _Reading:
-        view = await reading.find_workspace(
-            connection, build.workspace, now=self._clock(), except_build=build.build_id
+    async def _look_with(self, connection: Connection, build: PreBuild) -> Look:
+        seen = await look(
+            connection, build, now=self._clock(), default_quota_bytes=self._default_quota_bytes
         )
-        if view is not None:
-            (self._strict.add if view.enforcement == "strict" else self._strict.discard)(view.name)
-        reserved = 0 if view is None else view.reserved_bytes
-        incoming_bytes, source, held = await self._incoming(connection, build, view)
-        return _Reading(
-            view=view,
-            policy=DEFAULT_POLICY if view is None else parse_policy(view.policy),
-            figures=Figures(
-                usage_bytes=0 if view is None else view.usage_bytes,
-                reserved_bytes=reserved,
-                incoming_bytes=incoming_bytes,
-                quota_bytes=self._default_quota_bytes if view is None else view.quota_bytes,
-            ),
-            incoming=Incoming(incoming_bytes=incoming_bytes, reserved_bytes=reserved, digests=held),
-            source=source,
-        )
+        if seen.view is not None:
+            (self._strict.add if seen.enforcement == "strict" else self._strict.discard)(
+                seen.view.name
+            )
+        return seen
 
-    @staticmethod
-    async def _incoming(
-        connection: Connection, build: PreBuild, view: WorkspaceView | None
-    ) -> tuple[int, IncomingSource, frozenset[bytes]]:
-        """(bytes, source, layers held already): layers, else a plain number, else what is usual."""
-        if build.layers is not None:
-            held: frozenset[bytes] = frozenset()
-            if view is not None:
-                known = await reading.held(
-                    connection, view.id, {digest for digest, _size in build.layers}
-                )
-                held = frozenset(digest for digest, entry in known.items() if entry.refs > 0)
-            return incoming_from_layers(build.layers, held), "layers", held
-        if build.incoming_bytes is not None:
-            return build.incoming_bytes, "request", frozenset()
-        if view is not None and build.app is not None:
-            usual = percentile_90(await apps.usual_pushes(connection, view.id, build.app))
-            if usual is not None:
-                return usual, "estimate", frozenset()
-        return 0, "none", frozenset()
-
-    async def _clean(self, build: PreBuild, first: _Reading, clean_until: float) -> Outcome:
+    async def _clean(self, build: PreBuild, first: Look, clean_until: float) -> Outcome:
         """One cleanup runs for a workspace; who joins it decides on fresh numbers afterwards."""
         loop = asyncio.get_running_loop()
         incoming = first.incoming
@@ -383,18 +308,22 @@ class PreBuildHook:
 
         None when cleanup was not tried (`largest` is None) and turns out to be needed.
         """
-        reserves = build.build_id is not None and not build.dry_run
         reservation = None
         async with self._statements.acquire() as connection:
-            now = await self._read(connection, build)
+            now = await self._look_with(connection, build)
             if largest is None and needs_cleanup(now.figures, now.policy):
                 return None
             verdict = self._decide(build, now, outcome, largest)
-            if reserves and verdict.decision == "proceed" and now.view and now.figures.can_ever_fit:
+            if (
+                build.reserves
+                and verdict.decision == "proceed"
+                and now.view
+                and now.figures.can_ever_fit
+            ):
                 reservation = await reservations.reserve_unless_changed(
                     connection, now.view.id, self._reservation(build, now.figures), now.view.version
                 )
-        if reservation is None and (reserves or verdict.decision == "deny"):
+        if reservation is None and (build.reserves or verdict.decision == "deny"):
             return await self._answer_locked(build, outcome, usage_before, warnings, largest)
         return _answer_of(build, now, verdict, outcome, usage_before, warnings, reservation)
 
@@ -407,26 +336,25 @@ class PreBuildHook:
         largest: LargestApps | None,
     ) -> Answer | None:
         """The same under the workspace's lock: others were faster, or there is more to write."""
-        reserves = build.build_id is not None and not build.dry_run
         reservation = None
         async with AsyncExitStack() as stack:
             connection = await stack.enter_async_context(self._pool.acquire())
-            if reserves:
+            if build.reserves:
                 await stack.enter_async_context(connection.transaction())
                 await self._lock(connection, build.workspace)
-            now = await self._read(connection, build)
+            now = await self._look_with(connection, build)
             if largest is None and needs_cleanup(now.figures, now.policy):
                 return None
             verdict = self._decide(build, now, outcome, largest)
             if verdict.decision == "deny":
                 await self._announce_denial(connection, now, build, verdict, largest or [])
-            elif reserves and now.view is not None:
+            elif build.reserves and now.view is not None:
                 reservation = await self._reserve(connection, now.view, build, now.figures)
         return _answer_of(build, now, verdict, outcome, usage_before, warnings, reservation)
 
     @staticmethod
     def _decide(
-        build: PreBuild, now: _Reading, outcome: Outcome, largest: LargestApps | None
+        build: PreBuild, now: Look, outcome: Outcome, largest: LargestApps | None
     ) -> Verdict:
         return decide(
             build.workspace,
@@ -470,31 +398,14 @@ class PreBuildHook:
     async def _announce_denial(
         self,
         connection: Connection,
-        now: _Reading,
+        now: Look,
         build: PreBuild,
         verdict: Verdict,
         largest: LargestApps,
     ) -> None:
         if now.view is None or build.dry_run:
             return
-        figures = now.figures
-        event = QuotaEvent(
-            now.view.id,
-            now.view.name,
-            outbox.BUILD_DENIED,
-            {
-                "build_id": build.build_id,
-                "app": build.app,
-                "reason": verdict.reason,
-                "message": verdict.message,
-                "usage_bytes": figures.usage_bytes,
-                "reserved_bytes": figures.reserved_bytes,
-                "incoming_bytes": figures.incoming_bytes,
-                "quota_bytes": figures.quota_bytes,
-                "missing_bytes": max(0, figures.total_bytes - figures.quota_bytes),
-                "largest_apps": [{"app": app, "bytes": size} for app, size in largest],
-            },
-        )
+        event = denial(now.view, build, now.figures, verdict, largest)
         async with connection.transaction():
             # Events of a workspace are written in order, under its lock.
             await workspaces.lock_workspace(connection, build.workspace)
@@ -505,7 +416,7 @@ class PreBuildHook:
 
 def _answer_of(
     build: PreBuild,
-    now: _Reading,
+    now: Look,
     verdict: Verdict,
     outcome: Outcome,
     usage_before: int | None,

@@ -35,7 +35,8 @@ from quota.api.requests import (
     number,
     text,
 )
-from quota.hook import PreBuild, PreBuildHook
+from quota.builds import PreBuild
+from quota.hook import PreBuildHook
 from quota.images import BadCursorError, decode_cursor
 from quota.policy import DEFAULT_POLICY, InvalidPolicy, Policy, parse_policy, policy_document
 from registry.names import InvalidName, check_repository, parse_digest

@@ -16,8 +16,9 @@ from idp.build.v1 import build_pb2 as pb
 from quota.access import Authenticate, Principal, Refusals
 from quota.api.problems import Refused
 from quota.api.requests import MAX_BYTES
+from quota.builds import PreBuild
 from quota.grpc.bounds import arrived
-from quota.hook import Answer, PreBuild, PreBuildHook
+from quota.hook import Answer, PreBuildHook
 from quota.outcome import Deleted
 from quota.tracking import NotYoursError, Pushed, Tracker, TrackingError
 from registry.names import (

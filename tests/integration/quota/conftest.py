@@ -15,8 +15,9 @@ from ledger.facts import ManifestPushed
 from ledger.record import Recorder
 from ledger.workspaces import Settings as WorkspaceSettings
 from quota.accounts import Accounts
+from quota.builds import PreBuild
 from quota.cleanup import Cleaner
-from quota.hook import PreBuild, PreBuildHook
+from quota.hook import PreBuildHook
 from quota.levels import level
 from quota.metrics import QuotaMetrics
 from quota.policy import parse_policy, policy_document
