@@ -233,7 +233,8 @@ class Accounts:
             return view is not None and await reservations.release(connection, view.id, reservation)
 
     async def ready(self) -> str | None:
-        """None when the database answers."""
-        async with self._pool.acquire(timeout=2) as connection:
+        """None when the database answers, within two seconds. Raises TimeoutError."""
+        # Bounded as a whole: a connection that is at hand may be one that nothing comes back on.
+        async with asyncio.timeout(2), self._pool.acquire(timeout=2) as connection:
             await reading.ping(connection)
         return None
