@@ -133,6 +133,11 @@ async def discard_producer(producer: AIOKafkaProducer) -> None:
             task.cancel()
             await asyncio.wait([task], timeout=0.05)
     finally:
+        # The sender may have opened one anew before it ended.
+        for connection in list(client._conns.values()):
+            if connection._writer is not None:
+                connection._writer.transport.abort()
+            connection.close()
         # Also those that wait to be sent again: aiokafka looks for every failed one among these.
         for batches in accumulator._batches.values():
             accumulator._pending_batches.update(batches)
