@@ -11,8 +11,12 @@ from contextlib import contextmanager
 import sqlalchemy as sa
 from alembic import op
 
-LOCK_TIMEOUT = "1s"
-"""Whoever waits for a table's lock makes all others wait behind: briefly, then it lets them pass."""
+LOCK_TIMEOUT = "500ms"
+"""Whoever waits for a table's lock makes all others wait behind: briefly, then it lets them pass.
+
+Below Postgres's `deadlock_timeout` (1 s): where a program holds what we wait for and waits for what we
+hold, we give way before one of us is refused.
+"""
 STATEMENT_TIMEOUT = "15min"
 
 

@@ -45,7 +45,7 @@ async def upgrade(
     """Run every migration that is missing, up to `revision`; then give roles that exist their rights.
 
     Returns the names of these roles. Safe to call from several processes at once, and again after it
-    was interrupted. A revision that does not get its locks within a second gives way and is tried
+    was interrupted. A revision that does not get its locks within half a second gives way and is tried
     again, for `patience` seconds; `waiting` is called each time. Raises SchemaBusyError, and what
     `runtime.postgres.UNAVAILABLE` names.
     """
