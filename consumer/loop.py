@@ -156,11 +156,15 @@ class NotificationConsumer:
         A lane takes what waits and is with no other: its batch is decoded and counted while the other's is
         in the database.
         """
-        parts = [self._fetch(kafka), self._keep_group_near(kafka)]
-        parts += [self._lane(kafka, number) for number in range(LANES)]
-        tasks = [asyncio.create_task(part) for part in parts]
+        lanes = {asyncio.create_task(self._lane(kafka, number)) for number in range(LANES)}
+        beside = (self._fetch(kafka), self._keep_group_near(kafka))
+        tasks = lanes | {asyncio.create_task(part) for part in beside}
+        running = tasks
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            # Until the lanes have ended, as they do when asked to. Fetching may stand in a rebalance
+            # then, which lasts as long as the slowest member: nobody waits for it.
+            while running & lanes and not any(task.done() and task.exception() for task in tasks):
+                _ended, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in tasks:
                 task.cancel()  # a batch of it is rolled back
@@ -204,13 +208,18 @@ class NotificationConsumer:
 
     async def _move_group(self, kafka: AIOKafkaConsumer) -> None:
         """Move the group's offsets behind the ledger's. Only lag tools look at these."""
-        reached, self._reached = self._reached, {}
-        if reached:
-            try:
-                async with asyncio.timeout(_GROUP_EVERY):
-                    await kafka.commit(reached)
-            except (KafkaError, TimeoutError) as error:
-                log.info("group_offsets_not_moved", reason=type(error).__name__)
+        reached = dict(self._reached)
+        if not reached:
+            return
+        try:
+            async with asyncio.timeout(_GROUP_EVERY):
+                await kafka.commit(reached)
+        except (KafkaError, TimeoutError) as error:
+            log.info("group_offsets_not_moved", reason=type(error).__name__)
+            return  # the next time: nothing may come that would move them
+        for partition, offset in reached.items():
+            if self._reached.get(partition) == offset:
+                del self._reached[partition]
 
     def _in_order(self, kafka: AIOKafkaConsumer, fetched: Batch) -> Batch:
         """What follows where the ledger stands: nothing twice, nothing left out.
@@ -252,6 +261,8 @@ class NotificationConsumer:
             if position is None:
                 return
             self._owned[partition.partition] = position
+            # What its last owner recorded may be more than it told the group.
+            self._reached[partition] = position.next_offset
             kafka.seek(partition, position.next_offset)
         self.ready = True
         if partitions:

@@ -11,12 +11,15 @@ from aiokafka import ConsumerRecord, TopicPartition
 
 Batch = dict[TopicPartition, list[ConsumerRecord]]
 
+_LEAST_BYTES = 1024
+"""What a record counts for at least: one without a value takes memory as well."""
+
 
 class Waiting:
     """What waits, by partition. A partition is with one lane at a time, so its order stays."""
 
     def __init__(self, most_bytes: int) -> None:
-        """Above `most_bytes` of values it is `full`: fetch no more."""
+        """From `most_bytes` of values on it is `full`: fetch no more."""
         self._most_bytes = most_bytes
         self._bytes = 0
         self._records: Batch = {}
@@ -77,4 +80,4 @@ class Waiting:
 
 
 def _bytes(records: list[ConsumerRecord]) -> int:
-    return sum(len(record.value or b"") for record in records)
+    return sum(max(len(record.value or b""), _LEAST_BYTES) for record in records)

@@ -4,12 +4,13 @@ from aiokafka import TopicPartition
 
 from consumer.waiting import Waiting
 
+KIB = 1024
 A, B = (TopicPartition("notifications", number) for number in range(2))
 
 
 class Record:
-    def __init__(self, offset):
-        self.offset, self.value = offset, b"0123456789"
+    def __init__(self, offset, value=bytes(KIB)):
+        self.offset, self.value = offset, value
 
 
 def records(*offsets):
@@ -25,7 +26,7 @@ def offsets(batch):
 
 
 def test_a_partition_is_with_one_lane_at_a_time():
-    waiting = Waiting(1000)
+    waiting = Waiting(100 * KIB)
     waiting.add(A, records(1, 2))
     batch = waiting.take(100)
     waiting.add(A, records(3))
@@ -36,7 +37,7 @@ def test_a_partition_is_with_one_lane_at_a_time():
 
 
 def test_what_is_left_of_a_partition_comes_next_and_behind_what_waits_longer():
-    waiting = Waiting(1000)
+    waiting = Waiting(100 * KIB)
     waiting.add(A, records(1, 2, 3))
     waiting.add(B, records(7, 8))
     batch = waiting.take(2)
@@ -50,7 +51,7 @@ def full(waiting):
 
 
 def test_it_is_full_above_its_bytes_until_enough_is_taken_or_dropped():
-    waiting = Waiting(30)
+    waiting = Waiting(3 * KIB)
     waiting.add(A, records(1, 2))
     assert not full(waiting)
     waiting.add(B, records(7))
@@ -69,8 +70,16 @@ def test_it_is_full_above_its_bytes_until_enough_is_taken_or_dropped():
     assert taken(waiting) == {B: [11]}
 
 
+def test_records_without_a_value_fill_it_as_well():
+    waiting = Waiting(3 * KIB)
+    waiting.add(A, [Record(offset, None) for offset in range(2)])
+    assert not full(waiting)
+    waiting.add(A, [Record(2, b"")])
+    assert full(waiting)
+
+
 async def test_whoever_waits_for_a_change_goes_on_when_something_comes():
-    waiting = Waiting(1000)
+    waiting = Waiting(100 * KIB)
     await waiting.change(0.001)  # nothing came
     waiting.add(A, records(1))
     assert taken(waiting) == {A: [1]}
