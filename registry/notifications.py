@@ -158,9 +158,7 @@ def split_envelope(body: bytes, *, any_number: bool = False) -> Envelope:
     try:
         if not body.isascii():
             str(body, "utf-8")  # msgspec does not look inside the strings that it skips
-        if not any_number:
-            _check_number(body)
-        events = _envelope_decoder.decode(body).events
+        events = _envelope_decoder.decode(body).events if any_number else _bounded_events(body)
     except UnicodeDecodeError as error:
         raise BadEnvelope(f"not JSON: not UTF-8 at byte {error.start}") from None
     except RecursionError:
@@ -185,13 +183,17 @@ def split_envelope(body: bytes, *, any_number: bool = False) -> Envelope:
     return envelope
 
 
-def _check_number(body: bytes) -> None:
-    """Costs nothing for what registries send: so many events need a long body with many commas."""
+def _bounded_events(body: bytes) -> list[msgspec.Raw] | None:
+    """Counting costs nothing for what registries send: so many need a long body with many commas."""
     if len(body) < 2 * MAX_EVENTS or body.count(b",") < MAX_EVENTS:
-        return
+        return _envelope_decoder.decode(body).events
+    # Not read once more as a list: `events` may be there twice, and the first be the long one.
     events: Any = _first_events_decoder.decode(body).events
-    if events is not None and getattr(events, _LAST_OF_FIRST) is not _ABSENT:
+    if events is None:
+        return None
+    if getattr(events, _LAST_OF_FIRST) is not _ABSENT:
         raise TooManyEvents(f"more than {MAX_EVENTS} events in one envelope")
+    return [event for event in msgspec.structs.astuple(events) if event is not _ABSENT]
 
 
 def decode_event(raw: bytes) -> Notification:

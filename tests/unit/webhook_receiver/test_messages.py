@@ -134,6 +134,7 @@ SWOLLEN = {
     "numbers": b'{"events": [%s0]}' % (b"0," * 2_000_000),
     "numbers, cut off": b'{"events": [%s' % (b"0," * 2_000_000),
     "objects": b'{"events": [%s{}]}' % (b"{}," * 2_000_000),
+    "twice": b'{"events": [%s0], "events": [0]}' % (b"0," * 2_000_000),
     "references": envelope(event(references="HERE")).replace(
         b'"HERE"', b"[%s{}]" % (b"{}," * 2_000_000)
     ),
