@@ -30,6 +30,8 @@ CHECK = [
     ({"workspaceId": "acme", "incomingImageSizeEstimate": 2**63}, "incomingImageSizeEstimate: "),
     ({"workspaceId": "acme", "incomingImageSizeEstimate": -(2**70)}, "incomingImageSizeEstimate: "),
     ({"workspaceId": "acme", "incomingImageSizeEstimate": "5"}, "incomingImageSizeEstimate"),
+    ({"workspaceId": "acme", "incomingImageSizeEstimate": 1e30}, "incomingImageSizeEstimate: "),
+    ({"workspaceId": "acme", "incomingImageSizeEstimate": float("nan")}, "Estimate"),
 ]
 IMAGE = {"workspaceId": "acme", "appId": "api", "tag": "v1", "repository": "acme/api"}
 TRACK = [
@@ -81,6 +83,13 @@ async def test_what_the_door_refuses_to_read_is_an_answer_and_changes_nothing(do
     )
     assert "incoming_image_size_estimate" in checked.error
     assert not await door.behind.pool.fetch("SELECT FROM repositories")
+
+
+async def test_an_estimate_that_was_computed_need_not_be_whole(door: Door) -> None:
+    ours = QuotaActivities(door.channel, INTERNAL)
+    for estimate in (1.2 * 10_000, 10_000.5):
+        given = {"workspaceId": "acme", "incomingImageSizeEstimate": estimate}
+        assert not (await attempt(ours.check_quota, given)).error
 
 
 async def test_a_worker_with_a_tenants_token_opens_that_workspace_alone(door: Door) -> None:
