@@ -42,7 +42,7 @@ from registry.notifications import BadEvent, decode_event
 from runtime.kafka import NOTIFICATIONS_TOPIC
 from runtime.lifecycle import Stopping
 from runtime.logs import Outcomes, get_logger
-from runtime.postgres import UNAVAILABLE, Connection, Pool
+from runtime.postgres import NO_ROOM, UNAVAILABLE, Connection, Pool
 from runtime.settings import DEFAULT_REGISTRY, MESSAGE_MAX_BYTES
 from runtime.tracing import Tracing, part
 
@@ -110,6 +110,8 @@ class NotificationConsumer:
         self._outcomes = Outcomes("notification")
         self.ready = False
         """Whether the group has given it its share: none, where there are more members than partitions."""
+        self.no_room = False
+        """Whether it waits because the database has no room: that is no stall."""
         self.halted: str | None = None
         """Why it takes nothing any more, until a person starts it again."""
 
@@ -447,11 +449,14 @@ class NotificationConsumer:
             try:
                 return await work()
             except UNAVAILABLE as error:
+                self.no_room = isinstance(error, NO_ROOM)
                 log.warning(
                     "database_away", reason=f"{type(error).__name__}: {error}", retry_in=wait
                 )
                 self._metrics.database_waits.inc()
-                if await self._stopping.sleep(wait):
+                stop = await self._stopping.sleep(wait)
+                self.no_room = False
+                if stop:
                     return None
                 wait = min(wait * 2, _LONGEST_WAIT)
 

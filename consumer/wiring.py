@@ -133,12 +133,12 @@ async def run(settings: Settings) -> int:
         )
 
         async def own_work() -> Standing:
-            if consumer.halted or not consumer.owned:
+            if consumer.halted or consumer.no_room or not consumer.owned:
                 return {}
             return standing(await positions(settings, cluster), consumer.owned)
 
         async def work_of_all() -> Standing:
-            if consumer.halted or consumer.owned:
+            if consumer.halted or consumer.no_room or consumer.owned:
                 return {}
             return standing(await positions(settings, cluster), ())
 

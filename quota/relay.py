@@ -34,6 +34,8 @@ BATCH = 500
 MOST_LINES = 50
 """Events published at once that have a line each; of more, one line tells how many."""
 _RETRY_SECONDS = 1.0
+_NO_ROOM_SECONDS = 10.0
+"""Until the next try where it cannot be written down what Kafka has: each sends the same events again."""
 _DURABLE_SECONDS = 30.0
 """After which another producer is tried: an idempotent one may wait for ever (aiokafka #1101)."""
 
@@ -122,7 +124,8 @@ class Relay:
                 await self._lead()
             except (*UNAVAILABLE, asyncpg.PostgresError, KafkaError) as error:
                 log.warning("relay_interrupted", reason=f"{type(error).__name__}: {error}")
-                await self._stopping.sleep(_RETRY_SECONDS)
+                no_room = isinstance(error, asyncpg.DiskFullError)
+                await self._stopping.sleep(_NO_ROOM_SECONDS if no_room else _RETRY_SECONDS)
 
     async def _lead(self) -> None:
         connection = await self._connect()

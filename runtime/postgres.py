@@ -41,6 +41,10 @@ _RETRIABLE = (
     asyncpg.LockNotAvailableError,
 )
 
+NO_ROOM = (asyncpg.InsufficientResourcesError, asyncpg.PostgresIOError)
+"""What is raised by a full disk, too little memory, too many connections: somebody has to make room, and
+a process that starts again makes none."""
+
 UNAVAILABLE = (
     OSError,
     asyncio.TimeoutError,
@@ -51,9 +55,7 @@ UNAVAILABLE = (
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
-    # Too many connections, a full disk, no memory: somebody has to make room.
-    asyncpg.InsufficientResourcesError,
-    asyncpg.PostgresIOError,
+    *NO_ROOM,
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.IdleSessionTimeoutError,
 )

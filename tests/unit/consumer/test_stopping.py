@@ -1,10 +1,11 @@
-"""Who is asked to stop does so at once; what the group has to know is told when it listens."""
+"""What the loop waits for, and what not: a rebalance, a group that does not listen, a full disk."""
 
 import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, cast
 
+import asyncpg
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
@@ -74,3 +75,25 @@ async def test_what_the_group_did_not_take_it_is_told_again() -> None:
     for _ in range(3):
         await consumer._move_group(cast("Any", kafka))
     assert kafka.told == [{PARTITION: 5}]
+
+
+async def test_who_waits_for_room_in_the_database_says_so_as_long_as_it_waits() -> None:
+    """Its partitions stand still, and the database answers: a watchdog would take that for a stall."""
+    said: list[bool] = []
+
+    class Waits(Stopping):
+        async def sleep(self, _seconds: float) -> bool:
+            said.append(consumer.no_room)
+            return False
+
+    outcomes: list[Exception | None] = [asyncpg.DiskFullError("no space left"), OSError(), None]
+
+    async def work() -> str:
+        assert not consumer.no_room
+        if (error := outcomes.pop(0)) is not None:
+            raise error
+        return "done"
+
+    consumer = consumer_of(InARebalance(), Waits())
+    assert await consumer._while_database_is_away(work) == "done"
+    assert said == [True, False]
