@@ -141,6 +141,7 @@ class NotificationConsumer:
                 self._owned.clear()
                 self._waiting.clear()
                 self._reached.clear()
+                self._metrics.oldest_ms.clear()
                 await kafka.stop()
             if self.halted:
                 self._metrics.halted.set(1)

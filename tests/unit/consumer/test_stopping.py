@@ -11,6 +11,7 @@ from aiokafka.errors import KafkaError
 
 from consumer.loop import NotificationConsumer
 from consumer.metrics import ConsumerMetrics
+from ledger.offsets import StaleOwnerError
 from runtime.kafka import NOTIFICATIONS_TOPIC
 from runtime.lifecycle import Stopping
 
@@ -20,15 +21,28 @@ PARTITION = TopicPartition(NOTIFICATIONS_TOPIC, 0)
 class InARebalance:
     """A client of Kafka that waits for the slowest member of its group, and may refuse what it is told."""
 
-    def __init__(self, *, refuses: int = 0) -> None:
+    def __init__(self, *, refuses: int = 0, lost: int = 0) -> None:
         self.asked = asyncio.Event()
         self.told: list[dict[TopicPartition, int]] = []
         self._refuses = refuses
+        self._lost = lost
+
+    async def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+    def subscribe(self, *_topics: object, **_options: object) -> None:
+        pass
 
     def assignment(self) -> set[TopicPartition]:
         return set()
 
     async def getmany(self, **_options: int) -> None:
+        if self._lost:
+            self._lost -= 1
+            raise StaleOwnerError
         self.asked.set()
         await asyncio.Event().wait()
 
@@ -65,6 +79,19 @@ async def test_who_stops_in_a_rebalance_does_not_wait_for_its_end() -> None:
     stopping.set("end of test")
     async with asyncio.timeout(3):
         await running
+
+
+async def test_a_batch_that_was_lost_is_late_no_longer() -> None:
+    """Else the age of the oldest event under way grows until the lane has another batch."""
+    kafka, stopping = InARebalance(lost=1), Stopping()
+    consumer = consumer_of(kafka, stopping)
+    consumer._metrics.oldest_ms[0] = 1
+    running = asyncio.create_task(consumer.run())
+    await kafka.asked.wait()
+    late = consumer._metrics.registry.get_sample_value("registry_quota_consumer_lag_seconds")
+    stopping.set("end of test")
+    await running
+    assert late == 0
 
 
 async def test_what_the_group_did_not_take_it_is_told_again() -> None:
