@@ -21,15 +21,18 @@ class Reservation(msgspec.Struct, frozen=True):
     expires_at: datetime
 
 
-# Setting bytes aside is a change of the workspace: it makes a new version of its row, and it waits for
-# the row's lock. What was decided on an older version ($8) than is there then reserves nothing; the
-# condition is looked at again when the lock is there (READ COMMITTED). Without $8 the caller holds it.
+# Setting bytes aside is a change of the workspace: it makes a new version of its row. What was decided on
+# an older version ($8) than is there then reserves nothing; the condition is looked at again when the
+# row's lock is there (READ COMMITTED). Who holds the row mostly changes it and is not waited for: on the
+# connection that waits, no other workspace is served. Without $8 the caller holds it.
 # The same build replaces its own reservation, a settled one too: pushes before this moment are in
 # the usage that it was decided on. What has expired goes on the way.
 RESERVE = """
-WITH workspace AS (
-  UPDATE workspaces SET level = level
-  WHERE id = $2 AND ($8::int8 IS NULL OR xmin::text::int8 = $8) RETURNING id
+WITH unchanged AS (
+  SELECT id FROM workspaces WHERE id = $2 AND ($8::int8 IS NULL OR xmin::text::int8 = $8)
+  FOR NO KEY UPDATE SKIP LOCKED
+), workspace AS (
+  UPDATE workspaces w SET level = level FROM unchanged u WHERE w.id = u.id RETURNING w.id
 ), expired AS (
   DELETE FROM reservations v USING workspace w
   WHERE v.workspace_id = w.id AND v.expires_at <= $6 AND v.build_id <> $3
@@ -89,7 +92,8 @@ async def reserve_unless_changed(
 ) -> Reservation | None:
     """Set bytes aside if the workspace is as it was when this `version` of it was read, else None.
 
-    One statement, so it needs no transaction around it and no lock before it.
+    None as well, at once, while somebody holds its row. One statement, so it needs no transaction around
+    it and no lock before it.
     """
     return await _reserve(connection, workspace_id, reservation, version)
 

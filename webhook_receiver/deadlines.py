@@ -1,4 +1,4 @@
-"""One timer for all who wait equally long."""
+"""One timer for all who wait about equally long."""
 
 import asyncio
 from collections import deque
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Deadlines:
-    """Waits for futures up to a time that is the same distance away for everybody.
+    """Waits for futures up to a time that is about the same distance away for everybody.
 
     What `asyncio.wait` with a timeout does, at a fraction of its cost: every acknowledgement goes
     through here, and arming and cancelling a timer each is a good part of what one costs.
@@ -15,13 +15,15 @@ class Deadlines:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._waiters: deque[tuple[float, asyncio.Future[None]]] = deque()  # oldest first
+        self._waiters: deque[tuple[float, asyncio.Future[None]]] = deque()  # the next first
         self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = 0.0
 
     async def all_done(self, futures: Sequence[asyncio.Future[Any]], deadline: float) -> None:
         """Wait until all futures are done; none is ever cancelled.
 
-        `deadline` is in the loop's time, and no earlier than that of the calls before.
+        `deadline` is in the loop's time: mostly later than those of the calls before, and earlier for
+        those who were held up on their way here.
 
         Raises:
             TimeoutError: the deadline passed first.
@@ -38,10 +40,21 @@ class Deadlines:
         for future in futures:
             future.add_done_callback(settle)
         self._forget_done()
-        self._waiters.append((deadline, waiter))
-        if self._timer is None:
-            self._timer = self._loop.call_at(deadline, self._ring)
+        place = len(self._waiters)
+        while place and self._waiters[place - 1][0] > deadline:
+            place -= 1
+        self._waiters.insert(place, (deadline, waiter))
+        if place == 0:
+            self._ring_at(deadline)
         await waiter
+
+    def _ring_at(self, deadline: float) -> None:
+        if self._timer is not None:
+            if self._rings_at <= deadline:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(deadline, self._ring)
+        self._rings_at = deadline
 
     def _ring(self) -> None:
         """Wake those whose deadline passed; come back for the next."""
@@ -52,7 +65,7 @@ class Deadlines:
             if not waiter.done():
                 waiter.set_exception(TimeoutError())
         if self._waiters:
-            self._timer = self._loop.call_at(self._waiters[0][0], self._ring)
+            self._ring_at(self._waiters[0][0])
 
     def _forget_done(self) -> None:
         while self._waiters and self._waiters[0][1].done():

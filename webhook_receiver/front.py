@@ -162,9 +162,8 @@ class DeliveryFront:
         for one in list(self.open):
             if one.idle_since < before:
                 one.end_when_idle()
-        self._sweep = None
-        if self.open:
-            self._sweep = self.loop.call_later(idle_seconds / 2, self._end_idle, idle_seconds)
+        # Also when none is open: one that still shakes hands would be left out.
+        self._sweep = self.loop.call_later(idle_seconds / 2, self._end_idle, idle_seconds)
 
 
 class Connection(asyncio.Protocol):

@@ -48,33 +48,42 @@ class Link:
         # repeated as it was. So at most one message that does not share a batch is in it.
         self._large = asyncio.Lock()
 
-    async def hand_over(self, messages: Sequence[Message], sent: list[Sent]) -> None:
+    async def hand_over(
+        self, messages: Sequence[Message], sent: list[Sent], deadline: float
+    ) -> None:
         """Put the messages into the producer in order; `sent` grows as it goes.
 
         One that is larger than any Kafka message may be goes in shortened, as a dead letter.
 
         Raises:
+            TimeoutError: there was no room for one until `deadline` (the loop's time).
             KafkaError: the producer does not take one.
         """
         for message in messages:
             try:
-                if len(message.value) > BATCH_BYTES:
-                    future = await self._send_large(message)
-                else:
-                    future = self._put(message) or await self._send(message)
+                future = self._put(message)
+                if future is None:
+                    future = await self._send(message, deadline)
                 sent.append((message, future))
             except MessageSizeTooLargeError:
                 short = shortened(message)
                 if short is None:
                     raise
-                sent.append((short, await self._send(short)))
+                sent.append((short, await self._send(short, deadline)))
 
     def _put(self, message: Message) -> asyncio.Future[Any] | None:
-        if message.key is None:
+        if message.key is None or len(message.value) > BATCH_BYTES:
             return None
         return self._batches.put(message.topic, message.key, message.value, message.headers)
 
-    def _send(self, message: Message) -> Awaitable[asyncio.Future[Any]]:
+    async def _send(self, message: Message, deadline: float) -> asyncio.Future[Any]:
+        """Wait for what it needs: room in a batch, a topic's partitions, another large message."""
+        async with asyncio.timeout_at(deadline):
+            if len(message.value) > BATCH_BYTES:
+                return await self._send_large(message)
+            return await self._sending(message)
+
+    def _sending(self, message: Message) -> Awaitable[asyncio.Future[Any]]:
         sending: Awaitable[asyncio.Future[Any]] = self._producer.send(
             message.topic, message.value, message.key, headers=message.headers
         )
@@ -83,7 +92,7 @@ class Link:
     async def _send_large(self, message: Message) -> asyncio.Future[Any]:
         await self._large.acquire()
         try:
-            future = await self._send(message)
+            future = await self._sending(message)
         except BaseException:
             self._large.release()
             raise

@@ -10,7 +10,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooL
 
 from runtime.kafka import DEAD_LETTER_TOPIC, NOTIFICATIONS_TOPIC
 from runtime.logs import get_logger
-from runtime.producers import BATCH_BYTES, discard_producer, open_producer
+from runtime.producers import discard_producer, open_producer
 from runtime.settings import Settings
 from webhook_receiver.deadlines import Deadlines
 from webhook_receiver.in_flight import InFlight
@@ -130,16 +130,10 @@ class Publisher:
         charged = sum([weight(message) for message in messages])
         if not self._in_flight.take(charged):
             raise KafkaUnavailable("too many bytes are in flight")
-        # Handing over waits only for a full batch, or for another large message.
-        may_wait = self._in_flight.bytes > BATCH_BYTES
         sent: list[Sent] = []
         in_time = False
         try:
-            if may_wait:
-                async with asyncio.timeout_at(deadline):
-                    await link.hand_over(messages, sent)
-            else:
-                await link.hand_over(messages, sent)
+            await link.hand_over(messages, sent, deadline)
             await self._deadlines.all_done([future for _, future in sent], deadline)
             in_time = True
         except TimeoutError:

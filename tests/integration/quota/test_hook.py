@@ -3,8 +3,14 @@
 import asyncio
 import time
 
+from ledger import workspaces
 from ledger.workspaces import Settings
+from quota.builds import PreBuild
+from quota.hook import PreBuildHook
+from quota.metrics import QuotaMetrics
 from registry.push import build_image, build_index, build_layer
+from runtime.postgres import open_statement_pool
+from tests.integration.quota.conftest import utc_now
 from tests.support import ledgers
 
 
@@ -62,6 +68,36 @@ async def test_enormous_reservations_break_nothing(service):
     assert view is not None
     assert view.reserved_bytes <= 2**62
     assert await service.accounts.workspaces(after="", limit=10)
+
+
+async def test_a_workspace_that_somebody_holds_keeps_no_build_of_another_waiting(
+    service, database_url
+):
+    """A consumer that is frozen holds its workspaces for as long as 20 seconds."""
+    for workspace in ("acme", "other"):
+        await service.configure(workspace, 1_000_000)
+    statements = await open_statement_pool(database_url, size=1, name="tests")
+    hook = PreBuildHook(
+        service.pool,
+        service.cleaner,
+        default_quota_bytes=1,
+        clock=utc_now,
+        metrics=QuotaMetrics(),
+        statements=statements,
+    )
+
+    def ask(workspace):
+        return hook.check(PreBuild(workspace, build_id="b", incoming_bytes=1))
+
+    async with statements, service.pool.acquire() as frozen:
+        async with frozen.transaction():
+            await workspaces.lock_workspace(frozen, "acme")
+            held = asyncio.create_task(ask("acme"))
+            await asyncio.sleep(0)
+            answer = await asyncio.wait_for(ask("other"), 5)
+            assert answer.reservation is not None
+            assert not held.done()
+        assert (await held).reservation is not None
 
 
 async def test_a_build_that_was_denied_holds_nothing(service):

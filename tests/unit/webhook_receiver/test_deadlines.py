@@ -60,6 +60,23 @@ async def test_everybody_is_woken_at_their_own_deadline():
         await waiting(deadlines, futures(1), 0.01)
 
 
+async def test_who_was_held_up_is_woken_at_their_own_earlier_deadline():
+    deadlines = Deadlines(asyncio.get_running_loop())
+    later = waiting(deadlines, futures(1), 60)
+    await asyncio.sleep(0)
+    early = [waiting(deadlines, futures(1), after) for after in (0.02, 0.01)]
+    await asyncio.wait(early, timeout=5)
+    assert [type(wait.exception()) for wait in early if wait.done()] == [TimeoutError] * 2
+    assert not later.done()
+    # A timer that was set for somebody who is done is not what the next one waits for.
+    later.cancel()
+    await asyncio.wait([later])
+    next_one = waiting(deadlines, futures(1), 0.01)
+    await asyncio.wait([next_one], timeout=5)
+    assert next_one.done()
+    assert isinstance(next_one.exception(), TimeoutError)
+
+
 async def test_cancelling_one_wait_leaves_the_others():
     deadlines = Deadlines(asyncio.get_running_loop())
     (one,), (other,) = futures(1), futures(1)

@@ -268,6 +268,16 @@ async def test_a_connection_that_says_nothing_ends():
     assert bench.front.open == set()
 
 
+async def test_a_connection_that_says_nothing_after_a_long_handshake_ends():
+    bench = Bench(idle_seconds=0.01)
+    bench.connection.connection_lost(None)
+    late: Any = bench.front.protocol(lambda: bench.behind, 0.01)
+    await asyncio.sleep(0.03)  # by TLS there is a connection when hands are shaken
+    late.connection_made(transport := Transport())
+    await wait_until(lambda: transport.closed)
+    await bench.front.close(0)
+
+
 async def test_a_client_that_reads_no_answers_is_cut_off():
     bench = Bench()
     bench.connection.pause_writing()

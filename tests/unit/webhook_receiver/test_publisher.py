@@ -45,6 +45,8 @@ class Producer:
         assert headers
         if len(value) > MESSAGE_MAX_BYTES:
             raise MessageSizeTooLargeError
+        if self.client.stuck:
+            await asyncio.Event().wait()
         return self.take(topic, value)
 
     def take(
@@ -96,7 +98,7 @@ class Cluster:
         self.away: Exception | None = None
         self.names = {NOTIFICATIONS_TOPIC, DEAD_LETTER_TOPIC}
         self.outcome: Outcome = lambda *_: True
-        self.full = False
+        self.full = self.stuck = False
         self.shared: asyncio.Future[Any] | None = None
 
     async def open(self, _settings: Settings) -> Producer:
@@ -163,6 +165,15 @@ async def test_a_message_whose_batch_is_full_waits_for_the_next(cluster: Cluster
     async with bench(cluster) as b:
         assert await b.publish(message()) == [message()]
         assert cluster.producers[0].values() == [b"event"]
+
+
+async def test_waiting_for_room_ends_in_time_also_when_little_is_held(cluster: Cluster):
+    # As behind a batch that is being tried again: it takes no more, and holds up its partition.
+    cluster.full = cluster.stuck = True
+    async with bench(cluster) as b, asyncio.timeout(5):
+        with pytest.raises(KafkaUnavailable):
+            await b.publish(message())
+        assert b.in_flight.bytes == 0
 
 
 async def test_deliveries_that_share_a_batch_share_its_fate(cluster: Cluster):
