@@ -165,6 +165,13 @@ def test_a_database_user_for_each_process_is_a_key_of_the_secret():
 
 
 @pytest.mark.parametrize("role", ["receiver", "consumer", "api"])
+def test_a_key_of_the_database_is_taken_only_where_one_is_used(role):
+    values = Draft202012Validator(SCHEMA)
+    used = "RQ_DATABASE_URL" in secrets(role)
+    assert values.is_valid({role: {"databaseKey": "database"}}) == used
+
+
+@pytest.mark.parametrize("role", ["receiver", "consumer", "api"])
 def test_a_pod_has_time_to_stop_by_itself(role):
     pod, container = PODS[role]["spec"], CONTAINERS[role]
     before = container.get("lifecycle", {}).get("preStop", {"exec": {"command": ["sleep", "0"]}})
