@@ -21,7 +21,6 @@ from aiokafka import (
     ConsumerRecord,
     TopicPartition,
 )
-from aiokafka.errors import KafkaError
 
 from consumer.dead_letters import (
     Ceiling,
@@ -30,6 +29,7 @@ from consumer.dead_letters import (
     all_durable,
     send_dead_letter,
 )
+from consumer.group import GroupOffsets
 from consumer.metrics import ConsumerMetrics
 from consumer.outcomes import MOST_LINES, Decoded, about, line, summary
 from consumer.traces import tracing_batch
@@ -54,9 +54,6 @@ LANES = 2
 only wait for this process's one core."""
 _LONGEST_WAIT = 5.0
 """Seconds between two attempts while the database is away."""
-
-_GROUP_EVERY = 1.0
-"""Seconds between two moves of the group's own offsets, and the longest that one may take."""
 
 T = TypeVar("T")
 
@@ -104,8 +101,7 @@ class NotificationConsumer:
         self._tracing = tracing
         self._owned: dict[int, Ownership] = {}
         self._waiting = Waiting(MESSAGE_MAX_BYTES)
-        self._reached: dict[TopicPartition, int] = {}
-        """Next offsets that the group does not know yet."""
+        self._group = GroupOffsets()
         self._ceiling = Ceiling(dead_letter_ceiling)
         self._outcomes = Outcomes("notification")
         self.ready = False
@@ -140,9 +136,9 @@ class NotificationConsumer:
                 self.ready = False
                 self._owned.clear()
                 self._waiting.clear()
-                self._reached.clear()
                 self._metrics.oldest_ms.clear()
                 await kafka.stop()
+                await self._group.forget()
             if self.halted:
                 self._metrics.halted.set(1)
                 log.error(
@@ -160,7 +156,7 @@ class NotificationConsumer:
         in the database.
         """
         lanes = {asyncio.create_task(self._lane(kafka, number)) for number in range(LANES)}
-        beside = (self._fetch(kafka), self._keep_group_near(kafka))
+        beside = (self._fetch(kafka), self._group.keep_near(kafka, self._stopping))
         tasks = lanes | {asyncio.create_task(part) for part in beside}
         running = tasks
         try:
@@ -175,7 +171,10 @@ class NotificationConsumer:
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
-        await self._move_group(kafka)
+        if await self._group.move(
+            kafka
+        ):  # which may have been under way since before the last batch
+            await self._group.move(kafka)
 
     async def _fetch(self, kafka: AIOKafkaConsumer) -> None:
         """Take what comes from the broker."""
@@ -205,25 +204,6 @@ class NotificationConsumer:
             finally:
                 self._waiting.done(taken)
 
-    async def _keep_group_near(self, kafka: AIOKafkaConsumer) -> None:
-        while not await self._stopping.sleep(_GROUP_EVERY):
-            await self._move_group(kafka)
-
-    async def _move_group(self, kafka: AIOKafkaConsumer) -> None:
-        """Move the group's offsets behind the ledger's. Only lag tools look at these."""
-        reached = dict(self._reached)
-        if not reached:
-            return
-        try:
-            async with asyncio.timeout(_GROUP_EVERY):
-                await kafka.commit(reached)
-        except (KafkaError, TimeoutError) as error:
-            log.info("group_offsets_not_moved", reason=type(error).__name__)
-            return  # the next time: nothing may come that would move them
-        for partition, offset in reached.items():
-            if self._reached.get(partition) == offset:
-                del self._reached[partition]
-
     def _in_order(self, kafka: AIOKafkaConsumer, fetched: Batch) -> Batch:
         """What follows where the ledger stands: nothing twice, nothing left out.
 
@@ -252,7 +232,7 @@ class NotificationConsumer:
         for partition in partitions:
             self._owned.pop(partition.partition, None)
             self._waiting.drop(partition)
-            self._reached.pop(partition, None)
+            self._group.reached.pop(partition, None)
 
     async def assigned(self, kafka: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
         """Become the owner of newly assigned partitions and go to where the ledger stands."""
@@ -265,7 +245,7 @@ class NotificationConsumer:
                 return
             self._owned[partition.partition] = position
             # What its last owner recorded may be more than it told the group.
-            self._reached[partition] = position.next_offset
+            self._group.reached[partition] = position.next_offset
             kafka.seek(partition, position.next_offset)
         self.ready = True
         if partitions:
@@ -331,7 +311,7 @@ class NotificationConsumer:
         for item in decoded:
             partition = TopicPartition(item.record.topic, item.record.partition)
             if partition.partition in self._owned:
-                self._reached[partition] = item.record.offset + 1
+                self._group.reached[partition] = item.record.offset + 1
         if too_many is not None:
             raise too_many
 

@@ -6,6 +6,7 @@ import uuid
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from consumer.group import GroupOffsets
 from consumer.loop import NotificationConsumer, Ownership
 from consumer.outcomes import Decoded
 from consumer.waiting import Waiting
@@ -125,7 +126,7 @@ class Record:
 def standing_at(offset):
     consumer = object.__new__(NotificationConsumer)
     consumer._owned = {0: Ownership(epoch=1, next_offset=offset)}
-    consumer._waiting, consumer._reached = Waiting(1000), {}
+    consumer._waiting, consumer._group = Waiting(1000), GroupOffsets()
     return consumer
 
 

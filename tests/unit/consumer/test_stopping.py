@@ -1,30 +1,23 @@
-"""What the loop waits for, and what not: a rebalance, a group that does not listen, a full disk."""
+"""What the loop waits for, and what not: a rebalance, a full disk."""
 
 import asyncio
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, cast
 
 import asyncpg
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
 
 from consumer.loop import NotificationConsumer
 from consumer.metrics import ConsumerMetrics
 from ledger.offsets import StaleOwnerError
-from runtime.kafka import NOTIFICATIONS_TOPIC
 from runtime.lifecycle import Stopping
-
-PARTITION = TopicPartition(NOTIFICATIONS_TOPIC, 0)
 
 
 class InARebalance:
-    """A client of Kafka that waits for the slowest member of its group, and may refuse what it is told."""
+    """A client of Kafka that waits for the slowest member of its group."""
 
-    def __init__(self, *, refuses: int = 0, lost: int = 0) -> None:
+    def __init__(self, *, lost: int = 0) -> None:
         self.asked = asyncio.Event()
-        self.told: list[dict[TopicPartition, int]] = []
-        self._refuses = refuses
         self._lost = lost
 
     async def start(self) -> None:
@@ -45,12 +38,6 @@ class InARebalance:
             raise StaleOwnerError
         self.asked.set()
         await asyncio.Event().wait()
-
-    async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
-        if self._refuses:
-            self._refuses -= 1
-            raise KafkaError
-        self.told.append(dict(offsets))
 
 
 def consumer_of(kafka: InARebalance, stopping: Stopping) -> NotificationConsumer:
@@ -92,16 +79,6 @@ async def test_a_batch_that_was_lost_is_late_no_longer() -> None:
     stopping.set("end of test")
     await running
     assert late == 0
-
-
-async def test_what_the_group_did_not_take_it_is_told_again() -> None:
-    """Nothing may come any more that would move its offsets, and lag tools would show a lag for ever."""
-    kafka = InARebalance(refuses=1)
-    consumer = consumer_of(kafka, Stopping())
-    consumer._reached[PARTITION] = 5
-    for _ in range(3):
-        await consumer._move_group(cast("Any", kafka))
-    assert kafka.told == [{PARTITION: 5}]
 
 
 async def test_who_waits_for_room_in_the_database_says_so_as_long_as_it_waits() -> None:
