@@ -70,15 +70,28 @@ ORDER BY i.run_id, i.position DESC
 # A push newer than the plan, and older than the end of the DELETE: the DELETE may have hit it. The
 # registry's clock has told both. A delete clearly after ours is somebody's wish; replicas and proxies
 # have clocks of their own, and in doubt the manifest is put back.
-HIT_PUSHES = (
-    ITEMS
-    + f"""
+# Such a push by tag counts whatever came after it: when the manifest is pushed again, its newest push is
+# another one, and a cleanup that finds it without its tag (ours took it) does not know better.
+HIT_PUSHES = f"""{ITEMS}
 JOIN manifests m ON m.repository_id = i.repository_id AND m.digest = i.digest
 WHERE i.state = 'deleted' AND i.done_at > $1 AND i.document IS NOT NULL
-  AND m.push_ns > i.push_ns AND m.push_ns <= i.gone_ns AND m.delete_ns <= i.gone_ns + {RACE_NS}
-"""
-    + _NEWEST
-)
+  AND m.delete_ns <= i.gone_ns + {RACE_NS}
+  AND (m.push_ns > i.push_ns AND m.push_ns <= i.gone_ns AND NOT EXISTS (
+      SELECT FROM cleanup_items later
+      WHERE later.repository_id = i.repository_id AND later.digest = i.digest
+        AND later.push_ns > i.push_ns AND later.state IN ('deleting', 'deleted', 'restored'))
+    OR EXISTS (
+      SELECT FROM tags t
+      WHERE t.repository_id = i.repository_id AND t.digest = i.digest
+        AND t.set_ns > i.push_ns AND t.set_ns <= i.gone_ns
+        AND (t.set_ns > t.untag_ns OR t.untag_ns <= i.gone_ns)
+        AND NOT EXISTS (
+          SELECT FROM cleanup_items later
+          WHERE later.repository_id = i.repository_id AND later.digest = i.digest
+            AND later.push_ns > i.push_ns AND later.tags @> to_jsonb(t.name)
+            AND later.state IN ('deleting', 'deleted', 'restored'))))
+ORDER BY i.run_id, i.position DESC
+"""  # noqa: S608 - a constant
 
 # A tag that our DELETE took along was removed within its time; a later removal is somebody's wish.
 PUSHED_TAGS = """

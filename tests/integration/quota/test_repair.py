@@ -10,7 +10,7 @@ from ledger.fold import RACE_NS
 from quota.metrics import QuotaMetrics
 from quota.repair import Repairer
 from quota.snapshot import Incoming
-from registry.push import build_image, build_index, build_layer, push_manifest
+from registry.push import build_image, build_index, build_layer, push_image, push_manifest
 from tests.integration.quota.test_cleanup import two_with_one_signature
 from tests.support import ledgers
 
@@ -71,6 +71,29 @@ async def test_a_push_before_the_delete_is_put_back_under_its_tag(service, monke
     ) == pushed_ns  # fmt: skip
     assert await ledgers.usage(service.pool) == await ledgers.recount(service.pool)
     assert await repairer(service).sweep() == 0
+
+
+@pytest.mark.parametrize("deleted_again", [False, True])
+async def test_a_tag_that_was_hit_comes_back_though_its_image_was_pushed_again_without_it(
+    service, monkeypatch, deleted_again
+):
+    """As the child of an index, after the DELETE; a cleanup then finds it untagged: ours took the tag."""
+    victim = (await full(service))[0]
+    await lost_race(service, monkeypatch, victim, tag="new")
+    gone_ns = await service.pool.fetchval(
+        "SELECT gone_ns FROM cleanup_items WHERE digest = $1", victim.digest
+    )
+    await push_image(service.registry, "acme/api", victim)
+    manifest = victim.manifest
+    await service.tell("acme/api", None, manifest.content, manifest.media_type, at_ns=gone_ns + 1)
+    if deleted_again:
+        await service.configure("acme", 500_000, untagged_grace=0, max_ratio_per_run=1)
+        task, outcome, _own = service.cleaner.start("acme", Incoming(), cause="a test")
+        await task
+        assert f"sha256:{victim.digest.hex()}" in [image.digest for image in outcome.images]
+    await repairer(service).sweep()
+    state = await service.registry.tag_digest("acme/api", "new")
+    assert state.digest == victim.digest
 
 
 async def test_a_tag_that_was_moved_since_is_not_taken_back(service, monkeypatch):
