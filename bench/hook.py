@@ -28,7 +28,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from bench.processes import running
+from bench.processes import running, taking
 from devstack.config import StackConfig
 from devstack.ports import free_port
 from devstack.stack import ALL, Stack
@@ -94,7 +94,7 @@ async def run(
             await pool.execute("CREATE TABLE bench_rows (id int8, note text, at timestamptz)")
             async with (
                 aiohttp.ClientSession(headers=headers) as session,
-                _door(session, environment) as door,
+                _door(environment) as door,
             ):
                 raced = await _race(session, environment["RQ_API_URL"], races)
                 kinds = _kinds(session, environment["RQ_API_URL"], door, pool)
@@ -109,22 +109,13 @@ async def run(
 
 
 @asynccontextmanager
-async def _door(
-    session: aiohttp.ClientSession, environment: Mapping[str, str]
-) -> AsyncIterator[str]:
+async def _door(environment: Mapping[str, str]) -> AsyncIterator[str]:
     """The smallest door: its address."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     argv = [sys.executable, "-m", "bench.limits.door"]
     with running([*argv, environment["RQ_DATABASE_URL"], environment["RQ_API_TOKEN"], port]):
-        async with asyncio.timeout(30):
-            while True:
-                try:
-                    async with session.post(f"{url}/select", json={"n": 0}) as answer:
-                        answer.raise_for_status()
-                        break
-                except aiohttp.ClientConnectorError:
-                    await asyncio.sleep(0.1)
+        await taking(f"{url}/select", b'{"n": 0}', environment["RQ_API_TOKEN"])
         yield url
 
 

@@ -1,5 +1,6 @@
 """Programs, for as long as they are measured."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import aiohttp
 import psutil
 
 from devstack.stack import Stack
@@ -40,3 +42,18 @@ def consuming(stack: Stack) -> Iterator[psutil.Process]:
     argv = [sys.executable, "-m", "cli.main", "serve", "consumer"]
     with running(argv, {**stack.environment, "RQ_LOG_LEVEL": "warning"}) as process:
         yield psutil.Process(process.pid)
+
+
+async def taking(url: str, body: bytes, token: str) -> None:
+    """Return when a program takes this by POST. Raises TimeoutError when it does not in 20 seconds."""
+    headers = {"Authorization": f"Bearer {token}"}
+    async with aiohttp.ClientSession(headers=headers) as session:
+        for _attempt in range(200):
+            try:
+                async with session.post(url, data=body) as answer:
+                    if answer.status in (200, 202):
+                        return
+            except aiohttp.ClientError:
+                pass
+            await asyncio.sleep(0.1)
+    raise TimeoutError(f"{url} does not answer")

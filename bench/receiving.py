@@ -14,14 +14,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import aiohttp
 import psutil
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from bench.limits import bento
 from bench.measuring import Meter, memory_mib
-from bench.processes import running
+from bench.processes import running, taking
 from devstack.config import StackConfig
 from devstack.ports import free_port
 from devstack.stack import Stack
@@ -138,24 +137,8 @@ def _door(name: str, port: int, process: "subprocess.Popen[bytes]") -> Door:
 async def _answers(door: Door) -> None:
     """Return when it takes a delivery at every port."""
     for port in door.ports:
-        await _port_answers(door, port)
-
-
-async def _port_answers(door: Door, port: int) -> None:
-    async with aiohttp.ClientSession() as session:
-        for _attempt in range(200):
-            try:
-                async with session.post(
-                    f"http://127.0.0.1:{port}/v1/notifications",
-                    data=b'{"events": []}',
-                    headers={"Authorization": f"Bearer {door.token}"},
-                ) as answer:
-                    if answer.status in (200, 202):
-                        return
-            except aiohttp.ClientError:
-                pass
-            await asyncio.sleep(0.1)
-    raise TimeoutError(f"{door.name} does not answer")
+        url = f"http://127.0.0.1:{port}/v1/notifications"
+        await taking(url, b'{"events": []}', door.token)
 
 
 async def knock(door: Door, arguments: tuple[str, ...]) -> dict[str, Any]:

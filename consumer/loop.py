@@ -171,9 +171,8 @@ class NotificationConsumer:
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
-        if await self._group.move(
-            kafka
-        ):  # which may have been under way since before the last batch
+        # One may have been under way since before the last batch.
+        if await self._group.move(kafka):
             await self._group.move(kafka)
 
     async def _fetch(self, kafka: AIOKafkaConsumer) -> None:

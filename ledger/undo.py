@@ -59,13 +59,10 @@ SELECT delete_ns FROM manifests WHERE repository_id = $1 AND digest = $2
 """
 
 # A later run that knew the push has deleted what it had every right to.
-_NEWEST = """
-  AND NOT EXISTS (
+_LATER = """
     SELECT FROM cleanup_items later
     WHERE later.repository_id = i.repository_id AND later.digest = i.digest
-      AND later.push_ns > i.push_ns AND later.state IN ('deleting', 'deleted', 'restored'))
-ORDER BY i.run_id, i.position DESC
-"""
+      AND later.push_ns > i.push_ns AND later.state IN ('deleting', 'deleted', 'restored')"""
 
 # A push newer than the plan, and older than the end of the DELETE: the DELETE may have hit it. The
 # registry's clock has told both. A delete clearly after ours is somebody's wish; replicas and proxies
@@ -76,22 +73,15 @@ HIT_PUSHES = f"""{ITEMS}
 JOIN manifests m ON m.repository_id = i.repository_id AND m.digest = i.digest
 WHERE i.state = 'deleted' AND i.done_at > $1 AND i.document IS NOT NULL
   AND m.delete_ns <= i.gone_ns + {RACE_NS}
-  AND (m.push_ns > i.push_ns AND m.push_ns <= i.gone_ns AND NOT EXISTS (
-      SELECT FROM cleanup_items later
-      WHERE later.repository_id = i.repository_id AND later.digest = i.digest
-        AND later.push_ns > i.push_ns AND later.state IN ('deleting', 'deleted', 'restored'))
+  AND (m.push_ns > i.push_ns AND m.push_ns <= i.gone_ns AND NOT EXISTS ({_LATER})
     OR EXISTS (
       SELECT FROM tags t
       WHERE t.repository_id = i.repository_id AND t.digest = i.digest
         AND t.set_ns > i.push_ns AND t.set_ns <= i.gone_ns
         AND (t.set_ns > t.untag_ns OR t.untag_ns <= i.gone_ns)
-        AND NOT EXISTS (
-          SELECT FROM cleanup_items later
-          WHERE later.repository_id = i.repository_id AND later.digest = i.digest
-            AND later.push_ns > i.push_ns AND later.tags @> to_jsonb(t.name)
-            AND later.state IN ('deleting', 'deleted', 'restored'))))
+        AND NOT EXISTS ({_LATER} AND later.tags @> to_jsonb(t.name))))
 ORDER BY i.run_id, i.position DESC
-"""  # noqa: S608 - a constant
+"""
 
 # A tag that our DELETE took along was removed within its time; a later removal is somebody's wish.
 PUSHED_TAGS = """
@@ -110,16 +100,13 @@ FROM recent JOIN manifests m ON m.repository_id = recent.repository_id
 WHERE m.children IS NOT NULL AND m.present AND m.push_ns > recent.since
 """
 
-DELETED_OF = (
-    ITEMS
-    + """
+DELETED_OF = f"""{ITEMS}
 JOIN unnest($2::int[], $3::bytea[], $4::int8[]) AS needed(repository_id, digest, push_ns)
   ON needed.repository_id = i.repository_id AND needed.digest = i.digest
 WHERE i.state = 'deleted' AND i.done_at > $1 AND i.document IS NOT NULL
-  AND needed.push_ns > i.push_ns
+  AND needed.push_ns > i.push_ns AND NOT EXISTS ({_LATER})
+ORDER BY i.run_id, i.position DESC
 """
-    + _NEWEST
-)
 
 
 class Kept(msgspec.Struct, frozen=True):

@@ -6,7 +6,6 @@ but not together are not both told "fits".
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -441,9 +440,6 @@ def _tell(build: PreBuild, answer: Answer, seconds: float) -> None:
     """The log's line about a decision."""
     verdict, figures, outcome = answer.verdict, answer.figures, answer.outcome
     unusual = verdict.decision == "deny" or verdict.reason == "check_failed"
-    level = logging.WARNING if unusual else logging.INFO
-    if not decisions.wants(level):
-        return
     line = {
         "workspace": build.workspace,
         "app": build.app,
@@ -460,4 +456,4 @@ def _tell(build: PreBuild, answer: Answer, seconds: float) -> None:
         "dry_run": build.dry_run,
         "seconds": round(seconds, 3),
     }
-    decisions.write([line], level=logging.getLevelName(level).lower())
+    decisions.write([line], level="warning" if unusual else "info")

@@ -104,7 +104,7 @@ class RepositoryWalk:
         # Once an image, however many tags it has: reading a config costs a registry more than the
         # manifest does (distribution sets aside 4 MiB for it).
         looks = {look.digest: look for _tag, answer in answers if answer and (look := answer[1])}
-        dated = await each(looks.values(), lambda look: self._dated_or_excused(look, found))
+        dated = await each(looks.values(), lambda look: self._dated(look, found))
         fetched = {look.digest: what for look, what in dated if what is not None}
         named: list[tuple[str, bytes, datetime]] = []
         for tag, answer in answers:
@@ -181,25 +181,23 @@ class RepositoryWalk:
     async def _fetch(self, digest: bytes, found: Findings) -> _Fetched | None:
         try:
             look = look_at(await self._client.get_manifest(self._repository, digest))
-            return await self._dated(look)
         except NotFound:
             return None  # an index may name what was never pushed
         except (RegistryError, ManifestError) as error:
             await self._excuse(error, f"{self._repository}@{format_digest(digest)}", found)
             return None
+        return await self._dated(look, found)
 
-    async def _dated_or_excused(self, look: Look, found: Findings) -> _Fetched | None:
-        try:
-            return await self._dated(look)
-        except RegistryError as error:
-            what = f"{self._repository}@{format_digest(look.digest)}"
-            await self._excuse(error, what, found)
-            return None
-
-    async def _dated(self, look: Look) -> _Fetched:
+    async def _dated(self, look: Look, found: Findings) -> _Fetched | None:
         if look.config is None:
             return _Fetched(look, None)
-        created = await created_ns(self._client, self._repository, look.config, now=self._clock())
+        try:
+            created = await created_ns(
+                self._client, self._repository, look.config, now=self._clock()
+            )
+        except RegistryError as error:
+            await self._excuse(error, f"{self._repository}@{format_digest(look.digest)}", found)
+            return None
         return _Fetched(look, created)
 
     async def _manifests(self, digests: Sequence[bytes], absent: dict[bytes, datetime]) -> Findings:

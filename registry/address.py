@@ -66,9 +66,13 @@ def host_allowed(url: URL, allowed: frozenset[str]) -> bool:
         host, port = (url.host or "").lower(), url.port
     except ValueError:  # a port that is none
         return False
-    if url.raw_user is not None or url.raw_password is not None:
+    if _names_somebody(url):
         return False
     return bool(host) and (host in allowed or f"{host}:{port}" in allowed)
+
+
+def _names_somebody(url: URL) -> bool:
+    return url.raw_user is not None or url.raw_password is not None
 
 
 def next_page(link: str | None, current: URL, base: URL) -> URL | None:
@@ -93,7 +97,6 @@ def same_registry(location: str, current: URL, base: URL) -> URL:
     """A `Link` or `Location` of the registry as a URL. Raises ValueError when it leads elsewhere."""
     target = named_url(location, current)
     # `origin` leaves out a user and password, which would take the place of ours.
-    named = target.raw_user is not None or target.raw_password is not None
-    if named or target.origin() != base or not target.raw_path.startswith("/v2/"):
+    if _names_somebody(target) or target.origin() != base or not target.raw_path.startswith("/v2/"):
         raise ValueError(f"{location[:200]!a} leads away from the registry")
     return target

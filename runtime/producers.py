@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import ProducerClosed
 from aiokafka.partitioner import DefaultPartitioner
 
@@ -110,6 +111,15 @@ class OpenBatches:
         return place
 
 
+def _cut(client: AIOKafkaClient) -> list[Any]:
+    """End the connections to brokers without waiting for what they have to send."""
+    connections = list(client._conns.values())
+    for connection in connections:
+        if connection._writer is not None:
+            connection._writer.transport.abort()
+    return connections
+
+
 async def discard_producer(producer: AIOKafkaProducer) -> None:
     """End a producer at once; what it had not sent yet fails with `ProducerClosed`.
 
@@ -120,9 +130,7 @@ async def discard_producer(producer: AIOKafkaProducer) -> None:
     producer._closed = accumulator._closed = True
     task = sender.sender_task
     try:
-        for connection in list(client._conns.values()):
-            if connection._writer is not None:
-                connection._writer.transport.abort()
+        _cut(client)
         await client.close()
         # Whoever waits for fresh metadata would wait for ever: the task that fetches it is gone.
         update = client._md_update_fut
@@ -134,9 +142,7 @@ async def discard_producer(producer: AIOKafkaProducer) -> None:
             await asyncio.wait([task], timeout=0.05)
     finally:
         # The sender may have opened one anew before it ended.
-        for connection in list(client._conns.values()):
-            if connection._writer is not None:
-                connection._writer.transport.abort()
+        for connection in _cut(client):
             connection.close()
         # Also those that wait to be sent again: aiokafka looks for every failed one among these.
         for batches in accumulator._batches.values():

@@ -14,9 +14,11 @@ MOST_AT_ONCE: Final = 1000
 READ_SECONDS: Final = 15.0
 """What a question may take. What changes something has bounds of its own, or takes what it takes."""
 
-_OPERATIONS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
-_STREAMS: Final = frozenset({"/workspaces/{workspace}/live", "/pipeline/live"})
-"""Routes that answer for as long as somebody looks; they bound themselves."""
+_OPEN_TO_ALL: Final = frozenset({"/healthz", "/readyz", "/metrics"}) | {
+    "/workspaces/{workspace}/live",
+    "/pipeline/live",
+}
+"""Routes of operations, and those that answer for as long as somebody looks: they bound themselves."""
 
 
 class Gate:
@@ -37,7 +39,7 @@ class Gate:
         async def pass_or_refuse(request: web.Request, handler: Handler) -> web.StreamResponse:
             # By the route, not by the path: a workspace may be called `live`.
             resource = request.match_info.route.resource
-            if resource is not None and resource.canonical in _OPERATIONS | _STREAMS:
+            if resource is not None and resource.canonical in _OPEN_TO_ALL:
                 return await handler(request)
             if self.open >= self._most:
                 self.refused += 1
