@@ -3,7 +3,8 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, TypeVar, cast
 
 import asyncpg
 
@@ -86,8 +87,43 @@ class BoundedPool(asyncpg.Pool):  # type: ignore[misc]
     __slots__ = ()
 
     def acquire(self, *, timeout: float | None = None) -> Any:
-        """A connection for `async with`. Raises TimeoutError."""
-        return super().acquire(timeout=ACQUIRE_TIMEOUT if timeout is None else timeout)
+        """A connection for `async with`, and for nothing else. Raises TimeoutError."""
+        return _Held(super().acquire(timeout=ACQUIRE_TIMEOUT if timeout is None else timeout))
+
+
+class _Held:
+    """A connection while it is held: whoever is cancelled meanwhile is told nothing else.
+
+    Where the connection is lost at that moment, asyncpg fails to roll back or to give it back, and that
+    error takes the place of the cancellation: whoever waits for the database would try again, for ever.
+    """
+
+    __slots__ = ("_acquired", "_cancelled_before", "_task")
+
+    def __init__(self, acquired: Any) -> None:
+        self._acquired = acquired
+
+    async def __aenter__(self) -> Any:
+        self._task = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._cancelled_before = self._task.cancelling()
+        return await self._acquired.__aenter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            await self._acquired.__aexit__(kind, error, trace)
+        except Exception as not_given_back:
+            self._cancelled_by(not_given_back)
+            raise
+        self._cancelled_by(error)
+
+    def _cancelled_by(self, error: BaseException | None) -> None:
+        if isinstance(error, Exception) and self._task.cancelling() > self._cancelled_before:
+            raise asyncio.CancelledError from error
 
 
 class StatementConnection(asyncpg.Connection):  # type: ignore[misc]

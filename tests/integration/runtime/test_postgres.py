@@ -92,3 +92,38 @@ async def test_a_connection_for_single_statements_goes_back_with_nothing_open(da
         assert first < second, "each is a transaction of its own"
     finally:
         await pool.close()
+
+
+@pytest.mark.parametrize("turns", range(8))
+@pytest.mark.parametrize("first", ["cancelled", "cut"])
+async def test_who_is_cancelled_while_its_connection_is_lost_is_cancelled(
+    database_url, turns: int, first: str
+):
+    """At whichever moment: a failing rollback in its place would be tried again, for ever."""
+    async with between(database_url) as middle:
+        pool = await open_pool(middle.url, size=1, name="tests")
+        holds = asyncio.Event()
+
+        async def transaction() -> None:
+            async with pool.acquire() as connection, connection.transaction():
+                await connection.execute("SELECT 1")
+                holds.set()
+                await connection.execute("SELECT pg_sleep(60)")
+
+        try:
+            task = asyncio.create_task(transaction())
+            await holds.wait()
+            await asyncio.sleep(0)
+            for step in (first, "cut" if first == "cancelled" else "cancelled"):
+                if step == "cancelled":
+                    task.cancel()
+                else:
+                    for client in middle.clients:
+                        client.transport.abort()
+                for _turn in range(turns):
+                    await asyncio.sleep(0)
+            await asyncio.wait([task], timeout=20)
+            lost_before = first == "cut" and not task.cancelled()
+            assert task.cancelled() or (lost_before and isinstance(task.exception(), UNAVAILABLE))
+        finally:
+            pool.terminate()
