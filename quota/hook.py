@@ -146,11 +146,15 @@ class PreBuildHook:
         if not task.done():
             task.cancel()
             return self._unchecked(build, f"it took longer than {build.timeout_s:g} s")
-        error = task.exception()
-        if error is not None:  # whatever failed here must not stop a build
-            log.error("pre_build_check_failed", workspace=build.workspace, exc_info=error)
+        try:
+            return task.result()
+        except (
+            Exception,
+            asyncio.CancelledError,
+        ) as error:  # whatever failed must not stop a build
+            # The cancellation is the task's, from within: ours would have ended the wait above.
+            log.exception("pre_build_check_failed", workspace=build.workspace)
             return self._unchecked(build, f"{type(error).__name__} on our side, see the log")
-        return task.result()
 
     def _announce_later(self, build: PreBuild, answer: Answer) -> None:
         """Say behind the answer that a build was denied: what could not be checked may not be written now."""

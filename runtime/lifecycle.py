@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -13,6 +13,9 @@ log = get_logger(__name__)
 
 STOP_DEADLINE = 4.0
 """Seconds that a process gives its open work after a stop signal (the whole stack ends within 6)."""
+
+_CANCEL_AGAIN = 0.5
+"""Seconds after which a task that goes on is cancelled again."""
 
 
 class StoppedError(Exception):
@@ -46,21 +49,45 @@ class Stopping:
         return self._event.is_set()
 
 
+async def end(tasks: Iterable["asyncio.Future[Any]"]) -> None:
+    """Cancel tasks until they have ended: a library may lose a cancellation that comes at a bad moment."""
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        ended, left = await asyncio.wait(left, timeout=_CANCEL_AGAIN)
+        for task in ended:
+            if not task.cancelled():
+                task.exception()  # nobody waits for it, and asyncio would complain
+
+
 @asynccontextmanager
 async def background(
     name: str, run: Awaitable[None], stopping: Stopping
 ) -> AsyncIterator[asyncio.Task[None]]:
-    """Run a part beside the others; when it ends by an error the whole process is asked to end."""
+    """Run a part beside the others; when it ends before it is asked to, so does the whole process.
+
+    By an error, by returning, or by a CancelledError that nobody asked for, as a library may raise
+    when a task of its own was cancelled: a process without one of its parts would look alive.
+    """
 
     async def guarded() -> None:
+        task = asyncio.current_task()
         try:
             await run
         except asyncio.CancelledError:
-            raise
+            if task is not None and task.cancelling():
+                raise
+            log.exception("part_failed", part=name)
+            stopping.set(f"{name} failed: cancelled from within")
         except Exception as error:
             log.exception("part_failed", part=name)
             stopping.set(f"{name} failed: {error}")
             raise
+        else:
+            if not stopping.is_set():
+                log.error("part_failed", part=name, reason="it ended before it was asked to")
+                stopping.set(f"{name} failed: it ended before it was asked to")
 
     task = asyncio.create_task(guarded(), name=name)
     try:

@@ -3,6 +3,8 @@
 import asyncio
 import time
 
+import pytest
+
 from ledger import workspaces
 from ledger.workspaces import Settings
 from quota.builds import PreBuild
@@ -162,3 +164,15 @@ async def test_a_dry_run_does_not_promise_what_a_breaker_would_refuse(service):
     await service.configure("acme", 1_000_000)
     assert (await service.ask("acme", dry_run=True)).outcome.target_reached
     assert len(await service.tags("acme/api")) == 9
+
+
+@pytest.mark.parametrize("failure", [ValueError("a bug"), asyncio.CancelledError()])
+async def test_whatever_fails_on_our_side_stops_no_build(service, monkeypatch, failure):
+    """A cancellation from within, too: unanswered, the caller would have to guess."""
+
+    async def fails(*_arguments: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(service.hook, "_check", fails)
+    answer = await service.ask("acme", build_id="b")
+    assert (answer.verdict.decision, answer.verdict.reason) == ("proceed", "check_failed")
