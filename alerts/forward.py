@@ -13,7 +13,6 @@ import msgspec
 from aiokafka import (
     AIOKafkaConsumer,
     AIOKafkaProducer,
-    ConsumerRebalanceListener,
     ConsumerRecord,
     TopicPartition,
 )
@@ -21,6 +20,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError
 
 from alerts.render import BadEventError, Delivery, Event, Render, read_event
 from alerts.send import NotDeliveredError
+from runtime.consumers import GroupMember
 from runtime.kafka import ALERTS_DEAD_LETTER_TOPIC, QUOTA_EVENTS_TOPIC
 from runtime.lifecycle import Stopping
 from runtime.logs import get_logger
@@ -80,9 +80,10 @@ class Forwarder:
 
     async def run(self) -> None:
         """Raises TooManyDeadLettersError; the event that it stopped at is not passed over."""
-        self._consumer.subscribe([QUOTA_EVENTS_TOPIC], listener=_Assignments(self))
+        member = GroupMember(self._consumer, assigned=self.assigned, revoked=self.revoked)
+        member.subscribe(QUOTA_EVENTS_TOPIC)
         while not self._stopping.is_set():
-            fetched = await self._consumer.getmany(timeout_ms=_POLL_MS, max_records=500)
+            fetched = await member.poll(timeout_ms=_POLL_MS, max_records=500)
             for partition, records in fetched.items():
                 for record in records:
                     if self._stopping.is_set() or not await self._take(partition, record):
@@ -183,18 +184,3 @@ class Forwarder:
         self._known[event_id] = None
         if len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)
-
-
-class _Assignments(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Tells the loop which partitions are its own."""
-
-    def __init__(self, forwarder: Forwarder) -> None:
-        self._forwarder = forwarder
-
-    async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
-        """From now on somebody else's."""
-        self._forwarder.revoked(revoked)
-
-    async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
-        """Before the first record is fetched."""
-        await self._forwarder.assigned(assigned)

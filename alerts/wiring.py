@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaConsumer
 from alerts.forward import Forwarder, Policy
 from alerts.render import Render
 from alerts.send import Sender
+from runtime.consumers import end_consumer
 from runtime.kafka import ALERTS_DEAD_LETTER_TOPIC, connection_options, create_topics
 from runtime.lifecycle import Stopping, background, run_until_stopped
 from runtime.logs import get_logger
@@ -42,7 +43,7 @@ async def run(settings: Settings, *, url: str, group: str, render: Render, polic
             max_poll_interval_ms=_MAX_POLL_MS,
         )
         await consumer.start()
-        stack.push_async_callback(consumer.stop)
+        stack.push_async_callback(end_consumer, consumer)
         session = await stack.enter_async_context(
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=tls))
         )

@@ -37,6 +37,7 @@ async def _tail(workspace: str | None, *, from_start: bool, as_json: bool) -> No
     from aiokafka import AIOKafkaConsumer
     from aiokafka.errors import KafkaError
 
+    from runtime.consumers import end_consumer
     from runtime.kafka import QUOTA_EVENTS_TOPIC, connection_options, start
 
     settings = settings_here()
@@ -63,7 +64,7 @@ async def _tail(workspace: str | None, *, from_start: bool, as_json: bool) -> No
             elif line:
                 console.print(line, soft_wrap=True)
     finally:
-        await consumer.stop()
+        await end_consumer(consumer)
 
 
 def shown(raw: bytes | None, workspace: str | None, *, as_json: bool) -> str | None:

@@ -17,7 +17,6 @@ import msgspec
 from aiokafka import (
     AIOKafkaConsumer,
     AIOKafkaProducer,
-    ConsumerRebalanceListener,
     ConsumerRecord,
     TopicPartition,
 )
@@ -39,8 +38,9 @@ from ledger import offsets
 from ledger.offsets import Advance, StaleOwnerError
 from ledger.record import Recorded, Recorder
 from registry.notifications import BadEvent, decode_event
+from runtime.consumers import FetchingEndedError, GroupMember, end_consumer
 from runtime.kafka import NOTIFICATIONS_TOPIC
-from runtime.lifecycle import Stopping
+from runtime.lifecycle import Stopping, end
 from runtime.logs import Outcomes, get_logger
 from runtime.postgres import NO_ROOM, UNAVAILABLE, Connection, Pool
 from runtime.settings import DEFAULT_REGISTRY, MESSAGE_MAX_BYTES
@@ -117,18 +117,21 @@ class NotificationConsumer:
         return frozenset(self._owned)
 
     async def run(self) -> None:
-        """Consume; a stale owner rejoins the group.
+        """Consume; a stale owner rejoins the group, and so does who fetches nothing any more.
 
         When too many events fail it leaves the group and waits for its end, rather than ending:
         whoever restarts processes would otherwise have the whole topic dead-lettered piece by piece.
         """
         while not self._stopping.is_set():
             kafka = self._connect()
-            await kafka.start()
-            kafka.subscribe([NOTIFICATIONS_TOPIC], listener=_Assignments(self, kafka))
+            member = GroupMember(
+                kafka, assigned=partial(self.assigned, kafka), revoked=self.revoked
+            )
             try:
-                await self._consume(kafka)
-            except StaleOwnerError as error:
+                await kafka.start()
+                member.subscribe(NOTIFICATIONS_TOPIC)
+                await self._consume(kafka, member)
+            except (StaleOwnerError, FetchingEndedError) as error:
                 log.warning("partition_lost", reason=str(error), action="rejoining the group")
             except TooManyDeadLettersError as error:
                 self.halted = str(error)
@@ -137,7 +140,7 @@ class NotificationConsumer:
                 self._owned.clear()
                 self._waiting.clear()
                 self._metrics.oldest_ms.clear()
-                await kafka.stop()
+                await end_consumer(kafka)
                 await self._group.forget()
             if self.halted:
                 self._metrics.halted.set(1)
@@ -149,42 +152,40 @@ class NotificationConsumer:
                 )
                 await self._stopping.wait()
 
-    async def _consume(self, kafka: AIOKafkaConsumer) -> None:
+    async def _consume(self, kafka: AIOKafkaConsumer, member: GroupMember) -> None:
         """Run fetching and all lanes; raises what the first of them raised, and ends the others.
 
         A lane takes what waits and is with no other: its batch is decoded and counted while the other's is
         in the database.
         """
         lanes = {asyncio.create_task(self._lane(kafka, number)) for number in range(LANES)}
-        beside = (self._fetch(kafka), self._group.keep_near(kafka, self._stopping))
+        beside = (
+            self._fetch(kafka, member),
+            self._group.keep_near(kafka, self._stopping),
+        )
         tasks = lanes | {asyncio.create_task(part) for part in beside}
         running = tasks
         try:
             # Until the lanes have ended, as they do when asked to. Fetching may stand in a rebalance
             # then, which lasts as long as the slowest member: nobody waits for it.
-            while running & lanes and not any(task.done() and task.exception() for task in tasks):
-                _ended, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            while running & lanes:
+                ended, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in ended:
+                    task.result()  # raises, also when Kafka's client was cancelled from within
         finally:
-            for task in tasks:
-                task.cancel()  # a batch of it is rolled back
-            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-        for outcome in outcomes:
-            if isinstance(outcome, Exception):
-                raise outcome
+            await end(tasks)  # a batch of them is rolled back
         # One may have been under way since before the last batch.
         if await self._group.move(kafka):
             await self._group.move(kafka)
 
-    async def _fetch(self, kafka: AIOKafkaConsumer) -> None:
+    async def _fetch(self, kafka: AIOKafkaConsumer, member: GroupMember) -> None:
         """Take what comes from the broker."""
         while not self._stopping.is_set():
             self._report_lag(kafka)
             if self._waiting.full:
                 await self._waiting.change(POLL_MS / 1000)
                 continue
-            fetched: Batch = await kafka.getmany(
-                timeout_ms=POLL_MS, max_records=self._batch_max_events
-            )
+            fetched = await member.poll(timeout_ms=POLL_MS, max_records=self._batch_max_events)
             for partition, records in fetched.items():
                 # What is not taken over yet is fetched again: taking over goes to the right offset.
                 if partition.partition in self._owned:
@@ -448,22 +449,6 @@ class NotificationConsumer:
             if end is not None and owned is not None:
                 lag += max(0, end - owned.next_offset)
         self._metrics.lag.set(lag)
-
-
-class _Assignments(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Tells the loop which partitions are its own."""
-
-    def __init__(self, consumer: NotificationConsumer, kafka: AIOKafkaConsumer) -> None:
-        self._consumer = consumer
-        self._kafka = kafka
-
-    async def on_partitions_revoked(self, revoked: list[TopicPartition]) -> None:
-        """From now on somebody else's."""
-        self._consumer.revoked(list(revoked))
-
-    async def on_partitions_assigned(self, assigned: list[TopicPartition]) -> None:
-        """Take over before the first record is fetched."""
-        await self._consumer.assigned(self._kafka, list(assigned))
 
 
 def source_of(record: ConsumerRecord) -> str:

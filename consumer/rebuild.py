@@ -14,6 +14,7 @@ from ledger.rebuilt import BehindError, Difference
 from ledger.record import Recorder
 from quota.levels import level
 from registry.workspaces import WorkspaceRule
+from runtime.consumers import end_consumer
 from runtime.kafka import NOTIFICATIONS_TOPIC, cluster_id, connection_options
 from runtime.postgres import CONNECT_TIMEOUT, Connection, open_pool, retry_conflicts
 from runtime.settings import MESSAGE_MAX_BYTES, Settings
@@ -146,7 +147,7 @@ async def rebuilding(
             )
             yield rebuild
         finally:
-            await kafka.stop()
+            await end_consumer(kafka)
             await pool.close()
             await other.close()
             await rebuilt.drop(live)

@@ -1,12 +1,13 @@
 """Kafka connections: one place for the client settings that aiokafka's defaults get wrong for us."""
 
 import asyncio
+import functools
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.conn import create_conn
+from aiokafka.conn import AIOKafkaConnection, CloseReason, create_conn
 from aiokafka.errors import (
     KafkaConnectionError,
     KafkaError,
@@ -27,6 +28,30 @@ ALERTS_DEAD_LETTER_TOPIC = "registry.quota-events.dead-letter"
 _LOOKING_SECONDS = 3.0
 """What finding out why no connection came about may take."""
 TOPICS = (NOTIFICATIONS_TOPIC, DEAD_LETTER_TOPIC, QUOTA_EVENTS_TOPIC)
+
+
+def _lost_as_such(send: Callable[..., Any]) -> Callable[..., Any]:
+    """A way to send of aiokafka's connections that tells of a lost one as aiokafka expects it.
+
+    What is written to a connection that was just lost is an OSError for aiokafka and a RuntimeError
+    for uvloop: then a task of aiokafka's ends, and its consumer fetches nothing any more, without a
+    word (aiokafka #1038).
+    """
+
+    @functools.wraps(send)
+    def sending(self: AIOKafkaConnection, *args: Any, **options: Any) -> Any:
+        try:
+            return send(self, *args, **options)
+        except RuntimeError as error:
+            self.close(reason=CloseReason.CONNECTION_BROKEN)
+            where = f"{self.host}:{self.port}"
+            raise KafkaConnectionError(f"Connection at {where} broken: {error}") from error
+
+    return sending
+
+
+AIOKafkaConnection.send = _lost_as_such(AIOKafkaConnection.send)
+AIOKafkaConnection._send_sasl_token = _lost_as_such(AIOKafkaConnection._send_sasl_token)  # noqa: SLF001
 
 
 def connection_options(settings: Settings) -> dict[str, Any]:

@@ -111,7 +111,7 @@ class OpenBatches:
         return place
 
 
-def _cut(client: AIOKafkaClient) -> list[Any]:
+def cut(client: AIOKafkaClient) -> list[Any]:
     """End the connections to brokers without waiting for what they have to send."""
     connections = list(client._conns.values())
     for connection in connections:
@@ -130,7 +130,7 @@ async def discard_producer(producer: AIOKafkaProducer) -> None:
     producer._closed = accumulator._closed = True
     task = sender.sender_task
     try:
-        _cut(client)
+        cut(client)
         await client.close()
         # Whoever waits for fresh metadata would wait for ever: the task that fetches it is gone.
         update = client._md_update_fut
@@ -142,7 +142,7 @@ async def discard_producer(producer: AIOKafkaProducer) -> None:
             await asyncio.wait([task], timeout=0.05)
     finally:
         # The sender may have opened one anew before it ended.
-        for connection in _cut(client):
+        for connection in cut(client):
             connection.close()
         # Also those that wait to be sent again: aiokafka looks for every failed one among these.
         for batches in accumulator._batches.values():

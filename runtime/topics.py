@@ -8,6 +8,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import UnknownTopicOrPartitionError
 
+from runtime.consumers import end_consumer
 from runtime.kafka import connection_options, start
 from runtime.settings import MESSAGE_MAX_BYTES, Settings
 
@@ -125,4 +126,4 @@ async def topic_reader(
         await start(consumer, settings)
         yield TopicReader(consumer)
     finally:
-        await consumer.stop()
+        await end_consumer(consumer)

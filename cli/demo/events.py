@@ -10,6 +10,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
 from cli.console import CommandError
+from runtime.consumers import end_consumer
 from runtime.kafka import QUOTA_EVENTS_TOPIC, connection_options
 from runtime.settings import Settings
 
@@ -42,7 +43,7 @@ async def quota_events(
         # Only the future matters: the workspace is new. Positions are known when this returns.
         await consumer.seek_to_end()
     except KafkaError as error:
-        await consumer.stop()
+        await end_consumer(consumer)
         raise CommandError(
             f"Kafka at {settings.kafka_bootstrap} does not answer ({error!r}); check RQ_KAFKA_BOOTSTRAP"
         ) from error
@@ -53,4 +54,4 @@ async def quota_events(
         reading.cancel()
         # Had it failed, its events would be missing, which the story says.
         await asyncio.gather(reading, return_exceptions=True)
-        await consumer.stop()
+        await end_consumer(consumer)

@@ -15,6 +15,7 @@ from aiokafka.errors import KafkaError
 from cli.doctor import notifications
 from cli.doctor.findings import Finding, failed, ok, warning
 from cli.doctor.notifications import Heard
+from runtime.consumers import end_consumer
 from runtime.kafka import DEAD_LETTER_TOPIC, NOTIFICATIONS_TOPIC, TOPICS, connection_options, start
 from runtime.settings import MESSAGE_MAX_BYTES, Settings
 
@@ -211,7 +212,7 @@ async def _read_log(settings: Settings, sizes: Mapping[str, int]) -> Log:
         told = notifications.heard(await _read(consumer, newest), now=time.time())
         return dataclasses.replace(log, heard=told)
     finally:
-        await consumer.stop()
+        await end_consumer(consumer)
 
 
 async def _read(

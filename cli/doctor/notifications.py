@@ -16,6 +16,7 @@ from registry.connect import registry_client
 from registry.errors import BadRegistryUrl, NotFound, RegistryError
 from registry.media_types import manifest_kind
 from registry.notifications import BadEvent, decode_event
+from runtime.consumers import end_consumer
 from runtime.kafka import NOTIFICATIONS_TOPIC, connection_options, start
 from runtime.settings import DEFAULT_REGISTRY, MESSAGE_MAX_BYTES, Settings, SettingsError
 
@@ -180,5 +181,5 @@ async def _pulled(
                 if any(agent.encode() in (record.value or b"") for record in records):
                     return time.monotonic() - began
     finally:
-        await consumer.stop()
+        await end_consumer(consumer)
     return None

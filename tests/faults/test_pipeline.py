@@ -136,6 +136,12 @@ async def story(shared_system: Faulty, scale: Scale) -> Story:
         proxies.postgres.cut()
         proxies.kafka.cut()
 
+    async def cut_while_rejoining() -> None:
+        """A consumer that cannot know whether it has committed begins anew, and cannot."""
+        await lost_answer(proxies.postgres, commits)
+        await asyncio.sleep(chance.uniform(0, 0.3))
+        await cut()
+
     faults: dict[str, Callable[[], Awaitable[None]]] = {
         "kill consumer": lambda: faulty.kill("consumer"),
         "kill api": lambda: faulty.kill("api"),
@@ -143,8 +149,13 @@ async def story(shared_system: Faulty, scale: Scale) -> Story:
         "lost publication": lambda: lost_answer(proxies.kafka, announces),
         "kill between send and mark": lambda: killed_before_the_mark(faulty),
         "cut": cut,
+        "cut while rejoining": cut_while_rejoining,
     }
-    times = {"lost commit": scale.pick(4, 40), "lost publication": scale.pick(2, 20)}
+    times = {
+        "lost commit": scale.pick(4, 40),
+        "lost publication": scale.pick(2, 20),
+        "cut while rejoining": scale.pick(4, 40),
+    }
     plan = [name for name in faults for _ in range(times.get(name, scale.pick(1, 10)))]
     chance.shuffle(plan)
     async with story.told(faulty.load(), chance, workers=4):
@@ -189,7 +200,9 @@ async def test_kills_duplicates_and_ambiguous_commits_count_every_image_once(
     promise.count("events", len(story.bodies))
     promise.count("duplicates", story.duplicates)
     promise.count("kills", story.kills)
-    promise.count("answers to COMMIT lost", story.faults["lost commit"])
+    rejoining = story.faults["cut while rejoining"]
+    promise.count("answers to COMMIT lost", story.faults["lost commit"] + rejoining)
+    promise.count("connections cut while rejoining", rejoining)
     promise.count("counter drift", sum(map(abs, drift.values())), "bytes")
     assert drift == {}
 
@@ -198,6 +211,12 @@ async def test_kills_duplicates_and_ambiguous_commits_count_every_image_once(
 async def test_every_event_is_published_in_order_whoever_dies(
     faulty: Faulty, story: Story, promise: Promise
 ):
+    async def all_told() -> bool:
+        return not await faulty.pool.fetchval(
+            "SELECT count(*) FROM outbox WHERE published_at IS NULL"
+        )
+
+    await wait_until(all_told, 60, interval=0.1, what="the outbox is empty")
     rows = await faulty.pool.fetch(
         """SELECT event_id, workspace, extract(epoch FROM published_at - occurred_at) AS lag
            FROM outbox WHERE workspace LIKE $1 ORDER BY id""",

@@ -89,13 +89,15 @@ async def consuming(
         clock=lambda: datetime.now(UTC),
         on_pending=lambda: None,
     )
-    task = asyncio.create_task(consumer.run())
+    task = asyncio.create_task(consumer.run(), name="consumer")
     try:
         yield consumer
     finally:
         stopping.set("end of test")
-        await task
-        await producer.stop()
+        try:
+            await task
+        finally:
+            await producer.stop()
 
 
 async def usage(pool: Pool, workspace: str) -> int | None:

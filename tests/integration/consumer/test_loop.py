@@ -5,13 +5,16 @@ import uuid
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaTimeoutError
 
 from consumer.group import GroupOffsets
 from consumer.loop import NotificationConsumer, Ownership
 from consumer.outcomes import Decoded
 from consumer.waiting import Waiting
+from consumer.wiring import kafka_consumer
 from runtime.kafka import DEAD_LETTER_TOPIC, NOTIFICATIONS_TOPIC, create_topics
 from runtime.topics import topic_reader
+from tests.support import consumers
 from tests.support.consumers import (
     caught_up,
     consuming,
@@ -228,3 +231,53 @@ async def count_dead_letters(settings, part):
         extents = await reader.extents(DEAD_LETTER_TOPIC)
         records = [record async for record in reader.read(DEAD_LETTER_TOPIC, extents)]
     return sum(part in record.value for record in records)
+
+
+@pytest.fixture
+def clients(monkeypatch):
+    """The clients of Kafka that consumers open, one after another."""
+    opened: list[AIOKafkaConsumer] = []
+
+    def opening(settings):
+        opened.append(kafka_consumer(settings))
+        return opened[-1]
+
+    monkeypatch.setattr(consumers, "kafka_consumer", opening)
+    return opened
+
+
+async def test_when_kafkas_client_fetches_nothing_any_more_another_one_does(
+    pool, kafka_bootstrap, clients
+):
+    """It says nothing itself: the consumer would stand still until its watchdog ends it."""
+    settings = settings_for(kafka_bootstrap)
+    await create_topics(settings)
+    workspace = f"w{uuid.uuid4().hex[:8]}"
+    async with consuming(settings, pool) as consumer:
+        await wait_until(lambda: consumer.ready, 20)
+        clients[0]._fetcher.error_future.cancel()
+        await publish(settings, workspace, event(f"{workspace}/api"))
+        await wait_until(lambda: usage(pool, workspace), 20)
+    assert len(clients) == 2
+
+
+async def test_a_consumer_that_cannot_take_its_partitions_over_ends(
+    pool, kafka_bootstrap, monkeypatch
+):
+    """Rather than to stand in the group and read nothing: whoever starts it again tries again."""
+    settings = settings_for(kafka_bootstrap)
+    await create_topics(settings)
+
+    async def fails(*_arguments: object) -> None:
+        raise KafkaTimeoutError("where do these begin?")
+
+    monkeypatch.setattr(AIOKafkaConsumer, "beginning_offsets", fails)
+
+    async def until_it_ends() -> None:
+        async with consuming(settings, pool):
+            running = {task for task in asyncio.all_tasks() if task.get_name() == "consumer"}
+            _ended, stands_still = await asyncio.wait(running, timeout=20)
+            assert not stands_still
+
+    with pytest.raises(KafkaTimeoutError):
+        await until_it_ends()

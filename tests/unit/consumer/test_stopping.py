@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any, cast
 
 import asyncpg
@@ -18,6 +19,7 @@ class InARebalance:
 
     def __init__(self, *, lost: int = 0) -> None:
         self.asked = asyncio.Event()
+        self._fetcher = SimpleNamespace(error_future=asyncio.get_running_loop().create_future())
         self._lost = lost
 
     async def start(self) -> None:
@@ -61,7 +63,7 @@ async def test_who_stops_in_a_rebalance_does_not_wait_for_its_end() -> None:
     """The whole process has six seconds; a group may need ten to notice that a member is gone."""
     kafka, stopping = InARebalance(), Stopping()
     consumer = consumer_of(kafka, stopping)
-    running = asyncio.create_task(consumer._consume(cast("Any", kafka)))
+    running = asyncio.create_task(consumer.run())
     await kafka.asked.wait()
     stopping.set("end of test")
     async with asyncio.timeout(3):
