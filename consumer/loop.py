@@ -54,6 +54,8 @@ LANES = 2
 only wait for this process's one core."""
 _LONGEST_WAIT = 5.0
 """Seconds between two attempts while the database is away."""
+_FETCH_AGAIN = 1.0
+"""Seconds until another client of Kafka takes the place of one that fetches nothing any more."""
 
 T = TypeVar("T")
 
@@ -131,8 +133,12 @@ class NotificationConsumer:
                 await kafka.start()
                 member.subscribe(NOTIFICATIONS_TOPIC)
                 await self._consume(kafka, member)
-            except (StaleOwnerError, FetchingEndedError) as error:
+            except StaleOwnerError as error:
                 log.warning("partition_lost", reason=str(error), action="rejoining the group")
+            except FetchingEndedError as error:
+                log.warning("partition_lost", reason=str(error), action="rejoining the group")
+                # Were it to happen again at once, the whole group would rebalance again and again.
+                await self._stopping.sleep(_FETCH_AGAIN)
             except TooManyDeadLettersError as error:
                 self.halted = str(error)
             finally:
