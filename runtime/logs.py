@@ -76,8 +76,9 @@ def configure_logs(settings: Settings, *, process: str) -> None:
     root.setLevel(settings.log_level.upper())
     for chatty in ("asyncio", "aiohttp.access"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    # It tells every failed attempt of an outage as an error of its own: our lines tell the outage.
+    # They tell every failed attempt of an outage, with a traceback: our lines tell the outage.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncpg").setLevel(logging.ERROR)
     logging.getLogger("aiohttp.server").addFilter(_is_ours)
     structlog.contextvars.bind_contextvars(process=process)
 

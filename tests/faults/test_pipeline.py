@@ -272,6 +272,8 @@ async def test_without_a_database_nothing_is_lost_and_it_catches_up(
     story, chance = Story(f"d{uuid.uuid4().hex[:6]}"), random.Random(SEED)
     load, loop = faulty.load(), asyncio.get_running_loop()
     rounds = scale.pick(1, 4)
+    logs = [faulty.stack.run_dir.log(part) for part in ("consumer", "api")]
+    told_before = [len(log.read_text()) for log in logs]
     for number in range(rounds):
         async with story.told(load, chance, workers=4):
             await load.reaches(50)
@@ -292,3 +294,5 @@ async def test_without_a_database_nothing_is_lost_and_it_catches_up(
     promise.count("lost", sum(map(abs, drift.values())) // EACH)
     assert set(load.answers) == {202}, "the receiver needs no database"
     assert drift == {}
+    for log, before in zip(logs, told_before, strict=True):
+        assert "Traceback" not in log.read_text()[before:], "an outage is no error of ours"

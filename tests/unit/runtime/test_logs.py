@@ -257,3 +257,15 @@ def test_what_is_no_http_fills_no_log_and_a_failure_of_ours_is_told(written):
 
     (line,) = written(say).splitlines()
     assert "ours" in json.loads(line)["exception"]
+
+
+@pytest.mark.parametrize(
+    ("library", "level"), [("asyncpg.pool", logging.WARNING), ("aiokafka.conn", logging.ERROR)]
+)
+def test_an_outage_is_told_by_lines_of_ours_not_by_a_traceback_for_each_attempt(
+    written, library, level
+):
+    def say(_log):
+        logging.getLogger(library).log(level, "retrying", exc_info=ConnectionRefusedError())
+
+    assert written(say) == ""
