@@ -148,11 +148,9 @@ class PreBuildHook:
             return self._unchecked(build, f"it took longer than {build.timeout_s:g} s")
         try:
             return task.result()
-        except (
-            Exception,
-            asyncio.CancelledError,
-        ) as error:  # whatever failed must not stop a build
-            # The cancellation is the task's, from within: ours would have ended the wait above.
+        except (Exception, asyncio.CancelledError) as error:
+            # Whatever failed must not stop a build. A cancellation is the task's, from within: ours would
+            # have ended the wait above.
             log.exception("pre_build_check_failed", workspace=build.workspace)
             return self._unchecked(build, f"{type(error).__name__} on our side, see the log")
 

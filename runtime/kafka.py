@@ -50,12 +50,19 @@ def _lost_as_such(send: Callable[..., Any]) -> Callable[..., Any]:
     return sending
 
 
-AIOKafkaConnection.send = _lost_as_such(AIOKafkaConnection.send)
-AIOKafkaConnection._send_sasl_token = _lost_as_such(AIOKafkaConnection._send_sasl_token)  # noqa: SLF001
+@functools.cache
+def _tell_lost_connections() -> None:
+    """Once in a process, before its first client."""
+    for way in ("send", "_send_sasl_token"):
+        setattr(AIOKafkaConnection, way, _lost_as_such(getattr(AIOKafkaConnection, way)))
 
 
 def connection_options(settings: Settings) -> dict[str, Any]:
-    """Options that every aiokafka client of ours shares: address, security, client id. SettingsError."""
+    """Options that every aiokafka client of ours shares: address, security, client id. SettingsError.
+
+    A connection that is lost is told to whoever takes these as aiokafka expects it, on uvloop, too.
+    """
+    _tell_lost_connections()
     options: dict[str, Any] = {
         "bootstrap_servers": settings.kafka_bootstrap,
         "client_id": "registry-quota",

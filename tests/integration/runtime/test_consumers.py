@@ -132,8 +132,10 @@ async def test_whose_client_fetches_nothing_any_more_is_told_so(kafka: Stack):
 async def test_what_is_written_to_a_connection_just_lost_is_told_as_its_loss(kafka: Stack):
     """On uvloop, too, where that is a RuntimeError: tasks of Kafka's client would end by it."""
 
+    settings = Settings(kafka_bootstrap=kafka.kafka_bootstrap)
+
     async def write_until_lost() -> str:
-        client = AIOKafkaClient(bootstrap_servers=kafka.kafka_bootstrap)
+        client = AIOKafkaClient(**connection_options(settings))
         await client.bootstrap()
         try:
             (node,) = {broker.nodeId for broker in client.cluster.brokers()}
