@@ -28,6 +28,7 @@ PROMISES: Final[Mapping[str, str]] = {
     "database-away": "database away: nothing is lost, it catches up",
     "half-open": "a connection that died without a word is noticed, and replaced",
     "full-disk": "a full disk loses nothing: 503 or waiting, until there is room again",
+    "storm": "whatever comes together: when it is over, everything moves again by itself",
     "flaky-registry": "a flaky registry makes no size wrong and leaves none unknown",
     "safe-deletes": "deleting never removes what is protected or needed",
     "registry-loss": "what the registry itself lost is repaired",
