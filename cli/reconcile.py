@@ -107,14 +107,14 @@ async def _reconcile(
 
 async def _open(stack: AsyncExitStack, settings: "Settings") -> "Reconciler":
     from quota.reconcile_wiring import open_reconciler
-    from runtime.postgres import open_pool
+    from runtime.postgres import close_pool, open_pool
 
     pool = await open_pool(
         settings.required_database_url(),
         size=settings.database_pool_size,
         name="registry-quota reconcile",
     )
-    stack.push_async_callback(pool.close)
+    stack.push_async_callback(close_pool, pool)
     return await open_reconciler(stack, settings, pool, clock=lambda: datetime.now(UTC))
 
 

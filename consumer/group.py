@@ -6,7 +6,7 @@ from typing import Final, Protocol
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from runtime.lifecycle import Stopping
+from runtime.lifecycle import Stopping, end
 from runtime.logs import get_logger
 
 log = get_logger(__name__)
@@ -51,8 +51,7 @@ class GroupOffsets:
         """The consumer has ended: nothing more is told by it."""
         self.reached.clear()
         if self._moving is not None:
-            self._moving.cancel()
-            await asyncio.wait({self._moving})
+            await end([self._moving])
             self._moving = None
 
     async def _commit(self, kafka: Commits, reached: dict[TopicPartition, int]) -> None:

@@ -38,7 +38,7 @@ from ledger import offsets
 from ledger.offsets import Advance, StaleOwnerError
 from ledger.record import Recorded, Recorder
 from registry.notifications import BadEvent, decode_event
-from runtime.consumers import FetchingEndedError, GroupMember, end_consumer
+from runtime.consumers import ClientEndedError, GroupMember, end_consumer
 from runtime.kafka import NOTIFICATIONS_TOPIC
 from runtime.lifecycle import Stopping, end
 from runtime.logs import Outcomes, get_logger
@@ -55,7 +55,7 @@ only wait for this process's one core."""
 _LONGEST_WAIT = 5.0
 """Seconds between two attempts while the database is away."""
 _FETCH_AGAIN = 1.0
-"""Seconds until another client of Kafka takes the place of one that fetches nothing any more."""
+"""Seconds until another client of Kafka takes the place of one that has ended in part."""
 
 T = TypeVar("T")
 
@@ -135,7 +135,7 @@ class NotificationConsumer:
                 await self._consume(kafka, member)
             except StaleOwnerError as error:
                 log.warning("partition_lost", reason=str(error), action="rejoining the group")
-            except FetchingEndedError as error:
+            except ClientEndedError as error:
                 log.warning("partition_lost", reason=str(error), action="rejoining the group")
                 # Were it to happen again at once, the whole group would rebalance again and again.
                 await self._stopping.sleep(_FETCH_AGAIN)

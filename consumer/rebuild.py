@@ -16,7 +16,7 @@ from quota.levels import level
 from registry.workspaces import WorkspaceRule
 from runtime.consumers import end_consumer
 from runtime.kafka import NOTIFICATIONS_TOPIC, cluster_id, connection_options
-from runtime.postgres import CONNECT_TIMEOUT, Connection, open_pool, retry_conflicts
+from runtime.postgres import CONNECT_TIMEOUT, Connection, close_pool, open_pool, retry_conflicts
 from runtime.settings import MESSAGE_MAX_BYTES, Settings
 
 _ATTEMPTS = 5
@@ -148,7 +148,7 @@ async def rebuilding(
             yield rebuild
         finally:
             await end_consumer(kafka)
-            await pool.close()
+            await close_pool(pool)
             await other.close()
             await rebuilt.drop(live)
     finally:

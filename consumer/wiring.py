@@ -26,7 +26,7 @@ from runtime.kafka import cluster_id, connection_options
 from runtime.lifecycle import Stopping, background, run_until_stopped
 from runtime.logs import get_logger
 from runtime.patience import until_it_answers
-from runtime.postgres import open_pool
+from runtime.postgres import close_pool, open_pool
 from runtime.producers import discard_producer, open_producer
 from runtime.settings import MESSAGE_MAX_BYTES, Settings
 from runtime.tls import door_certificate
@@ -77,7 +77,7 @@ async def run(settings: Settings) -> int:
             stopping,
             check="RQ_DATABASE_URL",
         )
-        stack.push_async_callback(pool.close)
+        stack.push_async_callback(close_pool, pool)
         recorder = Recorder(
             pool,
             rule=WorkspaceRule(settings.workspace_pattern),

@@ -119,8 +119,10 @@ class Keeper:
 
     async def _until_answers(self) -> int:
         while True:
+            # Not `asyncio.wait_for`, which loses a cancellation that comes with the answer (Python 3.11).
             with contextlib.suppress(Exception):
-                await asyncio.wait_for(self.part.answers(), _PROBE_TIMEOUT)
+                async with asyncio.timeout(_PROBE_TIMEOUT):
+                    await self.part.answers()
                 return 0
             await asyncio.sleep(_PROBE_SECONDS)
 

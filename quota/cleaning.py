@@ -26,6 +26,7 @@ from quota.planner import make_plan
 from quota.snapshot import Incoming, Snapshot, plan_input, take_snapshot
 from quota.stored import Steps
 from registry.errors import RegistryError
+from runtime.lifecycle import end
 from runtime.logs import get_logger
 from runtime.postgres import UNAVAILABLE
 from runtime.settings import DEFAULT_REGISTRY
@@ -314,9 +315,7 @@ class Job:
         try:
             yield
         finally:
-            beating.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await beating
+            await end([beating])
 
     async def _beat(self) -> None:
         while True:

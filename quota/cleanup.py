@@ -22,6 +22,7 @@ from quota.plan import Plan
 from quota.snapshot import Incoming, Snapshot
 from quota.stored import Steps
 from registry.client import RegistryClient
+from runtime.lifecycle import end
 from runtime.logs import get_logger
 from runtime.postgres import Pool
 
@@ -155,9 +156,7 @@ class Cleaner:
         tasks = list(self._running.values())
         if tasks:
             _done, pending = await asyncio.wait(tasks, timeout=seconds)
-            for task in pending:
-                task.cancel()
-            await asyncio.gather(*pending, return_exceptions=True)
+            await end(pending)
 
     async def plan_asked(
         self, workspace: str, incoming: Incoming, *, seconds: float

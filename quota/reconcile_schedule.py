@@ -13,7 +13,7 @@ from ledger import verify
 from ledger.reconcile import Pass
 from quota.reconcile import AlreadyReconcilingError, Progress, Reconciler, Report
 from registry.errors import RegistryError
-from runtime.lifecycle import Stopping
+from runtime.lifecycle import Stopping, end
 from runtime.logs import get_logger
 from runtime.postgres import UNAVAILABLE, Pool
 from runtime.settings import DEFAULT_REGISTRY
@@ -168,9 +168,7 @@ class ReconcileSchedule:
         except RegistryError as error:
             log.warning("reconcile_stopped", reason=str(error))
         finally:
-            for task in (running, stop):
-                task.cancel()
-            await asyncio.gather(running, stop, return_exceptions=True)
+            await end((running, stop))
 
 
 def _tell(report: Report) -> None:

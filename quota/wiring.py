@@ -67,6 +67,7 @@ from runtime.postgres import (
     UNAVAILABLE,
     Connection,
     Pool,
+    close_pool,
     open_pool,
     open_statement_pool,
 )
@@ -241,7 +242,7 @@ async def run(settings: Settings) -> int:
             stopping,
             check="RQ_DATABASE_URL",
         )
-        stack.push_async_callback(pool.close)
+        stack.push_async_callback(close_pool, pool)
         client = await stack.enter_async_context(registry_client(settings))
         recorder = Recorder(
             pool,
@@ -267,7 +268,7 @@ async def run(settings: Settings) -> int:
         statements = await open_statement_pool(
             url, size=max(1, settings.database_pool_size // 3), name="registry-quota hook"
         )
-        stack.push_async_callback(statements.close)
+        stack.push_async_callback(close_pool, statements)
         hook = PreBuildHook(
             pool,
             cleaner,

@@ -3,6 +3,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from aiokafka import (
@@ -11,6 +12,7 @@ from aiokafka import (
     ConsumerRecord,
     TopicPartition,
 )
+from aiokafka.errors import KafkaError
 
 from runtime.lifecycle import end
 from runtime.logs import get_logger
@@ -22,15 +24,15 @@ LEAVING: Final = 3.0
 """Seconds that leaving the group may take: `AIOKafkaConsumer.stop` waits 40 for a broker that is silent."""
 
 
-class FetchingEndedError(Exception):
-    """Kafka's client fetches nothing any more: end it, and go on with another."""
+class ClientEndedError(KafkaError):  # type: ignore[misc]
+    """A part of Kafka's client has ended by itself: end all of it, and go on with another."""
 
 
 class GroupMember:
     """A consumer in a group. What goes wrong beside it is raised by `poll`.
 
-    aiokafka only logs it when taking partitions over fails or its fetching ends: the group would
-    think that somebody reads these partitions, and nobody would.
+    aiokafka only logs it, if at all, when taking partitions over fails or one of its own tasks ends: the
+    group would think that somebody reads these partitions, and nobody would.
     """
 
     def __init__(
@@ -43,9 +45,12 @@ class GroupMember:
         """`assigned` is done before the first record of these partitions is fetched."""
         self._consumer = consumer
         self._listener = _Listener(assigned, revoked)
+        self._lost: ClientEndedError | None = None
 
     def subscribe(self, topic: str) -> None:
-        """Join the group for a topic."""
+        """Join the group for a topic, with a consumer that was started."""
+        for what, task in _own_tasks(self._consumer):
+            task.add_done_callback(partial(self._ended, what))
         self._consumer.subscribe([topic], listener=self._listener)
 
     async def poll(
@@ -54,19 +59,38 @@ class GroupMember:
         """The next records; none after so many milliseconds without any.
 
         Raises:
-            FetchingEndedError: nothing will come any more.
+            ClientEndedError: nothing will come any more, or nobody would hear of a rebalance.
             KafkaError, or what `assigned` raised.
         """
         if self._listener.error is not None:
             raise self._listener.error
-        fetching = self._consumer._fetcher.error_future
-        if fetching.done():
-            why = None if fetching.cancelled() else fetching.exception()
-            raise FetchingEndedError(f"Kafka's client has stopped fetching: {why!r}")
+        if self._lost is not None:
+            raise self._lost
         records: dict[TopicPartition, list[ConsumerRecord]] = await self._consumer.getmany(
             timeout_ms=timeout_ms, max_records=max_records
         )
         return records
+
+    def _ended(self, what: str, task: "asyncio.Future[None]") -> None:
+        why = "cancelled" if task.cancelled() else repr(task.exception())
+        self._lost = ClientEndedError(f"Kafka's client has stopped {what}: {why}")
+        if self._consumer._closed:
+            return  # it was asked to
+        # Also who stands in a rebalance, whose end nobody would tell it any more.
+        subscription = self._consumer._subscription
+        for waiter in (*subscription._assignment_waiters, *subscription._fetch_waiters):
+            if not waiter.done():
+                waiter.set_exception(self._lost)
+                waiter.exception()  # nobody may wait for it, and asyncio would complain
+
+
+def _own_tasks(consumer: AIOKafkaConsumer) -> "list[tuple[str, asyncio.Future[None]]]":
+    """What a member's client does beside it for as long as it lives, and the tasks that do it."""
+    return [
+        ("fetching", consumer._fetcher._fetch_task),
+        ("following its group", consumer._coordinator._coordination_task),
+        ("following the brokers", consumer._client._sync_task),
+    ]
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]

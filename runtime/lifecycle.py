@@ -2,8 +2,12 @@
 
 import asyncio
 import contextlib
+import faulthandler
+import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -13,6 +17,12 @@ log = get_logger(__name__)
 
 STOP_DEADLINE = 4.0
 """Seconds that a process gives its open work after a stop signal (the whole stack ends within 6)."""
+
+LONGEST_END = 3 * STOP_DEADLINE
+"""Seconds after which a process that was asked to end is ended as it stands."""
+
+EXIT_CODE = 70
+"""Of a process that did not end by itself."""
 
 _CANCEL_AGAIN = 0.5
 """Seconds after which a task that goes on is cancelled again."""
@@ -27,12 +37,22 @@ class Stopping:
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
+        self._since = 0.0
         self.reason = ""
 
     def set(self, reason: str) -> None:
         """Ask the process to end; the first reason stays."""
-        self.reason = self.reason or reason
+        if not self.reason:
+            self.reason = reason
+            self._since = time.monotonic()
         self._event.set()
+
+    @property
+    def left(self) -> float:
+        """Seconds that open work has from now on: all of it together, and none unless it was asked to end."""
+        if not self._event.is_set():
+            return 0.0
+        return max(0.0, STOP_DEADLINE - (time.monotonic() - self._since))
 
     def is_set(self) -> bool:
         """Whether the process is about to end."""
@@ -44,9 +64,20 @@ class Stopping:
 
     async def sleep(self, seconds: float) -> bool:
         """Wait up to `seconds`; True when the process is asked to end meanwhile."""
+        # Not `asyncio.wait_for`, which loses a cancellation that comes with the event (Python 3.11).
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._event.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._event.wait()
         return self._event.is_set()
+
+
+def being_cancelled() -> bool:
+    """Whether somebody has asked the running task to end.
+
+    Where not, a CancelledError comes from within: a library had cancelled what it waited for itself.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def end(tasks: Iterable["asyncio.Future[Any]"]) -> None:
@@ -72,11 +103,10 @@ async def background(
     """
 
     async def guarded() -> None:
-        task = asyncio.current_task()
         try:
             await run
         except asyncio.CancelledError:
-            if task is not None and task.cancelling():
+            if being_cancelled():
                 raise
             log.exception("part_failed", part=name)
             stopping.set(f"{name} failed: cancelled from within")
@@ -93,35 +123,75 @@ async def background(
     try:
         yield task
     finally:
-        _done, pending = await asyncio.wait(
-            [task], timeout=STOP_DEADLINE if stopping.is_set() else 0
-        )
-        if pending:
-            task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            await task
+        await asyncio.wait([task], timeout=stopping.left)
+        await end([task])
+
+
+def end_process(reason: str, *, die: Callable[[int], Any] = os._exit) -> None:
+    """End this process as it stands, and tell where each of its threads stands. From any thread."""
+    log.critical("stalled", reason=reason, action="ending this process at once")
+    faulthandler.dump_traceback(all_threads=True)
+    die(EXIT_CODE)
+
+
+@contextlib.contextmanager
+def _bounded(
+    seconds: float, stopping: Stopping, die: Callable[[int], Any]
+) -> Iterator[Callable[[], None]]:
+    """What is yielded begins a time in which this has to be left, or the process is ended.
+
+    By a thread: tasks of asyncio may be what hangs.
+    """
+    begun, done = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        begun.wait()
+        if not done.wait(seconds):
+            end_process(f"it was asked to end and did not: {stopping.reason}", die=die)
+
+    threading.Thread(target=watch, name="end", daemon=True).start()
+    try:
+        yield begun.set
+    finally:
+        done.set()
+        begun.set()
 
 
 async def run_until_stopped(
     start: Callable[[AsyncExitStack, Stopping], Coroutine[Any, Any, None]],
+    *,
+    longest_end: float = LONGEST_END,
+    die: Callable[[int], Any] = os._exit,
 ) -> int:
     """Start a process's parts into an exit stack, wait for SIGINT, SIGTERM or a failed part, close.
 
-    Returns the exit code: 0 after a signal, 1 after a failure.
+    Returns the exit code: 0 after a signal, 1 after a failure. What has not ended `longest_end` seconds
+    after it was asked to is ended by `die`.
     """
     stopping = Stopping()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set, signal.Signals(number).name)
-    async with AsyncExitStack() as stack:
-        # A signal counts while the parts are still being connected, too.
-        starting = asyncio.create_task(start(stack, stopping), name="start")
-        asked = asyncio.create_task(stopping.wait(), name="stop")
-        await asyncio.wait([starting, asked], return_when=asyncio.FIRST_COMPLETED)
-        if not starting.done():
-            starting.cancel()
-        with contextlib.suppress(asyncio.CancelledError, StoppedError):
-            await starting
-        await asked
-        log.info("stopping", reason=stopping.reason)
+    with _bounded(longest_end, stopping, die) as begin_to_end:
+        async with AsyncExitStack() as stack:
+            # A signal counts while the parts are still being connected, too.
+            starting = asyncio.create_task(start(stack, stopping), name="start")
+            asked = asyncio.create_task(stopping.wait(), name="stop")
+            asked.add_done_callback(lambda _: begin_to_end())
+            try:
+                await asyncio.wait([starting, asked], return_when=asyncio.FIRST_COMPLETED)
+                if not starting.done():
+                    await end([starting])
+                if not starting.cancelled():
+                    with contextlib.suppress(StoppedError):
+                        starting.result()
+                elif not stopping.is_set():
+                    # Half of it has started: it would look alive.
+                    log.error("part_failed", part="start", reason="cancelled from within")
+                    stopping.set("start failed: cancelled from within")
+                await asked
+            finally:
+                begin_to_end()
+                await end([starting, asked])
+            log.info("stopping", reason=stopping.reason)
     return 0 if stopping.reason.startswith("SIG") else 1

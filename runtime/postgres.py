@@ -20,6 +20,9 @@ Pool = asyncpg.Pool
 CONNECT_TIMEOUT = 5.0
 """Seconds until an attempt to connect is given up."""
 
+CLOSE_TIMEOUT = 0.5
+"""Seconds that closing a pool may take."""
+
 ACQUIRE_TIMEOUT = 10.0
 """Seconds until waiting for a free connection is given up."""
 
@@ -183,6 +186,18 @@ async def open_pool(
         },
         **options,
     )
+
+
+async def close_pool(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+    """Close, and soon; raises nothing of Postgres's.
+
+    asyncpg waits without an end for whoever holds a connection, and for a silent server to hang up.
+    """
+    try:
+        async with asyncio.timeout(CLOSE_TIMEOUT):
+            await pool.close()  # cancelled it aborts what is left
+    except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+        log.info("connections_aborted", reason=repr(error))
 
 
 async def retry_conflicts(work: Callable[[], Awaitable[T]], *, attempts: int = 8) -> T:

@@ -5,7 +5,6 @@ ever, a group that never finds together, an event loop that something blocks).
 """
 
 import asyncio
-import faulthandler
 import os
 import threading
 import time
@@ -17,7 +16,7 @@ from typing import Any, Final
 
 from aiokafka.errors import KafkaError
 
-from runtime.lifecycle import STOP_DEADLINE, Stopping
+from runtime.lifecycle import Stopping, being_cancelled, end, end_process
 from runtime.logs import get_logger
 from runtime.postgres import UNAVAILABLE
 
@@ -25,12 +24,6 @@ log = get_logger(__name__)
 
 Standing = Mapping[str, Hashable]
 """Work that waits → how far it is. Nothing waits, or nobody can tell: empty."""
-
-EXIT_CODE: Final = 70
-"""Of a process that did not even end when it was asked to."""
-
-_GRACE: Final = 3 * STOP_DEADLINE
-"""Seconds that a stalled process gets to end by itself."""
 
 _LOOKS: Final = 4
 """How often one looks in the time after which something counts as stalled."""
@@ -93,7 +86,6 @@ class Watchdog:
         self._watching = 0.0
         """Seconds that were watched: not those in which this process was frozen as a whole."""
         self._looked_at: float | None = None
-        self._stalled = False
 
     def watch(
         self, part: str, standing: Callable[[], Awaitable[Standing]], *, patience: float = 1.0
@@ -124,9 +116,7 @@ class Watchdog:
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(tasks)
             ended.set()
 
     async def look(self) -> str | None:
@@ -136,23 +126,30 @@ class Watchdog:
             self._watching += min(now - self._looked_at, 2 * self._after / _LOOKS)
         self._looked_at = now
         for watched in self._watched:
-            try:
-                async with asyncio.timeout(self._look_seconds):
-                    standing = await watched.standing()
-            except (*UNAVAILABLE, KafkaError) as error:
-                # What it needs is away: no reason to end, and no knowledge.
-                log.debug("watchdog_sees_nothing", part=watched.part, reason=repr(error))
-                standing = {}
+            standing = await self._standing_of(watched)
             if reason := watched.stalls.look(standing, self._watching):
                 where = whereabouts(watched.part)
                 return f"{watched.part} stalled: {reason}" + (f", in {where}" if where else "")
         return None
 
+    async def _standing_of(self, watched: _Watched) -> Standing:
+        try:
+            async with asyncio.timeout(self._look_seconds):
+                return await watched.standing()
+        except (*UNAVAILABLE, KafkaError) as error:
+            # What it needs is away: no reason to end, and no knowledge.
+            log.debug("watchdog_sees_nothing", part=watched.part, reason=repr(error))
+        except (Exception, asyncio.CancelledError) as error:
+            # Nothing else would ever tell of a part that stalls later.
+            if being_cancelled():
+                raise
+            log.warning("watchdog_sees_nothing", part=watched.part, reason=repr(error))
+        return {}
+
     async def _look_around(self) -> None:
         while not await self._stopping.sleep(self._after / _LOOKS):
             if reason := await self.look():
                 log.error("stalled", reason=reason, action="ending this process")
-                self._stalled = True
                 self._stopping.set(reason)
 
     async def _tick(self, ticks: "_Ticks") -> None:
@@ -162,20 +159,12 @@ class Watchdog:
 
     def _watch_loop(self, ticks: "_Ticks", ended: threading.Event) -> None:
         """In a thread. Counts its own steps: a process that was frozen as a whole is not stalled."""
-        seen, still, ending = -1, 0, 0.0
+        seen, still = -1, 0
         step = self._after / _TICKS
         while not ended.wait(step):
             seen, still = ticks.count, (still + 1 if ticks.count == seen else 0)
-            ending += step if self._stalled else 0.0
             if still >= _TICKS:
-                self._end(f"the event loop has been blocked for {self._after:g} s")
-            elif ending > _GRACE:
-                self._end(f"it was asked to end and did not: {self._stopping.reason}")
-
-    def _end(self, reason: str) -> None:
-        log.critical("stalled", reason=reason, action="ending this process at once")
-        faulthandler.dump_traceback(all_threads=True)
-        self._die(EXIT_CODE)
+                end_process(f"the event loop has been blocked for {self._after:g} s", die=self._die)
 
 
 @dataclass

@@ -226,6 +226,9 @@ class Connection(asyncio.Protocol):
     async def _deliver(self, taking: Awaitable[str | None]) -> None:
         try:
             problem = await taking
+        except BaseException:
+            self.abort()  # else whoever sent it waits for an answer that does not come
+            raise
         finally:
             self.task = None
             self.idle_since = self._front.loop.time()

@@ -5,9 +5,10 @@ from collections.abc import Awaitable, Sequence
 from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerClosed
 
 from runtime.kafka import DEAD_LETTER_TOPIC, NOTIFICATIONS_TOPIC
+from runtime.lifecycle import being_cancelled
 from runtime.producers import BATCH_BYTES, OpenBatches, discard_producer
 from webhook_receiver.messages import Message, shortened
 
@@ -79,9 +80,15 @@ class Link:
     async def _send(self, message: Message, deadline: float) -> asyncio.Future[Any]:
         """Wait for what it needs: room in a batch, a topic's partitions, another large message."""
         async with asyncio.timeout_at(deadline):
-            if len(message.value) > BATCH_BYTES:
-                return await self._send_large(message)
-            return await self._sending(message)
+            try:
+                if len(message.value) > BATCH_BYTES:
+                    return await self._send_large(message)
+                return await self._sending(message)
+            except asyncio.CancelledError:
+                if being_cancelled():
+                    raise
+                # Who waits for partitions when the producer is discarded: see `discard_producer`.
+                raise ProducerClosed from None
 
     def _sending(self, message: Message) -> Awaitable[asyncio.Future[Any]]:
         sending: Awaitable[asyncio.Future[Any]] = self._producer.send(

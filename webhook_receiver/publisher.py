@@ -9,6 +9,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 
 from runtime.kafka import DEAD_LETTER_TOPIC, NOTIFICATIONS_TOPIC
+from runtime.lifecycle import being_cancelled
 from runtime.logs import get_logger
 from runtime.producers import discard_producer, open_producer
 from runtime.settings import Settings
@@ -227,13 +228,17 @@ class Publisher:
     # Connecting
 
     async def _keep_connected(self) -> None:
-        while True:
+        while not being_cancelled():
             await self._wanted.wait()
             started = self._loop.time()
             try:
                 async with asyncio.timeout(OPEN_TIMEOUT):
                     producer = await open_producer(self._settings)
                     await self._look_up_topics(producer)
+            except asyncio.CancelledError as error:
+                if being_cancelled():
+                    raise
+                self._failed(error)
             except Exception as error:  # noqa: BLE001 - whatever it is, the next attempt may do
                 self._failed(error)
             else:
@@ -264,7 +269,7 @@ class Publisher:
             await discard_producer(producer)
             raise KafkaUnavailable(problem)
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: BaseException) -> None:
         problem = str(error) or "Kafka does not answer"
         if problem != self._problem:
             log.warning("kafka_unavailable", reason=problem, error=type(error).__name__)

@@ -16,7 +16,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 
 from devstack.config import StackConfig
 from devstack.stack import Stack
-from runtime.consumers import FetchingEndedError, GroupMember, end_consumer
+from runtime.consumers import ClientEndedError, GroupMember, end_consumer
 from runtime.kafka import NOTIFICATIONS_TOPIC, connection_options, create_topics
 from runtime.producers import cut
 from runtime.settings import Settings
@@ -120,13 +120,38 @@ async def test_who_cannot_take_its_partitions_over_is_told_so(kafka: Stack):
         await wait_until(told, 10)
 
 
-async def test_whose_client_fetches_nothing_any_more_is_told_so(kafka: Stack):
+@pytest.mark.parametrize(
+    ("own_task", "told"),
+    [
+        (lambda client: client._fetcher._fetch_task, "fetching"),
+        (lambda client: client._coordinator._coordination_task, "following its group"),
+        (lambda client: client._client._sync_task, "following the brokers"),
+    ],
+)
+async def test_whose_client_has_lost_a_part_of_itself_is_told_so(
+    kafka: Stack, own_task: Callable[[AIOKafkaConsumer], "asyncio.Task[None]"], told: str
+):
+    """It would fetch nothing any more, or not hear of a rebalance, or find no broker again."""
     async with joined(kafka) as (consumer, member):
-        fetching = consumer._fetcher.error_future
-        fetching.cancel()
-        await asyncio.wait([fetching])
-        with pytest.raises(FetchingEndedError, match="stopped fetching"):
+        task = own_task(consumer)
+        task.cancel()
+        await asyncio.wait([task])
+        with pytest.raises(ClientEndedError, match=f"stopped {told}"):
             await member.poll(timeout_ms=10, max_records=1)
+
+
+async def test_who_stands_in_a_rebalance_is_told_that_its_client_follows_the_group_no_more(
+    kafka: Stack,
+):
+    """The end of that rebalance nobody would ever tell it."""
+    async with joined(kafka) as (consumer, member):
+        consumer._subscription.begin_reassignment()
+        polling = asyncio.create_task(member.poll(timeout_ms=10, max_records=1))
+        await asyncio.wait([polling], timeout=0.1)
+        assert not polling.done()
+        consumer._coordinator._coordination_task.cancel()
+        await asyncio.wait([polling], timeout=2)
+        assert isinstance(polling.exception(), ClientEndedError)
 
 
 async def test_what_is_written_to_a_connection_just_lost_is_told_as_its_loss(kafka: Stack):

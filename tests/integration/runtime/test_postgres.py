@@ -8,7 +8,8 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import pytest
 
-from runtime.postgres import UNAVAILABLE, open_pool, open_statement_pool
+from runtime.postgres import UNAVAILABLE, close_pool, open_pool, open_statement_pool
+from tests.support.fault_proxy import fault_proxy
 
 _FIELDS = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection\0\0"
 GOODBYE = b"E" + (len(_FIELDS) + 4).to_bytes(4, "big") + _FIELDS
@@ -127,3 +128,19 @@ async def test_who_is_cancelled_while_its_connection_is_lost_is_cancelled(
             assert task.cancelled() or (lost_before and isinstance(task.exception(), UNAVAILABLE))
         finally:
             pool.terminate()
+
+
+async def test_a_pool_is_closed_beside_a_silent_server(database_url):
+    """asyncpg would wait for whoever holds a connection, and for the server to hang up."""
+    port = urlsplit(database_url).port
+    assert port is not None
+    async with fault_proxy(port) as proxy:
+        url = database_url.replace(f":{port}/", f":{proxy.port}/")
+        pool = await open_pool(url, size=2, name="tests")
+        async with proxy.silent():
+            holding = asyncio.create_task(pool.fetchval("SELECT 1"))
+            await asyncio.wait([holding], timeout=0.1)
+            async with asyncio.timeout(3):
+                await close_pool(pool)
+            await asyncio.wait([holding], timeout=2)
+        assert isinstance(holding.exception(), UNAVAILABLE)

@@ -76,3 +76,26 @@ async def test_what_is_still_under_way_ends_with_the_consumer() -> None:
     await group.asked.wait()
     await offsets.forget()
     assert await moving
+
+
+async def test_a_move_that_loses_a_cancellation_ends_with_the_consumer_all_the_same() -> None:
+    """Kafka's client tries again at a bad moment: the consumer would wait for it before it rejoins."""
+
+    class Loses:
+        cancelled = 0
+
+        async def commit(self, _offsets: dict[TopicPartition, int]) -> None:
+            while self.cancelled < 2:
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    self.cancelled += 1
+
+    offsets = GroupOffsets()
+    offsets.reached[PARTITION] = 5
+    moving = asyncio.create_task(offsets.move(Loses()))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    async with asyncio.timeout(3):
+        await offsets.forget()
+    await moving

@@ -19,7 +19,10 @@ class InARebalance:
 
     def __init__(self, *, lost: int = 0) -> None:
         self.asked = asyncio.Event()
-        self._fetcher = SimpleNamespace(error_future=asyncio.get_running_loop().create_future())
+        for_ever = asyncio.get_running_loop().create_future()
+        self._fetcher = SimpleNamespace(_fetch_task=for_ever)
+        self._coordinator = SimpleNamespace(_coordination_task=for_ever)
+        self._client = SimpleNamespace(_sync_task=for_ever)
         self._lost = lost
 
     async def start(self) -> None:

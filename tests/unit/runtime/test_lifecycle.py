@@ -1,10 +1,13 @@
 """A process lives as long as all of its parts do; what is cancelled ends."""
 
 import asyncio
+import time
+from contextlib import AsyncExitStack
 
 import pytest
 
-from runtime.lifecycle import Stopping, background, end
+from runtime import lifecycle
+from runtime.lifecycle import EXIT_CODE, Stopping, background, end, run_until_stopped
 
 
 async def part_that_ends(how: BaseException | None) -> Stopping:
@@ -91,3 +94,77 @@ async def test_what_fails_on_being_cancelled_is_nobodys_complaint(
     await end([task])
     del task
     assert "never retrieved" not in caplog.text
+
+
+async def test_a_part_that_loses_a_cancellation_ends_with_its_process() -> None:
+    cancelled = 0
+
+    async def hard_of_hearing() -> None:
+        nonlocal cancelled
+        while cancelled < 2:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled += 1
+
+    began = time.monotonic()
+    async with asyncio.timeout(5):
+        async with background("part", hard_of_hearing(), Stopping()):
+            await asyncio.sleep(0)
+    assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_cancellation_that_comes_with_the_end_is_not_lost(turns: int) -> None:
+    """At whichever turn of the loop: asyncio.wait_for of Python 3.11 loses it at one."""
+    stopping = Stopping()
+    task = asyncio.create_task(stopping.sleep(60))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    stopping.set("end of test")
+    for _turn in range(turns):
+        await asyncio.sleep(0)
+    asked = task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled() == asked
+
+
+async def test_a_start_that_is_cancelled_from_within_ends_the_process() -> None:
+    async def start(_stack: AsyncExitStack, _stopping: Stopping) -> None:
+        raise asyncio.CancelledError
+
+    async with asyncio.timeout(2):
+        assert await run_until_stopped(start) == 1
+
+
+async def test_all_parts_together_have_one_time_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other a process of eight parts would take half a minute."""
+    monkeypatch.setattr(lifecycle, "STOP_DEADLINE", 0.2)
+
+    async def start(stack: AsyncExitStack, stopping: Stopping) -> None:
+        for number in range(8):
+            part = asyncio.sleep(60)
+            await stack.enter_async_context(background(f"part {number}", part, stopping))
+        stopping.set("SIGTERM")
+
+    began = time.monotonic()
+    assert await run_until_stopped(start) == 0
+    assert time.monotonic() - began < 1
+
+
+async def test_a_process_that_does_not_end_is_ended() -> None:
+    """Whatever it hangs at: it would answer nothing, and nobody would start it again."""
+    hangs, codes = asyncio.Event(), list[int]()
+    loop = asyncio.get_running_loop()
+
+    def die(code: int) -> None:
+        codes.append(code)
+        loop.call_soon_threadsafe(hangs.set)
+
+    async def start(stack: AsyncExitStack, stopping: Stopping) -> None:
+        stack.push_async_callback(hangs.wait)
+        stopping.set("a part failed")
+
+    async with asyncio.timeout(5):
+        assert await run_until_stopped(start, longest_end=0.1, die=die) == 1
+    assert codes == [EXIT_CODE]

@@ -4,11 +4,12 @@ import asyncio
 import itertools
 import threading
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.lifecycle import Stopping
-from runtime.watchdog import EXIT_CODE, Stalls, Watchdog, whereabouts
+from runtime.lifecycle import EXIT_CODE, Stopping
+from runtime.watchdog import Stalls, Watchdog, whereabouts
 
 
 def test_what_does_not_move_for_long_enough_is_told_with_its_place_and_time():
@@ -72,6 +73,23 @@ async def test_what_cannot_be_known_is_no_stall():
     async with watchdog.running(), asyncio.timeout(10):
         await asked.wait()
     assert not stopping.is_set()
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), asyncio.CancelledError()])
+async def test_a_look_that_fails_is_not_the_last(error: BaseException):
+    """Also where a library cancelled it from within: nobody would see what stalls later."""
+    stopping, looks = Stopping(), itertools.count()
+
+    async def fails_once():
+        if next(looks) == 0:
+            raise error
+        return {"partition 3": "offset 7"}
+
+    watchdog = Watchdog(after=0.2, stopping=stopping, die=print)
+    watchdog.watch("consumer", fails_once)
+    async with watchdog.running(), asyncio.timeout(10):
+        await stopping.wait()
+    assert stopping.reason.startswith("consumer stalled")
 
 
 async def test_a_look_that_hangs_ends_by_itself():

@@ -131,6 +131,18 @@ async def test_what_is_not_stored_is_to_be_sent_again():
     assert bench.transport.closed
 
 
+async def test_who_cannot_be_answered_is_hung_up_on():
+    """A registry waits for its answer, and sends nothing else meanwhile."""
+    bench = Bench()
+    bench.store.may.clear()
+    bench.connection.data_received(PLAIN + BODY)
+    task = bench.connection.task
+    await bench.settle()
+    task.cancel()  # as a library does from within
+    await asyncio.wait([task])
+    assert (bench.transport.aborted, bench.transport.written) == (True, b"")
+
+
 async def test_what_real_registries_send_takes_the_short_way():
     heads = Heads(PATH, Tokens({"test-secret": "edge"}), 8 * 1024 * 1024)
     seen = 0

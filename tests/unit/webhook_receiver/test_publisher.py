@@ -176,6 +176,23 @@ async def test_waiting_for_room_ends_in_time_also_when_little_is_held(cluster: C
         assert b.in_flight.bytes == 0
 
 
+async def test_who_waits_for_room_in_a_producer_that_is_discarded_is_told_so(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+):
+    """Its end cancels what waits for partitions: unanswered, a registry would wait."""
+
+    async def cancelled_from_within(*_message: object, **_options: object) -> None:
+        raise asyncio.CancelledError
+
+    cluster.full = True
+    async with bench(cluster) as b:
+        await wait_until(lambda: cluster.producers)
+        monkeypatch.setattr(cluster.producers[0], "send", cancelled_from_within)
+        with pytest.raises(KafkaUnavailable):
+            await b.publish(message())
+        assert b.in_flight.bytes == 0
+
+
 async def test_deliveries_that_share_a_batch_share_its_fate(cluster: Cluster):
     cluster.outcome = lambda *_: None
     async with bench(cluster) as b:
@@ -379,3 +396,22 @@ async def test_closing_does_not_wait_for_what_kafka_did_not_take(cluster: Cluste
     with pytest.raises(KafkaUnavailable):
         await publishing
     assert b.in_flight.bytes == 0
+
+
+async def test_an_opening_that_is_cancelled_from_within_is_not_the_last(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+):
+    """By a library: nobody asked for the end, and no event would ever be taken again."""
+    opened = 0
+
+    async def open_producer(settings: Settings) -> Producer:
+        nonlocal opened
+        opened += 1
+        if opened == 1:
+            raise asyncio.CancelledError
+        return await cluster.open(settings)
+
+    monkeypatch.setattr(publisher, "open_producer", open_producer)
+    async with bench(cluster) as b:
+        await wait_until(lambda: opened == 2)
+        assert await b.publish(message()) == [message()]
