@@ -7,7 +7,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError, TLSConfig
 from temporalio.worker import Worker
 
-from runtime.lifecycle import StoppedError, Stopping, run_until_stopped
+from runtime.lifecycle import StoppedError, Stopping, background, run_until_stopped
 from runtime.logs import get_logger
 from runtime.settings import Settings, SettingsError
 from runtime.tls import authorities, read_pem
@@ -37,7 +37,10 @@ async def run(settings: Settings) -> int:
             task_queue=settings.temporal_task_queue,
             activities=[activities.check_quota, activities.track_image],
         )
-        await stack.enter_async_context(worker)
+        # Not `async with worker`: it tells the task that entered it of its end, and that one, our
+        # start, has ended before.
+        await stack.enter_async_context(background("worker", worker.run(), stopping))
+        stack.push_async_callback(worker.shutdown)
         log.info(
             "temporal_worker_started", queue=settings.temporal_task_queue, target=target, tls=by_tls
         )

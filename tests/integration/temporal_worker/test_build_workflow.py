@@ -1,8 +1,10 @@
 """The example workflow and our activities on a real Temporal server, the gRPC door real behind them."""
 
+import asyncio
 import json
 import logging
 import shutil
+import signal
 import sys
 import uuid
 from collections.abc import AsyncIterator
@@ -13,13 +15,17 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
+from pydantic import SecretStr
 from temporalio import activity
 from temporalio.client import WorkflowFailureError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
+from temporalio.worker._activity import _ActivityWorker
 
 from idp.build.v1 import build_pb2 as pb
 from registry.names import format_digest
+from runtime.settings import Settings
+from temporal_worker import wiring
 from temporal_worker.activities import QuotaActivities
 from temporal_worker.example_workflow import QUOTA_QUEUE, BuildWithQuota
 from temporal_worker.payloads import BuildInput, BuildResult
@@ -277,3 +283,25 @@ async def test_what_no_retry_can_mend_is_tried_once_and_the_build_goes_on(
         "INVALID",
     ]
     assert len(built) == 1
+
+
+async def test_a_worker_that_fails_ends_its_process(
+    temporal: WorkflowEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would look alive, and take no task: whoever supervises processes starts it again."""
+
+    async def fails(_worker: object) -> None:
+        raise RuntimeError("a poll failed")
+
+    monkeypatch.setattr(_ActivityWorker, "run", fails)
+    settings = Settings(
+        temporal_address=temporal.client.service_client.config.target_host,
+        grpc_target="127.0.0.1:9",
+        internal_api_key=SecretStr(INTERNAL),
+    )
+    try:
+        async with asyncio.timeout(10):
+            assert await wiring.run(settings) == 1
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().remove_signal_handler(number)
