@@ -6,8 +6,9 @@ other parts to fetch themselves anew, at most every two seconds and once more wh
 """
 
 import asyncio
-import contextlib
 import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -21,7 +22,10 @@ from quota.pages.sessions import Sessions, Visitor
 from quota.pages.visits import Visits
 from quota.pages.workspaces import Workspaces
 from runtime.lifecycle import Stopping
+from runtime.logs import get_logger
 from runtime.postgres import UNAVAILABLE
+
+log = get_logger(__name__)
 
 _MOST_STREAMS: Final = 500
 _EVERY_SECONDS: Final = 0.5
@@ -62,24 +66,13 @@ class Live:
         view = await self._workspaces.view(request, visitor, "read")
         if self._streams >= _MOST_STREAMS:
             raise ProblemError(503, "Too many people watch; the page works without.")
-        response = web.StreamResponse(
-            headers={
-                **HEADERS,
-                hdrs.CONTENT_TYPE: "text/event-stream",
-                "X-Accel-Buffering": "no",
-            }
-        )
         self._streams += 1
         try:
-            await response.prepare(request)
-            # A client that is gone ends the stream; nothing is owed to it.
-            with contextlib.suppress(ConnectionResetError):
-                await self._stream(request, view, response)
+            return await streamed(request, partial(self._stream, request, view))
         finally:
             self._streams -= 1
             if not self._streams:
                 self._readings.clear()
-        return response
 
     async def _stream(
         self, request: web.Request, view: WorkspaceView, response: web.StreamResponse
@@ -92,20 +85,23 @@ class Live:
             try:
                 pulse = await self._pulse(view.id)
                 # Before anything is shown, and now and then while there is nothing to show.
+                may_look = True
                 if pulse != shown or now - checked_at >= _CHECK_SESSION_SECONDS:
                     checked_at = now
                     visitor = await self._sessions.visitor(request)
-                    if visitor is None or not visitor.principal.may("read", view.name):
-                        await send(response, "signed-out", "now")
-                        return
+                    may_look = visitor is not None and visitor.principal.may("read", view.name)
+                summary = await self._summary(view) if may_look and pulse != shown else None
             except UNAVAILABLE:
                 continue
+            if not may_look:
+                await send(response, "signed-out", "now")
+                return
             if shown is None:
                 told = pulse
-            if pulse != shown:
+            if summary is not None:
                 shown = pulse
                 alive_at = now
-                await send(response, "summary", await self._summary(view))
+                await send(response, "summary", summary)
             if pulse != told and now - told_at >= _PARTS_EVERY_SECONDS:
                 told, told_at = pulse, now
                 await send(response, "changed", "now")
@@ -127,6 +123,27 @@ class Live:
         return self._renderer.text(
             "parts/summary_content.html", view=view, path=workspace_path(view.name), **values
         )
+
+
+async def streamed(
+    request: web.Request, stream: Callable[[web.StreamResponse], Awaitable[None]]
+) -> web.StreamResponse:
+    """Answer by what `stream` sends; the answer is at its end when that returns, or fails.
+
+    Nothing is raised once it has begun: another answer would go into the middle of this one. The page
+    asks again by itself.
+    """
+    response = web.StreamResponse(
+        headers={**HEADERS, hdrs.CONTENT_TYPE: "text/event-stream", "X-Accel-Buffering": "no"}
+    )
+    await response.prepare(request)
+    try:
+        await stream(response)
+    except ConnectionResetError:
+        pass  # a client that is gone; nothing is owed to it
+    except Exception:
+        log.exception("stream_failed", path=request.path)
+    return response
 
 
 async def send(response: web.StreamResponse, event: str, data: str) -> None:

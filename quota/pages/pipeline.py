@@ -1,15 +1,15 @@
 """The operator's page: is the pipeline healthy, in one screen; live while somebody looks."""
 
 import asyncio
-import contextlib
 import time
+from functools import partial
 from typing import Any, Final
 
-from aiohttp import hdrs, web
+from aiohttp import web
 
 from quota.api.problems import ProblemError
-from quota.pages.live import send
-from quota.pages.render import HEADERS, Renderer, html
+from quota.pages.live import send, streamed
+from quota.pages.render import Renderer, html
 from quota.pages.sessions import Sessions, Visitor
 from quota.pages.visits import Visits, is_part
 from quota.pipeline import Pipeline
@@ -61,29 +61,23 @@ class PipelinePage:
         _may_look(visitor)
         if self._streams >= _MOST_STREAMS:
             raise ProblemError(503, "Too many people watch; the page works without.")
-        response = web.StreamResponse(
-            headers={**HEADERS, hdrs.CONTENT_TYPE: "text/event-stream", "X-Accel-Buffering": "no"}
-        )
         self._streams += 1
         try:
-            await response.prepare(request)
-            # A client that is gone ends the stream; nothing is owed to it.
-            with contextlib.suppress(ConnectionResetError):
-                await self._stream(request, response)
+            return await streamed(request, partial(self._stream, request))
         finally:
             self._streams -= 1
-        return response
 
     async def _stream(self, request: web.Request, response: web.StreamResponse) -> None:
         while not await self._stopping.sleep(_EVERY_SECONDS):
             try:
                 visitor = await self._sessions.visitor(request)
-                if visitor is None or not visitor.principal.may("read", None):
-                    await send(response, "signed-out", "now")
-                    return
-                status = await self._status()
+                may_look = visitor is not None and visitor.principal.may("read", None)
+                status = await self._status() if may_look else {}
             except UNAVAILABLE:
                 continue
+            if not may_look:
+                await send(response, "signed-out", "now")
+                return
             text = self._renderer.text("parts/pipeline_content.html", pipeline=status)
             await send(response, "pipeline", text)
 

@@ -4,8 +4,10 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 
+import asyncpg
 import pytest
 
+from quota.pages.workspaces import Workspaces
 from tests.support.live_api import OPERATOR_NEXT, live_api
 from tests.support.visitor import COOKIE, Visitor
 
@@ -80,6 +82,38 @@ async def test_who_watches_is_shown_nothing_after_the_token_is_revoked(api):
         rest = await asyncio.wait_for(stream.content.read(), 10)
     told = [line for line in rest.splitlines() if line.startswith(b"event: ")]
     assert told == [b"event: signed-out"]
+
+
+@pytest.mark.parametrize(
+    ("failure", "goes_on"), [(asyncpg.InterfaceError("closed"), True), (ValueError("a bug"), False)]
+)
+async def test_a_stream_that_fails_goes_on_or_ends_and_is_no_other_answer(
+    api, monkeypatch, failure, goes_on
+):
+    """A page with an error in the middle of the stream would be read by nobody, and not asked for again."""
+    await set_up(api)
+    visitor = Visitor(api)
+    await visitor.sign_in()
+    summary_of = Workspaces.summary_of
+    outcomes = [None, failure]
+
+    async def fails_at_the_second(self, view):
+        if outcomes and (error := outcomes.pop(0)):
+            raise error
+        return await summary_of(self, view)
+
+    monkeypatch.setattr(Workspaces, "summary_of", fails_at_the_second)
+    cookie = {"Cookie": f"{COOKIE}={visitor.cookie}"}
+    async with api.session.get(f"{api.base}/workspaces/acme/live", headers=cookie) as stream:
+        assert await stream.content.readline() == b"event: summary\n"
+        await stream.content.readuntil(b"\n\n")
+        await api.call("PATCH", "/v1/workspaces/acme", {"quota_bytes": 10**6})
+        async with asyncio.timeout(10):
+            told = [line async for line in stream.content] if not goes_on else []
+            while goes_on and b"event: summary\n" not in told:
+                told.append(await stream.content.readline())
+    assert not outcomes
+    assert all(line.startswith((b"event: ", b"data: ", b"\n")) for line in told), told
 
 
 async def test_a_session_ends_after_its_time(api, visitor):
