@@ -5,6 +5,7 @@ the ids before its offset are read again, so that a restart forgets none of the 
 crash between delivery and commit repeats carries the same id for the other side to know it by.
 """
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime
@@ -31,6 +32,9 @@ _POLL_MS = 500
 _READ_AGAIN = 1000
 """Records before a partition's offset whose ids are learned again."""
 _REMEMBERED = 100_000
+_DURABLE_SECONDS = 30.0
+"""After which a dead letter is given up, and the process with it: a producer may wait for ever
+(aiokafka #1101)."""
 
 
 class TooManyDeadLettersError(Exception):
@@ -159,16 +163,17 @@ class Forwarder:
 
     async def _bury(self, record: ConsumerRecord, reason: str) -> None:
         log.warning("dead_letter", offset=record.offset, partition=record.partition, reason=reason)
-        await self._producer.send_and_wait(
-            ALERTS_DEAD_LETTER_TOPIC,
-            value=record.value,
-            key=record.key,
-            headers=[
-                ("reason", reason.encode()[:2000]),
-                ("origin", f"{record.topic}/{record.partition}/{record.offset}".encode()),
-                ("first-seen", self._clock().isoformat().encode()),
-            ],
-        )
+        async with asyncio.timeout(_DURABLE_SECONDS):
+            await self._producer.send_and_wait(
+                ALERTS_DEAD_LETTER_TOPIC,
+                value=record.value,
+                key=record.key,
+                headers=[
+                    ("reason", reason.encode()[:2000]),
+                    ("origin", f"{record.topic}/{record.partition}/{record.offset}".encode()),
+                    ("first-seen", self._clock().isoformat().encode()),
+                ],
+            )
 
     async def _move(self, partition: TopicPartition, record: ConsumerRecord) -> bool:
         try:

@@ -141,7 +141,8 @@ class Relay:
 
     async def _publish(self, connection: Connection) -> None:
         # An idempotent producer is of no use after a failure: each term has one of its own.
-        producer = await self._open_producer()
+        async with asyncio.timeout(_DURABLE_SECONDS):
+            producer = await self._open_producer()
         try:
             while not self._stopping.is_set():
                 if await self.publish_some(connection, producer) < BATCH:
@@ -156,16 +157,16 @@ class Relay:
             return 0
         # The producer is idempotent: what is sent in order is stored in order, also after a retry.
         with publishing(self._tracing, rows) as contexts:
-            sent = [
-                await producer.send(
-                    QUOTA_EVENTS_TOPIC,
-                    value=cloud_event(row),
-                    key=row.workspace.encode(),
-                    headers=headers(contexts.get(row.id, row.traceparent)),
-                )
-                for row in rows
-            ]
             async with asyncio.timeout(_DURABLE_SECONDS):
+                sent = [
+                    await producer.send(
+                        QUOTA_EVENTS_TOPIC,
+                        value=cloud_event(row),
+                        key=row.workspace.encode(),
+                        headers=headers(contexts.get(row.id, row.traceparent)),
+                    )
+                    for row in rows
+                ]
                 await asyncio.gather(*sent)
             await outbox.mark_published(connection, [row.id for row in rows], self._clock())
         self._metrics.published.inc(len(rows))

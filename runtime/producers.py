@@ -115,8 +115,10 @@ def cut(client: AIOKafkaClient) -> list[Any]:
     """End the connections to brokers without waiting for what they have to send."""
     connections = list(client._conns.values())
     for connection in connections:
-        if connection._writer is not None:
-            connection._writer.transport.abort()
+        # Of one that aiokafka has closed, too: it waits for a silent broker to read what is left.
+        transport = connection._protocol._transport
+        if transport is not None:
+            transport.abort()
     return connections
 
 

@@ -178,3 +178,34 @@ async def test_only_one_relay_leads(database_url):
         raise AssertionError("the lead was not let go")
     finally:
         await second.close()
+
+
+async def test_a_producer_that_takes_nothing_makes_room_for_another(
+    pool, database_url, kafka_bootstrap, monkeypatch
+):
+    """As one that waits for what it will never know: all quota events would wait with it."""
+    monkeypatch.setattr("quota.relay._DURABLE_SECONDS", 0.2)
+    settings = Settings(kafka_bootstrap=kafka_bootstrap)
+    await create_topics(settings)
+    workspace, stopping = f"w{uuid.uuid4().hex[:8]}", Stopping()
+    opened = 0
+
+    async def open_one():
+        nonlocal opened
+        opened += 1
+        if opened == 1:
+            await asyncio.Event().wait()  # no broker gives it an id
+        producer = await open_producer(settings)
+        if opened == 2:
+            monkeypatch.setattr(producer, "send", lambda *_sent, **_as: asyncio.Event().wait())
+        return producer
+
+    relay_of = relay(database_url, settings, stopping)
+    relay_of._open_producer = open_one
+    monkeypatch.setattr("quota.relay._RETRY_SECONDS", 0.05)
+    task = asyncio.create_task(relay_of.run())
+    await announce(pool, workspace, range(3))
+    events = await published(settings, workspace, until=3)
+    stopping.set("end of test")
+    await task
+    assert [event["data"]["n"] for event in events] == [0, 1, 2]

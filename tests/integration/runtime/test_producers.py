@@ -89,6 +89,29 @@ async def test_a_producer_whose_broker_is_frozen_is_ended_at_once(
     assert "never retrieved" not in caplog.text
 
 
+async def test_a_connection_that_was_closed_with_bytes_unread_holds_nobody_up(kafka: Stack):
+    """As Kafka's client does when no answer came: what is left would be written to the very end."""
+    producer = await open_producer(Settings(kafka_bootstrap=kafka.kafka_bootstrap))
+    await producer.send_and_wait(NOTIFICATIONS_TOPIC, b"first", partition=0)
+    pid = kafka.pid("kafka")
+    assert pid is not None
+    async with frozen(pid):
+        sending = await producer.send(NOTIFICATIONS_TOPIC, b"x" * 8_000_000, partition=0)
+
+        def unread() -> bool:
+            return any(
+                item._writer is not None and item._writer.transport.get_write_buffer_size()
+                for item in producer.client._conns.values()
+            )
+
+        await wait_until(unread, what="the broker does not read all of it")
+        for connection in producer.client._conns.values():
+            connection.close()
+        async with asyncio.timeout(2):
+            await discard_producer(producer)
+        assert isinstance(sending.exception(), KafkaError)
+
+
 async def test_without_a_broker_no_producer_is_opened_and_nothing_is_left():
     before = asyncio.all_tasks()
     with pytest.raises(KafkaConnectionError):
