@@ -75,6 +75,7 @@ def being_cancelled() -> bool:
     """Whether somebody has asked the running task to end.
 
     Where not, a CancelledError comes from within: a library had cancelled what it waited for itself.
+    Not for tasks in which a TaskGroup may fail: in Python 3.11 that counts for ever as if somebody had.
     """
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
@@ -101,12 +102,14 @@ async def background(
     By an error, by returning, or by a CancelledError that nobody asked for, as a library may raise
     when a task of its own was cancelled: a process without one of its parts would look alive.
     """
+    asked = False
 
     async def guarded() -> None:
         try:
             await run
         except asyncio.CancelledError:
-            if being_cancelled():
+            # Not `being_cancelled`, which a TaskGroup that failed in this part would have made true for good.
+            if asked:
                 raise
             log.exception("part_failed", part=name)
             stopping.set(f"{name} failed: cancelled from within")
@@ -124,6 +127,7 @@ async def background(
         yield task
     finally:
         await asyncio.wait([task], timeout=stopping.left)
+        asked = True
         await end([task])
 
 

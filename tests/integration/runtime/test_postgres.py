@@ -144,3 +144,24 @@ async def test_a_pool_is_closed_beside_a_silent_server(database_url):
                 await close_pool(pool)
             await asyncio.wait([holding], timeout=2)
         assert isinstance(holding.exception(), UNAVAILABLE)
+
+
+async def test_what_fails_beside_other_tasks_is_told_as_itself(database_url):
+    """A group of tasks cancels its parent when one fails, and counts that as if somebody else had."""
+
+    async def fails() -> None:
+        await asyncio.sleep(0)
+        raise LookupError
+
+    async def work(pool: asyncpg.Pool) -> None:
+        async with pool.acquire(), asyncio.TaskGroup() as group:
+            group.create_task(fails())
+            group.create_task(asyncio.sleep(60))
+
+    pool = await open_pool(database_url, size=1, name="tests")
+    try:
+        with pytest.raises(ExceptionGroup) as told:
+            await work(pool)
+        assert told.group_contains(LookupError)
+    finally:
+        await pool.close()

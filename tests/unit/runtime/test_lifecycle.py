@@ -1,6 +1,7 @@
 """A process lives as long as all of its parts do; what is cancelled ends."""
 
 import asyncio
+import contextlib
 import time
 from contextlib import AsyncExitStack
 
@@ -37,6 +38,29 @@ async def test_a_part_that_ends_by_itself_ends_the_process(
 ) -> None:
     """Whichever way: a process without one of its parts would look alive, and do nothing."""
     assert (await part_that_ends(how)).reason == reason
+
+
+async def test_a_part_that_is_cancelled_from_within_after_tasks_of_its_own_failed_ends_the_process() -> (
+    None
+):
+    """A group of tasks cancels its parent when one fails, and counts that as if somebody else had."""
+    stopping = Stopping()
+
+    async def fails() -> None:
+        await asyncio.sleep(0)
+        raise LookupError
+
+    async def part() -> None:
+        with contextlib.suppress(ExceptionGroup):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fails())
+                group.create_task(asyncio.sleep(60))
+        raise asyncio.CancelledError
+
+    async with background("part", part(), stopping):
+        async with asyncio.timeout(2):
+            await stopping.wait()
+    assert stopping.reason == "part failed: cancelled from within"
 
 
 async def test_a_part_that_ends_when_asked_to_is_no_failure() -> None:
