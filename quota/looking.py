@@ -17,6 +17,7 @@ from registry.manifests import parse_config_created, parse_manifest
 from registry.media_types import IMAGE_CONFIG_TYPES
 from registry.models import Descriptor
 from registry.timestamps import to_ns
+from runtime.lifecycle import end
 from runtime.settings import DEFAULT_REGISTRY
 
 _MOST_CONFIG_BYTES = 4 * 1024 * 1024
@@ -113,11 +114,17 @@ async def each(
     The first error ends the rest and is raised as it is.
     """
     given = list(items)
+    # Not `asyncio.TaskGroup`: that of Python 3.11 counts an error as a cancellation of whoever waits, for
+    # good, and forgets a cancellation that comes with one.
+    tasks = [asyncio.create_task(_awaited(work(item))) for item in given]
     try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_awaited(work(item))) for item in given]
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
+        if tasks:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in tasks:
+            if task.done():
+                task.result()
+    finally:
+        await end(tasks)
     return [(item, task.result()) for item, task in zip(given, tasks, strict=True)]
 
 

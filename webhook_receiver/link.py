@@ -115,7 +115,9 @@ class Link:
             return None
         if self._probe is None or self._probe.done():
             self._probe = asyncio.create_task(self._ask(), name="kafka-probe")
-        return await asyncio.shield(self._probe)
+        probe = self._probe
+        await asyncio.wait([probe])
+        return "the connection to Kafka is being replaced" if probe.cancelled() else probe.result()
 
     async def _ask(self) -> str | None:
         try:

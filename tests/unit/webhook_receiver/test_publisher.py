@@ -345,6 +345,24 @@ async def test_readiness_without_traffic_is_asked_of_kafka(cluster: Cluster):
         assert NOTIFICATIONS_TOPIC in str(await b.publisher.ready())
 
 
+async def test_who_asks_for_readiness_while_the_producer_is_replaced_is_answered(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+):
+    async def unanswered() -> Cluster:
+        await asyncio.Event().wait()
+        return cluster
+
+    async with bench(cluster) as b:
+        await wait_until(lambda: b.publisher._link is not None)
+        assert b.publisher._link is not None
+        monkeypatch.setattr(cluster, "fetch_all_metadata", unanswered)
+        asking = asyncio.create_task(b.publisher.ready())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await b.publisher._link.close()
+        assert "being replaced" in str(await asking)
+
+
 async def test_what_waits_for_kafka_is_bounded(cluster: Cluster):
     cluster.outcome = lambda *_: None
     async with bench(cluster, limit=10_000) as b:
