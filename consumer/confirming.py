@@ -76,7 +76,11 @@ class SizeConfirmer:
                 await self._stopping.sleep(_POLL_SECONDS)
 
     async def confirm_due(self) -> bool:
-        """Do one check whose turn has come; False when none has."""
+        """Do one check whose turn has come; False when none has, or storage does not answer.
+
+        A check may name thousands of blobs: while storage answers for none of the first, the others are
+        not asked for either.
+        """
         async with self._pool.acquire() as connection:
             check = await checks.take_size_check(connection, now=self._clock(), lease=_LEASE)
             if check is None:
@@ -84,14 +88,20 @@ class SizeConfirmer:
             blobs, known = await checks.unconfirmed(connection, DEFAULT_REGISTRY, check.manifests)
         await self._learn(known)
         failed: list[UnconfirmedBlob] = []
-        for start in range(0, len(blobs), _PART):
+        asked, away = 0, False
+        while asked < len(blobs) and not away:
             if self._stopping.is_set():
                 return False  # the lease runs out, and what is confirmed is not asked again
-            answers = await each(blobs[start : start + _PART], self._ask)
-            failed += [blob for blob, answer in answers if isinstance(answer, _Later)]
+            part = blobs[asked : asked + (_PART if asked else AT_ONCE)]
+            asked += len(part)
+            answers = await each(part, self._ask)
+            later = [blob for blob, answer in answers if isinstance(answer, _Later)]
+            failed += later
+            away = len(later) == len(part)
             await self._learn(
                 {blob.digest: answer for blob, answer in answers if isinstance(answer, int)}
             )
+        failed += blobs[asked:]
         if check.attempts + 1 >= _MOST_ATTEMPTS:
             failed = []
         async with self._pool.acquire() as connection, connection.transaction():
@@ -101,7 +111,7 @@ class SizeConfirmer:
                 ((blob.repository_id, blob.manifest) for blob in failed),
                 due_at=self._clock() + wait_before(check.attempts),
             )
-        return True
+        return not away
 
     async def _learn(self, sizes: dict[bytes, int]) -> None:
         if sizes:

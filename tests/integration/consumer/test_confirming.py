@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest_asyncio
 
-from consumer.confirming import SizeConfirmer, wait_before
+from consumer.confirming import AT_ONCE, SizeConfirmer, wait_before
 from consumer.metrics import ConsumerMetrics
 from ledger.facts import BlobStored, Content, ManifestPushed
 from registry.client import RegistryClient
@@ -131,8 +131,10 @@ async def test_a_registry_that_is_away_is_asked_again_later(pool):
         fake.script = [says(503)]
         clock.now += timedelta(seconds=10)
         confirming = confirmer(pool, client, clock)
-        assert await confirming.confirm_due()
         assert not await confirming.confirm_due()
+        asked = len(fake.requests)
+        assert not await confirming.confirm_due()
+        assert len(fake.requests) == asked, "not before its time"
         fake.script = [says(200, b"x" * 5)]
         clock.now += wait_before(0)
         assert await confirming.confirm_due()
@@ -140,9 +142,29 @@ async def test_a_registry_that_is_away_is_asked_again_later(pool):
     assert await pool.fetchval("SELECT count(*) FROM size_checks") == 0
 
 
+async def test_while_a_registry_is_away_few_blobs_of_a_check_are_asked_for(pool):
+    """Thousands of pushes are one check: each in vain would take a good part of the consumer."""
+    clock = Clock()
+    images = [build_image([build_layer(f"away {number}", 5000)]) for number in range(30)]
+    await record(pool, clock, *(pushed("acme/api", image) for image in images))
+    async with serving_fake() as fake, fake.client() as client:
+        fake.script = [says(503)]
+        clock.now += timedelta(seconds=10)
+        confirming = confirmer(pool, client, clock)
+        assert not await confirming.confirm_due()
+        assert len({request.path for request in fake.requests}) == AT_ONCE
+        fake.script = [says(200, b"x" * 5)]
+        clock.now += wait_before(0)
+        assert await confirming.confirm_due()
+    documents = sum(len(image.manifest.content) for image in images)
+    layers = {blob.digest for image in images for blob in image.blobs}
+    assert await ledgers.usage(pool) == {"acme": documents + 5 * len(layers)}
+    assert await pool.fetchval("SELECT count(*) FROM size_checks") == 0
+
+
 async def test_a_batch_of_many_pushes_is_one_row(pool):
     clock = Clock()
-    images = [build_image([build_layer(f"many {number}", 50)]) for number in range(30)]
+    images = [build_image([build_layer(f"many {number}", 5000)]) for number in range(30)]
     await record(pool, clock, *(pushed("acme/api", image) for image in images))
     assert await pool.fetchval("SELECT count(*) FROM size_checks") == 1
 
