@@ -1,5 +1,6 @@
 """The internal API that build platforms already call: their paths, their fields, their order."""
 
+from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
 from typing import Annotated
 
@@ -103,7 +104,7 @@ class InternalRoutes:
         platform=True,
         answers={200: list[RecordAnswer]},
     )
-    async def images(self, request: web.Request) -> web.StreamResponse:
+    async def images(self, request: web.Request) -> web.Response:
         """Scope `read`. All of them: the answer is sent in parts."""
         name = await self._enter(request)
         view = await self._accounts.workspace(name)
@@ -113,15 +114,12 @@ class InternalRoutes:
         # the database, and a failure is an answer of its own instead of half of this one.
         async with aclosing(self._records.all(view.id)) as found:
             parts = [msgspec.json.encode(part)[1:-1] async for part in found]
-        response = web.StreamResponse(
-            headers={"Content-Type": "application/json", "Cache-Control": "no-store"}
+        # As a body, it is sent when this has returned: however slow its reader is, that is no time in
+        # which it was not answered, which would be told in the middle of it.
+        return web.Response(
+            body=_joined(parts),
+            headers={"Content-Type": "application/json", "Cache-Control": "no-store"},
         )
-        await response.prepare(request)
-        await response.write(b"[")
-        for number, part in enumerate(parts):
-            await response.write(b"," + part if number else part)
-        await response.write_eof(b"]")
-        return response
 
     @describe(
         "internal",
@@ -177,6 +175,14 @@ class InternalRoutes:
         name = workspace_name(request.match_info["id"])
         enter(caller, "read", name)
         return name
+
+
+async def _joined(parts: Iterable[bytes]) -> AsyncIterator[bytes]:
+    """One JSON array of what stands in these."""
+    yield b"["
+    for number, part in enumerate(parts):
+        yield b"," + part if number else part
+    yield b"]"
 
 
 def _is_repository(name: str) -> bool:

@@ -1,5 +1,7 @@
 """The internal API, as a build platform that was written against another service calls it."""
 
+import asyncio
+import json
 import re
 import time
 import uuid
@@ -8,8 +10,10 @@ from datetime import timedelta
 import pytest
 
 from ledger.facts import Content, ManifestDeleted, ManifestPushed
+from quota.api.gate import Gate
+from quota.records import Records
 from tests.support import ledgers
-from tests.support.live_api import INTERNAL, OPERATOR
+from tests.support.live_api import INTERNAL, OPERATOR, live_api
 
 FIXED_WIDTH = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{6}Z")
 RECORD = {"id", "workspace", "app", "appName", "tag", "digest", "sizeBytes", "pushedAt"}
@@ -268,3 +272,23 @@ async def test_an_unknown_workspace_is_404(api):
         path = f"/api/internal/workspaces/nobody/{what}"
         status, answer = await api.call("GET", path, token=INTERNAL)
         assert (status, answer["title"]) == (404, "Not Found")
+
+
+async def test_all_images_reach_a_reader_that_is_slower_than_a_question_may_take(pool, monkeypatch):
+    """Who is refused in the middle of them has half of an image, and waits for the rest."""
+    part = [{"id": "x" * 1_000_000}]
+
+    async def many(_self, _workspace_id):
+        for _ in range(30):  # more than the sockets between hold
+            yield part
+
+    monkeypatch.setattr(Records, "all", many)
+    async with live_api(pool, gate=Gate(read_seconds=0.3)) as api:
+        assert (await api.call("PATCH", "/v1/workspaces/acme", {"quota_bytes": 10**9}))[0] == 200
+        async with api.session.get(
+            f"{api.base}/api/internal/workspaces/acme/registry-images",
+            headers={"Authorization": f"Bearer {OPERATOR}"},
+        ) as response:
+            await asyncio.sleep(0.6)  # twice what a question may take
+            async with asyncio.timeout(10):
+                assert json.loads(await response.read()) == part * 30
