@@ -124,10 +124,11 @@ async def test_what_is_missing_or_away_is_one_sentence_and_exit_code_1(command):
 
 async def test_a_list_of_letters_holds_none_of_their_bodies(system, command, monkeypatch):
     """A topic of bodies of 8 MiB each would fill the memory of whoever looks."""
-    await undeliverable(system, command, b"no JSON either")
+    left = await undeliverable(system, command, b"no JSON either")
     for name, value in system.environment.items():
         monkeypatch.setenv(name, value)
     async with desk(Settings.load()) as work:
         found = await work.newest(50, matching(None, None), also_handled=True)
     assert found
     assert all(letter.value == b"" and letter.size > 0 for letter, _mark in found)
+    assert (await command("dead-letters", "drop", left)).code == 0  # doctor tells of open ones
