@@ -70,12 +70,12 @@ def _runner(role: Role) -> Callable[[Settings], Coroutine[Any, Any, int]]:
 
 async def _all(settings: Settings) -> int:
     """The three roles in one process: a signal ends all; one that fails ends the others."""
-    from runtime.lifecycle import end
-
     roles = [
         asyncio.ensure_future(_runner(role)(settings))
         for role in (Role.receiver, Role.consumer, Role.api)
     ]
     done, pending = await asyncio.wait(roles, return_when=asyncio.FIRST_COMPLETED)
-    await end(pending)
+    for task in pending:
+        task.cancel()  # once: each has its parts to end
+    await asyncio.gather(*pending, return_exceptions=True)
     return max(task.result() for task in done)

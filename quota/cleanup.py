@@ -22,7 +22,7 @@ from quota.plan import Plan
 from quota.snapshot import Incoming, Snapshot
 from quota.stored import Steps
 from registry.client import RegistryClient
-from runtime.lifecycle import end
+from runtime.lifecycle import STOP_DEADLINE, end
 from runtime.logs import get_logger
 from runtime.postgres import Pool
 
@@ -156,7 +156,7 @@ class Cleaner:
         tasks = list(self._running.values())
         if tasks:
             _done, pending = await asyncio.wait(tasks, timeout=seconds)
-            await end(pending)
+            await end(pending, putting_away=STOP_DEADLINE)
 
     async def plan_asked(
         self, workspace: str, incoming: Incoming, *, seconds: float

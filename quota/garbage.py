@@ -21,7 +21,7 @@ from ledger.outbox import QuotaEvent
 from quota.metrics import QuotaMetrics
 from registry.client import RegistryClient
 from registry.errors import NotFound, RegistryDenied, RegistryError
-from runtime.lifecycle import end
+from runtime.lifecycle import STOP_DEADLINE, end
 from runtime.logs import get_logger
 from runtime.postgres import UNAVAILABLE, Pool, retry_conflicts
 from runtime.settings import DEFAULT_REGISTRY
@@ -77,7 +77,7 @@ class GarbageCollection:
 
     async def finish(self) -> None:
         """End what is running (at shutdown); what was verified so far is kept."""
-        await end(self._tasks)
+        await end(self._tasks, putting_away=STOP_DEADLINE)
 
     async def list(self, limit: int) -> list[dict[str, Any]]:
         """Verifications, newest first."""

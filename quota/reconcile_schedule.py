@@ -13,7 +13,7 @@ from ledger import verify
 from ledger.reconcile import Pass
 from quota.reconcile import AlreadyReconcilingError, Progress, Reconciler, Report
 from registry.errors import RegistryError
-from runtime.lifecycle import Stopping, end
+from runtime.lifecycle import STOP_DEADLINE, Stopping, end
 from runtime.logs import get_logger
 from runtime.postgres import UNAVAILABLE, Pool
 from runtime.settings import DEFAULT_REGISTRY
@@ -168,7 +168,7 @@ class ReconcileSchedule:
         except RegistryError as error:
             log.warning("reconcile_stopped", reason=str(error))
         finally:
-            await end((running, stop))
+            await end((running, stop), putting_away=STOP_DEADLINE)
 
 
 def _tell(report: Report) -> None:

@@ -25,7 +25,7 @@ EXIT_CODE = 70
 """Of a process that did not end by itself."""
 
 _CANCEL_AGAIN = 0.5
-"""Seconds after which a task that goes on is cancelled again."""
+"""Seconds after which a task that goes on is cancelled again, where it has little to put away."""
 
 
 class StoppedError(Exception):
@@ -81,13 +81,18 @@ def being_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-async def end(tasks: Iterable["asyncio.Future[Any]"]) -> None:
-    """Cancel tasks until they have ended: a library may lose a cancellation that comes at a bad moment."""
+async def end(
+    tasks: Iterable["asyncio.Future[Any]"], *, putting_away: float = _CANCEL_AGAIN
+) -> None:
+    """Cancel tasks until they have ended: a library may lose a cancellation that comes at a bad moment.
+
+    `putting_away` is what they get, in seconds, before they are cancelled again in the middle of that.
+    """
     left = set(tasks)
     while left:
         for task in left:
             task.cancel()
-        ended, left = await asyncio.wait(left, timeout=_CANCEL_AGAIN)
+        ended, left = await asyncio.wait(left, timeout=putting_away)
         for task in ended:
             if not task.cancelled():
                 task.exception()  # nobody waits for it, and asyncio would complain
@@ -128,7 +133,7 @@ async def background(
     finally:
         await asyncio.wait([task], timeout=stopping.left)
         asked = True
-        await end([task])
+        await end([task], putting_away=STOP_DEADLINE)
 
 
 def end_process(reason: str, *, die: Callable[[int], Any] = os._exit) -> None:

@@ -104,6 +104,24 @@ async def test_what_loses_a_cancellation_is_cancelled_again() -> None:
     assert task.done()
 
 
+async def test_what_has_something_to_put_away_is_left_to_it() -> None:
+    cancelled = 0
+
+    async def tidy() -> None:
+        nonlocal cancelled
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled += 1
+            await asyncio.sleep(0.7)  # longer than others get
+            cancelled += 10
+
+    task = asyncio.create_task(tidy())
+    await asyncio.sleep(0)
+    await end([task], putting_away=5)
+    assert (cancelled, task.cancelled()) == (11, True)
+
+
 async def test_what_fails_on_being_cancelled_is_nobodys_complaint(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -120,7 +138,10 @@ async def test_what_fails_on_being_cancelled_is_nobodys_complaint(
     assert "never retrieved" not in caplog.text
 
 
-async def test_a_part_that_loses_a_cancellation_ends_with_its_process() -> None:
+async def test_a_part_that_loses_a_cancellation_ends_with_its_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lifecycle, "STOP_DEADLINE", 0.1)
     cancelled = 0
 
     async def hard_of_hearing() -> None:
