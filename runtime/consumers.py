@@ -14,9 +14,9 @@ from aiokafka import (
 )
 from aiokafka.errors import KafkaError
 
+from runtime.kafka import cut
 from runtime.lifecycle import end
 from runtime.logs import get_logger
-from runtime.producers import cut
 
 log = get_logger(__name__)
 

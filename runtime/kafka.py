@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import AIOKafkaConnection, CloseReason, create_conn
 from aiokafka.errors import (
     KafkaConnectionError,
@@ -99,6 +100,17 @@ def _ssl_context(settings: Settings) -> ssl.SSLContext:
                 f"a certificate and its key ({error}); both are PEM files, the key without a password"
             ) from error
     return context
+
+
+def cut(client: AIOKafkaClient) -> list[AIOKafkaConnection]:
+    """End the connections to brokers without waiting for what they have to send; these were open."""
+    connections = list(client._conns.values())  # noqa: SLF001 - aiokafka only closes them in order
+    for connection in connections:
+        # Of one that aiokafka has closed, too: it waits for a silent broker to read what is left.
+        transport = connection._protocol._transport  # noqa: SLF001
+        if transport is not None:
+            transport.abort()
+    return connections
 
 
 async def start(client: Any, settings: Settings) -> None:

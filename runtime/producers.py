@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import ProducerClosed
 from aiokafka.partitioner import DefaultPartitioner
 
-from runtime.kafka import connection_options, start
+from runtime.kafka import connection_options, cut, start
 from runtime.settings import MESSAGE_MAX_BYTES, Settings
 
 BATCH_BYTES = 128 * 1024
@@ -109,17 +108,6 @@ class OpenBatches:
         place = TopicPartition(topic, self._partition(key, partitions, partitions))
         self._places[topic, key] = place
         return place
-
-
-def cut(client: AIOKafkaClient) -> list[Any]:
-    """End the connections to brokers without waiting for what they have to send."""
-    connections = list(client._conns.values())
-    for connection in connections:
-        # Of one that aiokafka has closed, too: it waits for a silent broker to read what is left.
-        transport = connection._protocol._transport
-        if transport is not None:
-            transport.abort()
-    return connections
 
 
 async def discard_producer(producer: AIOKafkaProducer) -> None:

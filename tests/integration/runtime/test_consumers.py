@@ -17,8 +17,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from devstack.config import StackConfig
 from devstack.stack import Stack
 from runtime.consumers import ClientEndedError, GroupMember, end_consumer
-from runtime.kafka import NOTIFICATIONS_TOPIC, connection_options, create_topics
-from runtime.producers import cut
+from runtime.kafka import NOTIFICATIONS_TOPIC, connection_options, create_topics, cut
 from runtime.settings import Settings
 from tests.support.programs import frozen
 from tests.support.waiting import wait_until
