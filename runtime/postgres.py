@@ -2,8 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
-from types import TracebackType
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
 
 import asyncpg
@@ -91,47 +91,26 @@ class BoundedPool(asyncpg.Pool):  # type: ignore[misc]
 
     def acquire(self, *, timeout: float | None = None) -> Any:
         """A connection for `async with`, and for nothing else. Raises TimeoutError."""
-        return _Held(super().acquire(timeout=ACQUIRE_TIMEOUT if timeout is None else timeout))
+        return _held(super().acquire(timeout=ACQUIRE_TIMEOUT if timeout is None else timeout))
 
 
-class _Held:
+@asynccontextmanager
+async def _held(acquired: Any) -> AsyncIterator[asyncpg.Connection]:
     """A connection while it is held: whoever is cancelled meanwhile is told nothing else.
 
     Where the connection is lost at that moment, asyncpg fails to roll back or to give it back, and that
     error takes the place of the cancellation: whoever waits for the database would try again, for ever.
     """
-
-    __slots__ = ("_acquired", "_cancelled_before", "_task")
-
-    def __init__(self, acquired: Any) -> None:
-        self._acquired = acquired
-
-    async def __aenter__(self) -> Any:
-        self._task = cast("asyncio.Task[Any]", asyncio.current_task())
-        self._cancelled_before = self._task.cancelling()
-        return await self._acquired.__aenter__()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            await self._acquired.__aexit__(kind, error, trace)
-        except Exception as not_given_back:
-            self._cancelled_by(not_given_back)
-            raise
-        self._cancelled_by(error)
-
-    def _cancelled_by(self, error: BaseException | None) -> None:
-        if (
-            isinstance(error, Exception)
-            # Not enough by itself: a failing TaskGroup of Python 3.11 leaves its parent's count higher.
-            and self._task.cancelling() > self._cancelled_before
-            and _in_the_place_of_a_cancellation(error)
-        ):
+    task = cast("asyncio.Task[Any]", asyncio.current_task())
+    cancelled_before = task.cancelling()
+    try:
+        async with acquired as connection:
+            yield connection
+    except Exception as error:
+        # The count is not enough by itself: a failing TaskGroup of Python 3.11 leaves its parent's higher.
+        if task.cancelling() > cancelled_before and _in_the_place_of_a_cancellation(error):
             raise asyncio.CancelledError from error
+        raise
 
 
 def _in_the_place_of_a_cancellation(error: BaseException | None) -> bool:
