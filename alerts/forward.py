@@ -25,6 +25,7 @@ from runtime.consumers import GroupMember
 from runtime.kafka import ALERTS_DEAD_LETTER_TOPIC, QUOTA_EVENTS_TOPIC
 from runtime.lifecycle import Stopping
 from runtime.logs import get_logger
+from runtime.producers import DURABLE_SECONDS
 
 log = get_logger(__name__)
 
@@ -32,9 +33,6 @@ _POLL_MS = 500
 _READ_AGAIN = 1000
 """Records before a partition's offset whose ids are learned again."""
 _REMEMBERED = 100_000
-_DURABLE_SECONDS = 30.0
-"""After which a dead letter is given up, and the process with it: a producer may wait for ever
-(aiokafka #1101)."""
 
 
 class TooManyDeadLettersError(Exception):
@@ -163,7 +161,7 @@ class Forwarder:
 
     async def _bury(self, record: ConsumerRecord, reason: str) -> None:
         log.warning("dead_letter", offset=record.offset, partition=record.partition, reason=reason)
-        async with asyncio.timeout(_DURABLE_SECONDS):
+        async with asyncio.timeout(DURABLE_SECONDS):
             await self._producer.send_and_wait(
                 ALERTS_DEAD_LETTER_TOPIC,
                 value=record.value,

@@ -12,9 +12,9 @@ from typing import Any
 from aiokafka import AIOKafkaProducer, ConsumerRecord
 
 from runtime.kafka import DEAD_LETTER_TOPIC
+from runtime.producers import DURABLE_SECONDS
 
 MAX_REASON_BYTES = 2000
-_DURABLE_SECONDS = 30.0
 _KEPT = frozenset({"source", "traceparent"})
 
 Sent = asyncio.Future[Any]
@@ -83,7 +83,7 @@ async def all_durable(sent: Sequence[Sent]) -> None:
         KafkaError: one is not, of which the producer never recovers.
         TimeoutError: Kafka does not take them.
     """
-    async with asyncio.timeout(_DURABLE_SECONDS):
+    async with asyncio.timeout(DURABLE_SECONDS):
         outcomes = await asyncio.gather(*sent, return_exceptions=True)
     for outcome in outcomes:
         if isinstance(outcome, BaseException):

@@ -24,7 +24,7 @@ from runtime.kafka import QUOTA_EVENTS_TOPIC
 from runtime.lifecycle import Stopping
 from runtime.logs import Outcomes, get_logger
 from runtime.postgres import UNAVAILABLE, Connection
-from runtime.producers import discard_producer
+from runtime.producers import DURABLE_SECONDS, discard_producer
 from runtime.tracing import HEADER, Tracing
 
 log = get_logger(__name__)
@@ -36,12 +36,10 @@ MOST_LINES = 50
 _RETRY_SECONDS = 1.0
 _NO_ROOM_SECONDS = 10.0
 """Until the next try where it cannot be written down what Kafka has: each sends the same events again."""
-_DURABLE_SECONDS = 30.0
-"""After which another producer is tried: an idempotent one may wait for ever (aiokafka #1101)."""
 
 LONGEST_SILENCE = 60
 """Seconds after which Postgres ends the session of a leader that says nothing, so that another can
-lead: its connection may have died without a word. Above `_DURABLE_SECONDS`."""
+lead: its connection may have died without a word. Above `DURABLE_SECONDS`."""
 
 LARGEST_BYTES = 8 * 1024 * 1024
 """Of an event: below what the topic takes. One that Kafka refuses would hold up all behind it."""
@@ -141,7 +139,7 @@ class Relay:
 
     async def _publish(self, connection: Connection) -> None:
         # An idempotent producer is of no use after a failure: each term has one of its own.
-        async with asyncio.timeout(_DURABLE_SECONDS):
+        async with asyncio.timeout(DURABLE_SECONDS):
             producer = await self._open_producer()
         try:
             while not self._stopping.is_set():
@@ -157,7 +155,7 @@ class Relay:
             return 0
         # The producer is idempotent: what is sent in order is stored in order, also after a retry.
         with publishing(self._tracing, rows) as contexts:
-            async with asyncio.timeout(_DURABLE_SECONDS):
+            async with asyncio.timeout(DURABLE_SECONDS):
                 sent = [
                     await producer.send(
                         QUOTA_EVENTS_TOPIC,

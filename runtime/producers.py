@@ -11,6 +11,7 @@ from aiokafka.errors import ProducerClosed
 from aiokafka.partitioner import DefaultPartitioner
 
 from runtime.kafka import connection_options, cut, start
+from runtime.lifecycle import end
 from runtime.settings import MESSAGE_MAX_BYTES, Settings
 
 BATCH_BYTES = 128 * 1024
@@ -18,6 +19,9 @@ BATCH_BYTES = 128 * 1024
 
 REQUEST_TIMEOUT = 2.0
 """Seconds that a producer waits for a broker's answer before it opens the connection anew."""
+
+DURABLE_SECONDS = 30.0
+"""After which whoever waits for a producer gives it up: an idempotent one may wait for ever (aiokafka #1101)."""
 
 _MOST_PLACES = 10_000
 """Keys whose partition is remembered."""
@@ -127,9 +131,8 @@ async def discard_producer(producer: AIOKafkaProducer) -> None:
         if update is not None and not update.done():
             update.cancel()
         # The first cancellation makes the sender wait for its open requests, the next ones end those.
-        while task is not None and not task.done():
-            task.cancel()
-            await asyncio.wait([task], timeout=0.05)
+        if task is not None:
+            await end([task], putting_away=0.05)
     finally:
         # The sender may have opened one anew before it ended.
         for connection in cut(client):

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from runtime.lifecycle import end
 from runtime.logs import get_logger
 
 log = get_logger(__name__)
@@ -90,7 +91,4 @@ class Figures(Generic[Value]):
 
     async def close(self) -> None:
         """Stop working."""
-        tasks = list(self._working.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(self._working.values())

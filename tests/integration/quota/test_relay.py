@@ -184,7 +184,7 @@ async def test_a_producer_that_takes_nothing_makes_room_for_another(
     pool, database_url, kafka_bootstrap, monkeypatch
 ):
     """As one that waits for what it will never know: all quota events would wait with it."""
-    monkeypatch.setattr("quota.relay._DURABLE_SECONDS", 0.2)
+    monkeypatch.setattr("quota.relay.DURABLE_SECONDS", 0.2)
     settings = Settings(kafka_bootstrap=kafka_bootstrap)
     await create_topics(settings)
     workspace, stopping = f"w{uuid.uuid4().hex[:8]}", Stopping()

@@ -29,7 +29,7 @@ async def test_a_dead_letter_that_is_not_stored_ends_the_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It would stand there for ever, and nobody would be told anything any more."""
-    monkeypatch.setattr(forward, "_DURABLE_SECONDS", 0.05)
+    monkeypatch.setattr(forward, "DURABLE_SECONDS", 0.05)
     nothing = cast("Any", None)
     forwarder = Forwarder(
         consumer=nothing,
