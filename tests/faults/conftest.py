@@ -1,6 +1,5 @@
 """One whole system of real processes, with a fault proxy on every connection between them."""
 
-import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -8,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
-import asyncpg
 import pytest
 import pytest_asyncio
 
@@ -19,7 +17,7 @@ from devstack.rundir import RunDir
 from devstack.stack import Stack
 from ledger.verify import verify
 from registry.client import RegistryClient
-from runtime.postgres import Pool, open_pool
+from runtime.postgres import Pool, close_pool, open_pool
 from tests.support.fault_proxy import FaultProxy, fault_proxy
 from tests.support.load import Load
 from tests.support.system import System
@@ -147,16 +145,8 @@ async def shared_system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterat
             RegistryClient(system.registry_url, user_agent="fault-test/1")
         )
         pool = await open_pool(system.database_url, size=4, name="fault tests")
-        stack.push_async_callback(_close, pool)
+        stack.push_async_callback(close_pool, pool)
         yield Faulty(system, session, client, proxies, pool, behind)
-
-
-async def _close(pool: Pool) -> None:
-    """Also when its server has gone before."""
-    try:
-        await asyncio.wait_for(pool.close(), 5)
-    except (TimeoutError, OSError, asyncpg.PostgresError):
-        pool.terminate()
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -7,29 +7,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-import pytest_asyncio
 import uvloop
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.metadata import MetadataRequest
 
-from devstack.config import StackConfig
 from devstack.stack import Stack
 from runtime.consumers import ClientEndedError, GroupMember, end_consumer
-from runtime.kafka import NOTIFICATIONS_TOPIC, connection_options, create_topics, cut
+from runtime.kafka import NOTIFICATIONS_TOPIC, connection_options, cut
 from runtime.settings import Settings
 from tests.support.programs import frozen
 from tests.support.waiting import wait_until
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def kafka(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    """A Kafka that may be frozen, with our topics."""
-    config = StackConfig.for_tests(tmp_path_factory.mktemp("kafka"))
-    async with Stack(config, parts=("kafka",)) as stack:
-        await create_topics(Settings(kafka_bootstrap=stack.kafka_bootstrap))
-        yield stack
 
 
 async def nothing(_partitions: list[TopicPartition]) -> None:

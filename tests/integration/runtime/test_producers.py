@@ -2,29 +2,17 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 from aiokafka.errors import KafkaConnectionError, KafkaError, ProducerClosed
 
-from devstack.config import StackConfig
 from devstack.ports import free_port
 from devstack.stack import Stack
-from runtime.kafka import NOTIFICATIONS_TOPIC, create_topics
+from runtime.kafka import NOTIFICATIONS_TOPIC
 from runtime.producers import OpenBatches, discard_producer, open_producer
 from runtime.settings import Settings
 from tests.support.programs import frozen
 from tests.support.waiting import wait_until
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def kafka(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    """A Kafka that may be frozen, with our topics."""
-    config = StackConfig.for_tests(tmp_path_factory.mktemp("kafka"))
-    async with Stack(config, parts=("kafka",)) as stack:
-        await create_topics(Settings(kafka_bootstrap=stack.kafka_bootstrap))
-        yield stack
 
 
 async def test_records_of_open_batches_are_stored_where_send_stores_them(kafka: Stack):

@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
@@ -24,15 +23,6 @@ from tests.support.waiting import wait_until
 from webhook_receiver.messages import EXCERPT_BYTES
 
 SERVE = ("serve", "receiver")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def kafka(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    """A Kafka that may be killed and frozen, with our topics."""
-    config = StackConfig.for_tests(tmp_path_factory.mktemp("kafka"))
-    async with Stack(config, parts=("kafka",)) as stack:
-        await create_topics(Settings(kafka_bootstrap=stack.kafka_bootstrap))
-        yield stack
 
 
 def in_flight(exposition: str) -> float:

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import time
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 
@@ -11,18 +13,23 @@ from runtime import lifecycle
 from runtime.lifecycle import EXIT_CODE, Stopping, background, end, run_until_stopped
 
 
-async def part_that_ends(how: BaseException | None) -> Stopping:
-    """What a process is asked when one of its parts ends so."""
+async def reason_of(part: Coroutine[Any, Any, None]) -> str:
+    """Why a process is asked to end by one of its parts."""
     stopping = Stopping()
-
-    async def part() -> None:
-        if how is not None:
-            raise how
-
-    async with background("part", part(), stopping):
+    async with background("part", part, stopping):
         async with asyncio.timeout(2):
             await stopping.wait()
-    return stopping
+    return stopping.reason
+
+
+async def hard_of_hearing(times: int) -> None:
+    """Loses so many cancellations, as a library may."""
+    lost = 0
+    while lost < times:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            lost += 1
 
 
 @pytest.mark.parametrize(
@@ -37,14 +44,18 @@ async def test_a_part_that_ends_by_itself_ends_the_process(
     how: BaseException | None, reason: str
 ) -> None:
     """Whichever way: a process without one of its parts would look alive, and do nothing."""
-    assert (await part_that_ends(how)).reason == reason
+
+    async def part() -> None:
+        if how is not None:
+            raise how
+
+    assert await reason_of(part()) == reason
 
 
 async def test_a_part_that_is_cancelled_from_within_after_tasks_of_its_own_failed_ends_the_process() -> (
     None
 ):
     """A group of tasks cancels its parent when one fails, and counts that as if somebody else had."""
-    stopping = Stopping()
 
     async def fails() -> None:
         await asyncio.sleep(0)
@@ -57,10 +68,7 @@ async def test_a_part_that_is_cancelled_from_within_after_tasks_of_its_own_faile
                 group.create_task(asyncio.sleep(60))
         raise asyncio.CancelledError
 
-    async with background("part", part(), stopping):
-        async with asyncio.timeout(2):
-            await stopping.wait()
-    assert stopping.reason == "part failed: cancelled from within"
+    assert await reason_of(part()) == "part failed: cancelled from within"
 
 
 async def test_a_part_that_ends_when_asked_to_is_no_failure() -> None:
@@ -87,17 +95,7 @@ async def test_a_part_that_is_cancelled_from_outside_is_no_failure() -> None:
 
 
 async def test_what_loses_a_cancellation_is_cancelled_again() -> None:
-    cancelled = 0
-
-    async def hard_of_hearing() -> None:
-        nonlocal cancelled
-        while cancelled < 3:
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                cancelled += 1
-
-    task = asyncio.create_task(hard_of_hearing())
+    task = asyncio.create_task(hard_of_hearing(3))
     await asyncio.sleep(0)
     async with asyncio.timeout(5):
         await end([task])
@@ -142,19 +140,9 @@ async def test_a_part_that_loses_a_cancellation_ends_with_its_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(lifecycle, "STOP_DEADLINE", 0.1)
-    cancelled = 0
-
-    async def hard_of_hearing() -> None:
-        nonlocal cancelled
-        while cancelled < 2:
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                cancelled += 1
-
     began = time.monotonic()
     async with asyncio.timeout(5):
-        async with background("part", hard_of_hearing(), Stopping()):
+        async with background("part", hard_of_hearing(2), Stopping()):
             await asyncio.sleep(0)
     assert time.monotonic() - began < 3
 
