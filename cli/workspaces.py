@@ -13,7 +13,7 @@ import typer
 from cli.client import api_client, workspace_path
 from cli.console import CommandError, console, emit_json, plain, size, table
 from cli.options import AsJson, WorkspaceName, workspace_names
-from quota.policy import DEFAULT_POLICY, policy_document
+from quota.policy import DEFAULT_POLICY, GLOB_FIELDS, policy_document
 from registry_quota import Mapped, Usage, Workspace
 
 commands = typer.Typer(help="Who stores how much of what they may.", no_args_is_help=True)
@@ -157,12 +157,13 @@ def _rule_value(name: str, text: str) -> Any:
     if not text:
         # A name that there is not goes as it is: the API says which there are.
         return policy_document(DEFAULT_POLICY).get(name, text)
-    if name == "keep_tags" and not text.startswith("["):
-        return [part.strip() for part in text.split(",") if part.strip()]
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except ValueError:
-        return text
+        value = text
+    if name in GLOB_FIELDS and not isinstance(value, list):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    return value
 
 
 @commands.command("map")

@@ -55,6 +55,9 @@ Forbidden = Literal["stale_lease", "not_configured", "over_quota"]
 Breaker = Literal["max_images_per_run", "max_ratio_per_run"]
 """Limits of the policy that refuse a run that is larger than they allow."""
 
+Note = Literal["pattern_matches_nothing"]
+"""What a person should read of the policy; it changes nothing in the plan."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
@@ -167,9 +170,9 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Why deletion is refused (in `Plan.blocks`) or narrowed (in `Plan.warnings`)."""
+    """Why deletion is refused (in `Plan.blocks`) or narrowed (in `Plan.warnings`), or what to know."""
 
-    code: Forbidden | Breaker
+    code: Forbidden | Breaker | Note
     sentence: str
 
 
@@ -190,6 +193,8 @@ class Plan:
     """Not empty: nothing may be deleted."""
     warnings: tuple[Block, ...] = ()
     """What narrowed the plan without forbidding it, such as a stale lease of one repository."""
+    notes: tuple[Block, ...] = ()
+    """What a person should know who reads the plan: nothing in it follows from them."""
     why_not: str | None = None
     """Why the target is not reached, in words; None when it is."""
     kept_by: Mapping[Why, int] = field(default_factory=dict)

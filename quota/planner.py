@@ -29,6 +29,7 @@ from quota import reasons
 from quota.decision import target_bytes
 from quota.explain import Outcome, planned, untouched
 from quota.graph import Graph
+from quota.patterns import pattern_notes
 from quota.plan import Block, Plan, PlanInput
 from quota.policy import PPM
 from quota.protections import Kept, Protections, over_all
@@ -53,7 +54,7 @@ def make_plan(source: PlanInput) -> Plan:
         ValueError: a digest has no size, a manifest is given twice, or figures are impossible.
     """
     with _collector_at_rest():
-        return _plan(source)
+        return replace(_plan(source), notes=pattern_notes(source))
 
 
 @contextmanager

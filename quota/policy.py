@@ -6,10 +6,9 @@ on how a float was rounded.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from fnmatch import translate
 from typing import Annotated, Any, Final, Self
 
 from pydantic import (
@@ -19,11 +18,15 @@ from pydantic import (
     Field,
     PlainSerializer,
     ValidationError,
+    ValidationInfo,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
 from pydantic.config import JsonDict
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+
+from registry.globs import TAG, ImpossibleGlob, NameGrammar, check_glob
 
 PPM: Final = 1_000_000
 """Parts per million in a whole."""
@@ -64,17 +67,6 @@ class Policy:
 
 
 DEFAULT_POLICY: Final = Policy()
-
-
-def tag_matcher(patterns: tuple[str, ...]) -> Callable[[str], object]:
-    """A test whether a tag matches one of the glob patterns: truthy when it does.
-
-    `*` is any run of characters, `?` one, `[seq]` one of them, `[!seq]` none of them. Case matters,
-    as it does in tags. A pattern has to match the whole tag.
-    """
-    if not patterns:
-        return lambda _: None
-    return re.compile("|".join(translate(pattern) for pattern in patterns)).match
 
 
 def _ratio(value: object) -> int:
@@ -129,7 +121,9 @@ def _default_ratio(ppm: int) -> JsonDict:
     return {"default": ppm / PPM}
 
 
-_Glob = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[\x20-\x7e]+$")]
+_Glob = Annotated[str, Field(min_length=1, max_length=256)]
+GLOB_FIELDS: Final[Mapping[str, NameGrammar]] = {"keep_tags": TAG}
+"""Fields of globs → the grammar of what they are to match."""
 
 
 class PolicyDocument(BaseModel):
@@ -171,7 +165,7 @@ class PolicyDocument(BaseModel):
         default=DEFAULT_POLICY.keep_tags,
         max_length=100,
         strict=False,  # a JSON array arrives as a list
-        description="Globs (`*`, `?`, `[a-z]`, case matters): images with such a tag stay.",
+        description="Globs (`*`, `?`, `[a-z]`, case matters) for whole tags: images with such a tag stay.",
     )
     keep_pulled_days: Annotated[int, Field(ge=1, le=36_600)] | None = Field(
         default=DEFAULT_POLICY.keep_pulled_days,
@@ -193,6 +187,23 @@ class PolicyDocument(BaseModel):
         json_schema_extra=_default_ratio(DEFAULT_POLICY.max_ratio_per_run_ppm),
     )
 
+    @field_validator(*GLOB_FIELDS)
+    @classmethod
+    def _can_match(cls, globs: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        """Refuse what no name can match, except in what is kept already."""
+        field = info.field_name
+        if field is None or info.context is None or field not in info.context:
+            return globs
+        wrong: list[InitErrorDetails] = []
+        for place, glob in enumerate(globs):
+            try:
+                check_glob(glob, GLOB_FIELDS[field])
+            except ImpossibleGlob as error:
+                wrong.append(cls._contradiction(place, str(error)))
+        if wrong:
+            raise ValidationError.from_exception_data(cls.__name__, wrong)
+        return globs
+
     @model_validator(mode="after")
     def _without_contradictions(self) -> Self:
         wrong: list[InitErrorDetails] = []
@@ -210,7 +221,7 @@ class PolicyDocument(BaseModel):
         return self
 
     @staticmethod
-    def _contradiction(field: str, message: str) -> InitErrorDetails:
+    def _contradiction(field: str | int, message: str) -> InitErrorDetails:
         kind = PydanticCustomError("contradiction", "{message}", {"message": message})
         return InitErrorDetails(type=kind, loc=(field,), input=None)
 
@@ -240,9 +251,25 @@ class InvalidPolicy(ValueError):  # noqa: N818 - says what it is
 
 
 def parse_policy(document: Mapping[str, Any]) -> Policy:
-    """The `policy` object of the API or the ledger → the policy. Raises InvalidPolicy."""
+    """The `policy` object as the ledger keeps it → the policy. Raises InvalidPolicy.
+
+    Patterns that can match nothing are read: an earlier release took them.
+    """
+    return _validated(document, frozenset())
+
+
+def change_policy(before: Policy, changes: Mapping[str, Any]) -> Policy:
+    """The policy with what the API's `policy` object says; what it leaves out stays.
+
+    Rules may contradict those that stay, so they are read together. Raises InvalidPolicy, also for
+    a pattern among the changes that can match nothing.
+    """
+    return _validated({**policy_document(before), **changes}, frozenset(changes))
+
+
+def _validated(document: Mapping[str, Any], checked: frozenset[str]) -> Policy:
     try:
-        return PolicyDocument.model_validate(document).to_policy()
+        return PolicyDocument.model_validate(document, context=checked).to_policy()
     except ValidationError as error:
         raise InvalidPolicy(
             tuple(

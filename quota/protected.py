@@ -15,7 +15,8 @@ from ledger.images import Parent
 from ledger.leases import Lease
 from ledger.reading import ManifestView
 from quota.graph import subject_of_tag
-from quota.policy import DAY_S, SECOND_NS, Policy, tag_matcher
+from quota.policy import DAY_S, SECOND_NS, Policy
+from registry.globs import glob_matcher
 from registry.names import format_digest
 
 _SHA256_BYTES = 32
@@ -66,7 +67,7 @@ def protected_by(
     found += [
         f"keep_tags:{pattern}"
         for pattern in policy.keep_tags
-        if any(map(tag_matcher((pattern,)), view.tags))
+        if any(map(glob_matcher((pattern,)), view.tags))
     ]
     if (place, view.digest) in rules.newest:
         found.append(f"keep_newest:{policy.keep_newest}")

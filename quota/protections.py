@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable
 from quota import reasons
 from quota.graph import Graph
 from quota.plan import Block, Forbidden, Manifest, PlanInput, StaleSource, Why
-from quota.policy import DAY_S, SECOND_NS, tag_matcher
+from quota.policy import DAY_S, SECOND_NS
 from quota.words import format_bytes, format_seconds
+from registry.globs import glob_matcher
 
 Kept = tuple[Why, str]
 """A reason, and its sentence without `kept: `."""
@@ -56,7 +57,7 @@ class Protections:
         self._source = source
         self._graph = graph
         self._policy = source.policy
-        self._keeps: Callable[[str], object] = tag_matcher(source.policy.keep_tags)
+        self._keeps: Callable[[str], object] = glob_matcher(source.policy.keep_tags)
         self._stale = {
             stale.repository: _stale_sentence(stale)
             for stale in source.stale_sources

@@ -191,7 +191,9 @@ def _document(snapshot: Snapshot, plan: Plan, warnings: Sequence[str]) -> dict[s
         "target_reached": plan.target_reached,
         "why_not": plan.why_not,
         "blocks": [{"code": block.code, "why": block.sentence} for block in plan.blocks],
-        "warnings": [{"code": block.code, "why": block.sentence} for block in plan.warnings]
+        "warnings": [
+            {"code": block.code, "why": block.sentence} for block in (*plan.warnings, *plan.notes)
+        ]
         + [{"code": code, "why": _WARNINGS[code]} for code in warnings],
         "images": [
             {

@@ -5,17 +5,21 @@ from typing import Final
 import asyncpg
 
 from cli.doctor.clocks import Clock, now, skew
-from cli.doctor.findings import Finding, failed, ok, skipped
+from cli.doctor.findings import Finding, failed, ok, skipped, warning
+from ledger.health import repository_names
 from migrations.state import schema_state
-from runtime.postgres import UNAVAILABLE
+from registry.workspaces import NO_WORKSPACE, WorkspaceRule
+from runtime.postgres import CONNECT_TIMEOUT, UNAVAILABLE
 from runtime.settings import Settings, SettingsError
 from runtime.tls import advice
 
 _OLDEST: Final = 15
+_REPOSITORIES: Final = 1000
+"""How many are looked at."""
 
 
 async def check(settings: Settings, *, clock: Clock = now) -> list[Finding]:
-    """Findings `postgres`, `clock` and `schema`."""
+    """Findings `postgres`, `clock`, `schema` and `workspaces`."""
     try:
         url = settings.required_database_url()
     except SettingsError as error:
@@ -51,4 +55,31 @@ async def check(settings: Settings, *, clock: Clock = now) -> list[Finding]:
             else "the database has no schema of ours yet"
         )
         return [answers, clocks, failed("schema", found, "run `registry-quota migrate`")]
-    return [answers, clocks, ok("schema", f"is the newest ({state.newest})")]
+    newest = ok("schema", f"is the newest ({state.newest})")
+    return [answers, clocks, newest, *await _placing(url, settings.workspace_pattern)]
+
+
+async def _placing(url: str, pattern: str) -> list[Finding]:
+    """Finding `workspaces`: whether the pattern finds a workspace for any repository that there is."""
+    try:
+        connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT, command_timeout=10)
+        try:
+            names = await repository_names(connection, limit=_REPOSITORIES)
+        finally:
+            await connection.close(timeout=5)
+    except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+        return [skipped("workspaces", f"repositories are not told: {error}")]
+    if not names:
+        return []
+    rule = WorkspaceRule(pattern)
+    placed = sum(rule.split(name).workspace != NO_WORKSPACE for name in names)
+    if placed:
+        return [
+            ok("workspaces", f"RQ_WORKSPACE_PATTERN places {placed} of {len(names)} repositories")
+        ]
+    found = (
+        f"RQ_WORKSPACE_PATTERN ({pattern}) matches none of {len(names)} repositories, such as"
+        f" {names[0]}: all of them count for workspace {NO_WORKSPACE}"
+    )
+    mend = "write a pattern that matches such names whole, from the first character on"
+    return [warning("workspaces", found, mend)]

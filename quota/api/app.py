@@ -38,7 +38,7 @@ from quota.api.requests import (
 from quota.builds import PreBuild
 from quota.hook import PreBuildHook
 from quota.images import BadCursorError, decode_cursor
-from quota.policy import DEFAULT_POLICY, InvalidPolicy, Policy, parse_policy, policy_document
+from quota.policy import DEFAULT_POLICY, InvalidPolicy, Policy, change_policy, policy_document
 from registry.names import InvalidName, check_repository, parse_digest
 from registry.workspaces import Placement
 from runtime.settings import REGISTRY_NAME
@@ -205,9 +205,7 @@ class Api:
         policy = None
         if body.policy is not None:
             try:
-                # Rules may contradict those that stay, so they are read together.
-                before = policy_document(policy_before)
-                policy = policy_document(parse_policy({**before, **body.policy}))
+                policy = policy_document(change_policy(policy_before, body.policy))
             except InvalidPolicy as error:
                 raise ProblemError(
                     422,

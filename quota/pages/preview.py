@@ -73,7 +73,7 @@ def preview_of(snapshot: Snapshot, plan: Plan) -> Preview:
         target_reached=plan.target_reached,
         why_not=plan.why_not,
         refused=tuple(block.sentence for block in plan.blocks),
-        warnings=tuple(block.sentence for block in plan.warnings),
+        warnings=tuple(block.sentence for block in (*plan.warnings, *plan.notes)),
         kept={
             KEPT_AS[why]: count
             for why, count in sorted(plan.kept_by.items(), key=lambda item: -item[1])

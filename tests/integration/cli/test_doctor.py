@@ -14,6 +14,8 @@ from registry.client import RegistryClient
 from registry.push import build_image, build_layer, push_image
 from runtime.settings import Settings
 from tests.support.database import empty_database
+from tests.support.ledger_images import pushed as image_pushed
+from tests.support.ledgers import recorder
 from tests.support.registries import answering, running_registry
 
 
@@ -250,6 +252,24 @@ async def test_a_database_without_our_schema_is_told_to_migrate(postgres_url):
 async def test_a_migrated_database_is_fine(database_url):
     findings = await postgres.check(Settings.model_validate({"database_url": database_url}))
     assert [item.state for item in findings] == ["ok", "ok", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "state"),
+    [("^(?P<workspace>[^/]+)/(?P<app>.+)$", "ok"), ("^(?P<workspace>x+),(?P<app>.+)$", "warning")],
+)
+async def test_a_workspace_pattern_that_matches_no_repository_is_named(
+    database_url, pool, pattern, state
+):
+    await recorder(pool).record(
+        [image_pushed("acme/api", "1", [("layer", 100)])], now=datetime.now(UTC)
+    )
+    settings = Settings.model_validate({"database_url": database_url, "workspace_pattern": pattern})
+    *_, finding = await postgres.check(settings)
+    assert (finding.check, finding.state) == ("workspaces", state)
+    if state == "warning":
+        assert pattern in finding.found
+        assert "acme/api" in finding.found
 
 
 async def findings_of_registry(url, **settings):

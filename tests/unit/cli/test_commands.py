@@ -30,6 +30,8 @@ def test_rules_of_a_policy_are_read_as_json_lists_by_commas_or_text():
         "keep_tags": ["v*", "stable"],
         "trigger": 0.9,
     }
+    assert parse_rules(['keep_tags=["a,b"]']) == {"keep_tags": ["a,b"]}
+    assert parse_rules(["keep_tags=[a-z]*,[0-9]*"]) == {"keep_tags": ["[a-z]*", "[0-9]*"]}
     assert parse_rules(["keep_tags=", "keep_newest=", "keep_pulled_days=null"]) == {
         "keep_tags": [],
         "keep_newest": 3,
