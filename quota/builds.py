@@ -30,6 +30,8 @@ class PreBuild(msgspec.Struct, frozen=True):
     """(digest, size)"""
     dry_run: bool = False
     timeout_s: float = 60.0
+    among: frozenset[str] | None = None
+    """Workspaces that the caller may hear of; None: all."""
 
     @property
     def reserves(self) -> bool:

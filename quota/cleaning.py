@@ -151,7 +151,8 @@ class Job:
         if snapshot is None:
             raise LookupError(f"workspace {self._workspace} is not known")
         done = self._deletions
-        given_up = frozenset() if done is None else frozenset(done.given_up)
+        failed = frozenset() if done is None else frozenset(done.failed)
+        spared = {} if done is None else dict(done.spared)
         before = 0 if done is None else done.images
         not_found = frozenset(
             (DEFAULT_REGISTRY, repository, digest)
@@ -161,7 +162,7 @@ class Job:
 
         def think() -> Plan:
             return make_plan(
-                plan_input(snapshot, given_up, not_found=not_found, deleted_before=before)
+                plan_input(snapshot, failed, spared, not_found=not_found, deleted_before=before)
             )
 
         # In a thread: a large workspace must not hold up the hooks of all others.

@@ -16,8 +16,8 @@ from ledger.leases import leases_of
 from ledger.record import Recorded, Recorder
 from ledger.runs import Item, Lease, RecordedItem
 from quota.graph import subject_of_tag
-from quota.outcome import Deleted, Failed, Outcome, StopError
-from quota.plan import ManifestKey
+from quota.outcome import Deleted, Failed, Outcome, Spared, StopError
+from quota.plan import Kept, ManifestKey
 from quota.snapshot import Snapshot
 from registry.client import RegistryClient
 from registry.errors import (
@@ -37,6 +37,7 @@ log = get_logger(__name__)
 
 SECOND_NS = 1_000_000_000
 """A registry's Date has whole seconds, cut off: what it answered for happened before the next one."""
+PULLED_MEANWHILE = "it, or what it holds, was pulled after the plan was made"
 RULES_CHANGED = "quota or policy was changed while the cleanup ran"
 _MOST_AWAY = 3
 """Manifests in a row that the registry gave no answer for, until the run stops."""
@@ -75,8 +76,10 @@ class Deletions:
         self._workspace_id, self._workspace = workspace
         self._outcome = outcome
         self._away = 0
-        self.given_up: set[ManifestKey] = set()
-        """What stays for the rest of the run: others take its place."""
+        self.failed: set[ManifestKey] = set()
+        """What could not be deleted: others take its place."""
+        self.spared: dict[ManifestKey, Kept] = {}
+        """What stays for what happened meanwhile, and why."""
         self.unsure: dict[ManifestKey, int] = {}
         """What no answer came to: it may be deleted yet. The bytes that this would free."""
         self.images = 0
@@ -94,15 +97,14 @@ class Deletions:
                 for item in (item for rest in units[place:] for item in rest):
                     await self._finish(item, "skipped", RULES_CHANGED)
                 return False
-            stays = None
+            stays: Kept | None = None
             if await self._leased(unit, contents):
-                stays = "it is in use, or holds what is"
+                stays = "in_use", "it is in use, or holds what is"
             elif made.policy.keep_pulled_days is not None and await self._pulled(unit, pulls):
-                stays = "it, or what it holds, was pulled after the plan was made"
+                stays = "pulled_meanwhile", PULLED_MEANWHILE
             if stays is not None:
                 for item in unit:
-                    self.given_up.add(item.key)
-                    await self._finish(item, "skipped", stays)
+                    await self._spare(item, stays)
             elif await self._unit(unit, contents, set()):
                 self.images += 1
         return True
@@ -187,15 +189,14 @@ class Deletions:
         if recorded.state in ("deleted", "restored"):
             self._outcome.images.append(deleted(item, recorded.freed_bytes))
         elif recorded.state == "failed":
-            self.given_up.add(item.key)
+            self.failed.add(item.key)
             self._outcome.failed.append(_failed(item, recorded.failure or ""))
 
     async def _delete(self, item: Item, content: Content | None) -> bool:
         """One manifest: keep its bytes, DELETE it, forget it. False when it stays."""
         skip = await self._must_skip(item, content)
         if skip is not None:
-            self.given_up.add(item.key)
-            await self._finish(item, "skipped", skip)
+            await self._spare(item, skip)
             return False
         try:
             frees = await self._keep_document(item, content)
@@ -230,20 +231,31 @@ class Deletions:
             return head.date
 
     async def _give_up(self, item: Item, error: RegistryError) -> None:
-        self.given_up.add(item.key)
+        self.failed.add(item.key)
         self._outcome.failed.append(_failed(item, str(error)))
         await self._finish(item, "failed", str(error))
         self._away = self._away + 1 if isinstance(error, RegistryUnavailable) else 0
         if self._away >= _MOST_AWAY:
             raise stopped_by(error) from error
 
-    async def _must_skip(self, item: Item, content: Content | None) -> str | None:
+    async def _spare(self, item: Item, stays: Kept) -> None:
+        """Leave it alone for the rest of the run, and say so."""
+        self.spared[item.key] = stays
+        code, reason = stays
+        if code != "not_found":  # what is gone already is not kept
+            self._outcome.spared.append(
+                Spared(item.repository, format_digest(item.digest), item.tags, code, reason)
+            )
+        await self._finish(item, "skipped", reason)
+
+    async def _must_skip(self, item: Item, content: Content | None) -> Kept | None:
         """A reason not to delete after all: what the plan stood on has changed.
 
         Whatever holds it went before it, some of it perhaps with another image: all has to be gone.
         """
         if item.registry != DEFAULT_REGISTRY:
-            return f"registry {item.registry} is not the one that can be cleaned"
+            where = f"registry {item.registry} is not the one that can be cleaned"
+            return "other_registry", where
         async with self._tools.pool.acquire() as connection:
             newest = await reading.newest_sign(connection, item.repository_id, item.digest)
             needed = await reading.needed_by_an_index(connection, item.repository_id, item.digest)
@@ -251,13 +263,14 @@ class Deletions:
                 connection, item.repository_id, item.digest, _subjects(item, content)
             )
         if newest is None:
-            return "it is gone already"
+            return "not_found", "it is gone already"
         if newest != item.push_ns:
-            return "it was pushed again after the plan was made"
+            return "pushed_again", "it was pushed again after the plan was made"
         if needed:
-            return "an index needs it that was pushed after the plan was made, or stays after all"
+            index = "an index needs it that was pushed after the plan was made, or stays after all"
+            return "child_of_index", index
         if back:
-            return "it belongs to an image that is there again, or stays after all"
+            return "follows_image", "it belongs to an image that is there again, or stays after all"
         return None
 
     async def _leased(
@@ -389,6 +402,7 @@ def deleted(item: Item, freed: int) -> Deleted:
         tags=item.tags,
         freed_bytes=freed,
         why=item.why,
+        code=item.code,
     )
 
 

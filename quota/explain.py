@@ -7,8 +7,8 @@ from typing import Final
 
 from quota import reasons
 from quota.graph import Graph
-from quota.plan import Block, Decision, Plan, PlanInput, Unit, Why
-from quota.protections import Kept, Protections, stale_in_repositories
+from quota.plan import Block, Decision, Kept, Plan, PlanInput, Unit, Why
+from quota.protections import Protections, stale_in_repositories
 from quota.ranking import Ranking
 from quota.words import format_bytes, plural
 

@@ -18,6 +18,7 @@ import msgspec
 from ledger import apps, leases, outbox, reading, reservations, workspaces
 from ledger.reading import WorkspaceView
 from ledger.reservations import Reservation
+from quota import unknown
 from quota.builds import IncomingSource, LargestApps, Look, PreBuild, denial, look, told
 from quota.cleanup import Cleaner
 from quota.decision import (
@@ -48,6 +49,8 @@ _MOST_MARGIN = 2.0
 _REMEMBER_SECONDS = 10.0
 _ANNOUNCE_AGAIN = (1.0, 2.0, 5.0, 15.0, 30.0)
 """Seconds between attempts to announce what was denied while the database was away."""
+_MOST_APPS = 100_000
+"""Apps that are remembered as known; one more, and it begins anew."""
 _NAMED = 3
 """Apps that are named when there is too little room."""
 
@@ -63,6 +66,8 @@ class Answer(msgspec.Struct):
     outcome: Outcome
     reservation: Reservation | None = None
     warnings: list[str] = msgspec.field(default_factory=list)
+    view: WorkspaceView | None = None
+    """The workspace that was decided for, where there is one."""
 
 
 class _Deadline(msgspec.Struct, frozen=True):
@@ -97,6 +102,7 @@ class PreBuildHook:
         self._new_id = new_id
         # The enforcement last seen, for the moment when it cannot be looked up.
         self._strict: set[str] = set()
+        self._apps: set[tuple[int, str]] = set()
         self._largest: dict[int, tuple[datetime, LargestApps]] = {}
         self._checks: set[asyncio.Task[Answer]] = set()
         self._announcing: set[asyncio.Task[None]] = set()
@@ -209,7 +215,29 @@ class PreBuildHook:
                 outcome = await self._make_room(build, seen, deadline.clean_until, warnings)
                 largest = await self._largest_apps(build, deadline.look_until)
             answer = await self._answer(build, outcome, usage_before, warnings, largest)
+        answer.warnings += await self._unknown(build, answer.view, deadline.look_until)
         return answer
+
+    async def _unknown(
+        self, build: PreBuild, view: WorkspaceView | None, until: float
+    ) -> list[str]:
+        """Whether workspace or app were never seen. What was seen once is not looked up again."""
+        known = None if view is None or not view.visible else view
+        app = None if known is None or build.app is None else (known.id, build.app)
+        if known is not None and (app is None or app in self._apps):
+            return []
+        try:
+            async with asyncio.timeout_at(until), self._statements.acquire() as connection:
+                if known is None or app is None:
+                    return await unknown.workspace(connection, build.workspace, known, build.among)
+                warnings = await unknown.app(connection, known, app[1])
+        except (TimeoutError, *UNAVAILABLE, asyncpg.PostgresError):
+            return []  # the decision stands without it
+        if not warnings:
+            if len(self._apps) >= _MOST_APPS:
+                self._apps.clear()
+            self._apps.add(app)
+        return warnings
 
     async def _make_room(
         self, build: PreBuild, seen: Look, clean_until: float, warnings: list[str]
@@ -435,6 +463,7 @@ def _answer_of(
         outcome=outcome,
         reservation=reservation,
         warnings=warnings,
+        view=now.view,
     )
 
 

@@ -14,6 +14,8 @@ class Deleted(msgspec.Struct, frozen=True):
     tags: tuple[str, ...]
     freed_bytes: int
     why: str
+    code: str
+    """As in the plan; `goes_with_…`: part of another image, which is told beside it."""
 
 
 class Failed(msgspec.Struct, frozen=True):
@@ -24,12 +26,24 @@ class Failed(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Spared(msgspec.Struct, frozen=True):
+    """An image that was to go and stays, for what happened after the plan was made."""
+
+    repository: str
+    digest: str
+    tags: tuple[str, ...]
+    code: str
+    """As in a plan."""
+    reason: str
+
+
 class Outcome(msgspec.Struct):
     """What a cleanup did so far; complete when `done`."""
 
     run_id: UUID | None = None
     images: list[Deleted] = msgspec.field(default_factory=list)
     failed: list[Failed] = msgspec.field(default_factory=list)
+    spared: list[Spared] = msgspec.field(default_factory=list)
     target_reached: bool = False
     """Known at the end: not while the cleanup goes on."""
     warnings: list[str] = msgspec.field(default_factory=list)

@@ -37,6 +37,7 @@ Why = Literal[
     "index_pending",  # an index of the repository is not known yet: this may be its child
     "not_found",  # the registry answers for none of its tags: it is counted among no newest
     "delete_failed",  # its deletion has failed in this run
+    "pulled_meanwhile",  # it, or what it holds, was pulled after the plan was made
     "stale_lease",  # a lease source of its scope has stopped reporting
     "not_configured",  # first seen by reconciliation, and nobody has set quota or policy
     "over_quota",  # the incoming build alone is larger than the quota: nothing goes for it
@@ -48,6 +49,9 @@ Why = Literal[
     "goes_with_image",  # a referrer of deleted manifests only
 ]
 """Why a manifest is kept or deleted, for programs. Sentences for people come beside it."""
+
+Kept = tuple[Why, str]
+"""Why a manifest stays, and its sentence without `kept: `."""
 
 Forbidden = Literal["stale_lease", "not_configured", "over_quota"]
 """Why nothing of the workspace may be deleted at all."""
@@ -130,6 +134,8 @@ class PlanInput:
     """False: first seen by reconciliation, and nobody has set its quota or policy."""
     failed: frozenset[ManifestKey] = frozenset()
     """Deletions that failed in this run: others take their place."""
+    spared: Mapping[ManifestKey, Kept] = field(default_factory=dict)
+    """What was to go in this run and stays for what happened meanwhile: others take its place."""
     not_found: frozenset[ManifestKey] = frozenset()
     """Tagged manifests for none of whose tags the registry answers: nothing is kept less for them."""
     out_of_reach: frozenset[str] = frozenset()

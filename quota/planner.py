@@ -30,9 +30,9 @@ from quota.decision import target_bytes
 from quota.explain import Outcome, planned, untouched
 from quota.graph import Graph
 from quota.patterns import pattern_notes
-from quota.plan import Block, Plan, PlanInput
+from quota.plan import Block, Kept, Plan, PlanInput
 from quota.policy import PPM
-from quota.protections import Kept, Protections, over_all
+from quota.protections import Protections, over_all
 from quota.ranking import Ranking
 from quota.words import plural
 

@@ -8,13 +8,10 @@ from collections.abc import Callable, Iterable
 
 from quota import reasons
 from quota.graph import Graph
-from quota.plan import Block, Forbidden, Manifest, PlanInput, StaleSource, Why
+from quota.plan import Block, Forbidden, Kept, Manifest, PlanInput, StaleSource
 from quota.policy import DAY_S, SECOND_NS
 from quota.words import format_bytes, format_seconds
 from registry.globs import glob_matcher
-
-Kept = tuple[Why, str]
-"""A reason, and its sentence without `kept: `."""
 
 
 def over_all(source: PlanInput) -> tuple[Forbidden, str] | None:
@@ -85,6 +82,8 @@ class Protections:
             return "other_registry", f"{where}, which cannot be cleaned from here"
         if manifest.key in source.failed:
             return "delete_failed", "its deletion has failed in this run"
+        if manifest.key in source.spared:
+            return source.spared[manifest.key]
         if number in self._used:
             return "in_use", "in use" if number in self._leased else "holds what is in use"
         if number in self._fetched:

@@ -32,6 +32,7 @@ KEPT_AS: Final[dict[Why, str]] = {
     "index_pending": "beside an index that is not read yet",
     "not_found": "not found in the registry",
     "delete_failed": "could not be deleted",
+    "pulled_meanwhile": "kept because pulled meanwhile",
     "stale_lease": "in the scope of a lease source that has stopped reporting",
     "not_configured": "in a workspace that nobody has configured",
     "frees_nothing": "without a byte of their own",

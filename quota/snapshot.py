@@ -88,6 +88,7 @@ async def take_snapshot(
 def plan_input(
     snapshot: Snapshot,
     failed: frozenset[planning.ManifestKey],
+    spared: Mapping[planning.ManifestKey, planning.Kept],
     *,
     not_found: frozenset[planning.ManifestKey] = frozenset(),
     deleted_before: int = 0,
@@ -114,6 +115,7 @@ def plan_input(
         ),
         configured=snapshot.workspace.configured or not snapshot.workspace.found_by_reconciliation,
         failed=failed,
+        spared=spared,
         not_found=not_found,
         out_of_reach=frozenset({view.registry for view in snapshot.manifests} - {DEFAULT_REGISTRY}),
         deleted_before=deleted_before,

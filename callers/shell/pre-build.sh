@@ -2,8 +2,12 @@
 # Asks registry-quota before a build whether there is room, and makes it make some.
 #
 #   RQ_API_URL, RQ_API_TOKEN   the API and a token with the scope `hook`
-#   RQ_WORKSPACE               required
-#   RQ_APP, RQ_BUILD_ID        optional; with a build id the incoming bytes are reserved for an hour
+#   RQ_WORKSPACE, RQ_APP       what the image counts for; as they are written
+#   RQ_REPOSITORY              instead of both: the image's name, such as registry.example.com/acme/api. In lower
+#                              case its first part is the workspace, the rest is the app. Where none of the three
+#                              is set, GitLab's CI_REGISTRY_IMAGE or CI_PROJECT_PATH, or GITHUB_REPOSITORY
+#   RQ_BUILD_ID                optional: by it the incoming bytes are reserved for an hour
+#   RQ_RUN_ID                  instead of it: the pipeline's; each app of a run then has a build id of its own
 #   RQ_INCOMING_BYTES          optional: about how much the build is going to push
 #   RQ_TIMEOUT                 seconds that this may take (60)
 #   RQ_CA_FILE                 PEM file of the authority that signed the API's certificate, if it is your own
@@ -23,23 +27,65 @@ unchecked() {
 # A JSON string of a text. Control characters have no place in a name; the API would refuse them too.
 quoted() { printf '"%s"' "$(printf '%s' "$1" | tr -d '\000-\037\177' | sed 's/[\\"]/\\&/g')"; }
 
-# The text, number or word of a key that is in the answer once.
-text_of() { printf '%s' "$answer" | sed -n -E 's/.*"'"$1"'": ?"(([^"\\]|\\.)*)".*/\1/p' | sed 's/\\\(["\\/]\)/\1/g'; }
-number_of() { printf '%s' "$answer" | sed -n -E 's/.*"'"$1"'": ?([0-9]+).*/\1/p'; }
+# An answer's values, one a line: where it stands, a space, the value as JSON has it.
+#   .cleanup.images.0.why "deleted: 4th newest"
+leaves() {
+  LC_ALL=C grep -o -E '"([^"\\]|\\.)*"|[][{}:,]|[^][{}:,"[:space:]]+' | LC_ALL=C awk '
+    function leaf(value,  level, path) {
+      for (level = 1; level <= depth; level++) path = path "." at[level]
+      print path " " value
+    }
+    $0 == "{" { depth++; at[depth] = ""; named[depth] = 1; key = 1; next }
+    $0 == "[" { depth++; at[depth] = 0; named[depth] = 0; key = 0; next }
+    $0 == "}" || $0 == "]" { depth--; next }
+    $0 == "," { if (named[depth]) key = 1; else at[depth]++; next }
+    $0 == ":" { key = 0; next }
+    key { at[depth] = substr($0, 2, length($0) - 2); next }
+    { leaf($0) }'
+}
+
+# The text, number or word that stands there; nothing where nothing does. What stands there is for sed: `\.a\.b`.
+value_of() {
+  printf '%s\n' "$answer" | sed -n -E "s/^$1 //p" | sed -E -e 's/^"(.*)"$/\1/' -e 's/\\(["\\/])/\1/g'
+}
+
+# How many lines match.
+count_of() { printf '%s\n' "$answer" | grep -c -E "$1"; }
+
+# `1 image`, `2 images`
+counted() { if [ "$1" -eq 1 ]; then printf '1 image'; else printf '%s images' "$1"; fi; }
 
 timeout=${RQ_TIMEOUT:-60}
 [ -n "${RQ_API_URL:-}" ] || unchecked "RQ_API_URL is not set"
 [ -n "${RQ_API_TOKEN:-}" ] || unchecked "RQ_API_TOKEN is not set"
-[ -n "${RQ_WORKSPACE:-}" ] || unchecked "RQ_WORKSPACE is not set"
 case $timeout in '' | *[!0-9]* | 0*) unchecked "RQ_TIMEOUT must be whole seconds, not '$timeout'" ;; esac
 case ${RQ_INCOMING_BYTES:-} in *[!0-9]*) unchecked "RQ_INCOMING_BYTES must be a number, not '$RQ_INCOMING_BYTES'" ;; esac
+command -v awk >/dev/null 2>&1 || unchecked "awk is not installed here"
+command -v curl >/dev/null 2>&1 || unchecked "curl is not installed here"
 # JSON has no numbers with zeros in front.
 incoming=$(printf '%s' "${RQ_INCOMING_BYTES:-}" | sed 's/^0*\(.\)/\1/')
-command -v curl >/dev/null 2>&1 || unchecked "curl is not installed here"
 
-body="{\"workspace\": $(quoted "$RQ_WORKSPACE"), \"timeout_s\": $timeout"
-[ -z "${RQ_APP:-}" ] || body="$body, \"app\": $(quoted "$RQ_APP")"
-[ -z "${RQ_BUILD_ID:-}" ] || body="$body, \"build_id\": $(quoted "$RQ_BUILD_ID")"
+# Registries take lower case alone, so that is what an image is pushed to, however its project is written.
+image=${RQ_REPOSITORY:-${CI_REGISTRY_IMAGE:-}}
+case $image in
+  "${CI_REGISTRY:-/}"/*) image=${image#"$CI_REGISTRY"/} ;;
+  # As in every reference to an image: the first part is a host when it has a dot or a port.
+  */*) case ${image%%/*} in *.* | *:* | localhost) image=${image#*/} ;; esac ;;
+esac
+image=${image%%@*}
+repository=$(printf '%s' "${image:-${CI_PROJECT_PATH:-${GITHUB_REPOSITORY:-}}}" | LC_ALL=C tr 'A-Z' 'a-z')
+repository=${repository%%:*}
+workspace=${RQ_WORKSPACE:-${repository%%/*}}
+[ -n "$workspace" ] || unchecked "RQ_WORKSPACE is not set"
+app=${RQ_APP:-}
+if [ -z "$app" ]; then
+  case $repository in "$workspace"/?*) app=${repository#"$workspace"/} ;; esac
+fi
+build=${RQ_BUILD_ID:-${RQ_RUN_ID:+$RQ_RUN_ID-$app}}
+
+body="{\"workspace\": $(quoted "$workspace"), \"timeout_s\": $timeout"
+[ -z "$app" ] || body="$body, \"app\": $(quoted "$app")"
+[ -z "$build" ] || body="$body, \"build_id\": $(quoted "$build")"
 [ -z "$incoming" ] || body="$body, \"incoming_bytes\": $incoming"
 body="$body}"
 
@@ -52,26 +98,32 @@ answer=$(printf 'header = "Authorization: Bearer %s"\n' "$RQ_API_TOKEN" |
 
 status=${answer##*
 }
-answer=${answer%
-*}
+answer=$(printf '%s' "${answer%
+*}" | leaves)
 if [ "$status" != 200 ]; then
-  detail=$(text_of detail)
+  detail=$(value_of '\.detail')
   unchecked "the API answered $status${detail:+: $detail}"
 fi
 
-decision=$(text_of decision)
+decision=$(value_of '\.decision')
+reason=$(value_of '\.reason')
 case $decision in
   proceed | deny) ;;
   *) unchecked "something other than registry-quota answers at $RQ_API_URL" ;;
 esac
 
-say "$decision ($(text_of reason))"
-say "$(text_of message)"
-images=$(printf '%s' "$answer" | grep -o '"why":' | grep -c .)
-[ "$images" -eq 0 ] || say "cleanup deleted $images images"
-warnings=$(printf '%s' "$answer" | sed -n -E 's/.*"warnings": ?\[([^]]+)\].*/\1/p' | tr -d '"')
-[ -z "$warnings" ] || say "warnings: $warnings"
+say "$decision ($reason)"
+say "$(value_of '\.message')"
+# What went along with an image (an index's children, a signature) is a part of it.
+images=$(($(count_of '^\.cleanup\.images\.[0-9]+\.digest ') -
+  $(count_of '^\.cleanup\.images\.[0-9]+\.code "goes_with_')))
+[ "$images" -eq 0 ] || say "cleanup deleted $(counted "$images")"
+pulled=$(count_of '^\.cleanup\.spared\.[0-9]+\.code "pulled_meanwhile"')
+[ "$pulled" -eq 0 ] || say "$(counted "$pulled") kept because pulled meanwhile"
+failed=$(count_of '^\.cleanup\.failed\.[0-9]+\.digest ')
+[ "$failed" -eq 0 ] || say "$(counted "$failed") could not be deleted"
+value_of '\.warnings\.[0-9]+' | while IFS= read -r warning; do say "warning: $warning"; done
 if [ -n "${GITHUB_OUTPUT:-}" ]; then
-  printf 'decision=%s\nreason=%s\n' "$decision" "$(text_of reason)" >>"$GITHUB_OUTPUT"
+  printf 'decision=%s\nreason=%s\n' "$decision" "$reason" >>"$GITHUB_OUTPUT"
 fi
 [ "$decision" != deny ] || exit 1

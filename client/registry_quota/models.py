@@ -70,6 +70,8 @@ class CleanedImage(msgspec.Struct, frozen=True, kw_only=True):
     tags: list[str]
     freed_bytes: int
     why: str
+    code: str = ""
+    """As in a plan; `goes_with_…`: a part of another image of the list."""
 
 
 class FailedImage(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +79,16 @@ class FailedImage(msgspec.Struct, frozen=True, kw_only=True):
 
     repository: str
     digest: str
+    reason: str
+
+
+class SparedImage(msgspec.Struct, frozen=True, kw_only=True):
+    """An image that was to go and stays, for what happened after the plan was made."""
+
+    repository: str
+    digest: str
+    tags: list[str]
+    code: str
     reason: str
 
 
@@ -88,6 +100,7 @@ class Cleanup(msgspec.Struct, frozen=True, kw_only=True):
     freed_bytes: int
     images: list[CleanedImage]
     failed: list[FailedImage]
+    spared: list[SparedImage] = msgspec.field(default_factory=list)
     target_reached: bool
 
 

@@ -113,6 +113,7 @@ class Api:
                 layers=layers,
                 dry_run=body.dry_run,
                 timeout_s=body.timeout_s,
+                among=caller.workspaces,
             )
         )
         result.warnings += [

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import msgspec
+
 from quota.hook import Answer
 from quota.outcome import Outcome
 
@@ -47,6 +49,7 @@ def cleanup_document(outcome: Outcome) -> dict[str, Any]:
                 "tags": list(image.tags),
                 "freed_bytes": image.freed_bytes,
                 "why": image.why,
+                "code": image.code,
             }
             for image in outcome.images
         ],
@@ -54,5 +57,6 @@ def cleanup_document(outcome: Outcome) -> dict[str, Any]:
             {"repository": item.repository, "digest": item.digest, "reason": item.reason}
             for item in outcome.failed
         ],
+        "spared": [msgspec.structs.asdict(item) for item in outcome.spared],
         "target_reached": outcome.target_reached,
     }

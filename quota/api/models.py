@@ -215,6 +215,10 @@ class CleanedImage(Answer):
     tags: list[str]
     freed_bytes: Count
     why: str
+    code: Annotated[
+        str,
+        Field(description="As in a plan; `goes_with_…`: a part of another image of the list."),
+    ]
 
 
 class FailedImage(Answer):
@@ -222,6 +226,16 @@ class FailedImage(Answer):
 
     repository: str
     digest: str
+    reason: str
+
+
+class SparedImage(Answer):
+    """An image that was to go and stays, for what happened after the plan was made."""
+
+    repository: str
+    digest: str
+    tags: list[str]
+    code: Annotated[str, Field(description="As in a plan: `pulled_meanwhile`, `in_use`, …")]
     reason: str
 
 
@@ -233,6 +247,7 @@ class CleanupAnswer(Answer):
     freed_bytes: Count
     images: list[CleanedImage]
     failed: list[FailedImage]
+    spared: list[SparedImage]
     target_reached: bool
 
 

@@ -1,0 +1,56 @@
+"""What a name that nobody knows here is answered with: a warning that says so, and near names.
+
+It is taken all the same where it may come to be known later (a workspace before its first image, a
+digest before its push); a typo must not look like that. Only names that the caller may see are told.
+"""
+
+import asyncio
+from collections.abc import Iterable
+
+from ledger import names, reading
+from ledger.reading import WorkspaceView
+from quota.near import did_you_mean
+from quota.words import plural
+from runtime.postgres import Connection
+
+
+async def workspace(
+    connection: Connection,
+    name: str,
+    view: WorkspaceView | None,
+    among: Iterable[str] | None,
+) -> list[str]:
+    """A warning when a workspace has had no image and nobody has configured it.
+
+    `view`: what the ledger has of it; `among`: the workspaces that the caller may hear of, None: all.
+    """
+    if view is not None and view.visible:
+        return []
+    known = await names.workspaces_like(connection, name, among)
+    meant = await asyncio.to_thread(did_you_mean, name, known)
+    why = "nothing was ever pushed to it, and nobody has set anything for it"
+    return [f"unknown_workspace: {name} is unknown here: {why}{meant}"]
+
+
+async def app(connection: Connection, view: WorkspaceView, name: str) -> list[str]:
+    """A warning when nothing was ever pushed to an app of a workspace that is known."""
+    known = await names.apps_like(connection, view.id, name)
+    if known[:1] == [name]:
+        return []
+    meant = await asyncio.to_thread(did_you_mean, name, known)
+    why = "nothing was ever pushed to such an app"
+    return [f"unknown_app: {name} is unknown in {view.name}: {why}{meant}"]
+
+
+async def digests(
+    connection: Connection, name: str, view: WorkspaceView | None, wanted: set[bytes]
+) -> tuple[int, list[str]]:
+    """How many of the digests a workspace holds now, and a warning when it holds none of them."""
+    held = {} if view is None else await reading.held(connection, view.id, wanted)
+    known = sum(entry.refs > 0 for entry in held.values())
+    if known or not wanted:
+        return known, []
+    counted = plural(len(wanted), "digest")
+    are = "is" if len(wanted) == 1 else "are"
+    why = "nothing that is there is protected by this, only what arrives later"
+    return 0, [f"unknown_digests: 0 of {counted} {are} known in {name}: {why}"]
