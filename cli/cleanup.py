@@ -11,6 +11,7 @@ from cli.client import ApiClient, ApiError, api_client, workspace_path
 from cli.console import CommandError, console, emit_json, plain, size, table
 from cli.options import AsJson, WorkspaceName
 from cli.progress import Work, progress, watched
+from cli.workspaces import parse_size
 
 Document = dict[str, Any]
 
@@ -53,13 +54,27 @@ def register(app: typer.Typer) -> None:
     app.command("cleanup")(cleanup)
 
 
-def plan(workspace: WorkspaceName, as_json: AsJson = False) -> None:
+def plan(
+    workspace: WorkspaceName,
+    incoming: Annotated[
+        str | None,
+        typer.Option(help="Make room for a build of this size, such as 250MB or plain bytes."),
+    ] = None,
+    build: Annotated[
+        str | None,
+        typer.Option(help="The build's id: what is reserved for it is not counted twice."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """What a cleanup would delete and keep, and why. Deletes nothing.
 
     Every manifest with keep or delete, the reason, and the bytes it frees. Exit code 3 when a breaker
     or a guard would refuse it.
     """
-    _show_and_exit(asyncio.run(_plan(workspace)), as_json=as_json)
+    body: Document = {} if incoming is None else {"incoming_bytes": parse_size(incoming)}
+    if build is not None:
+        body["build_id"] = build
+    _show_and_exit(asyncio.run(_post_plan(workspace, body)), as_json=as_json)
 
 
 def cleanup(
@@ -96,18 +111,20 @@ def _show_and_exit(document: Document, *, as_json: bool) -> NoReturn:
     raise typer.Exit(3 if document["blocks"] else 0)
 
 
-async def _plan(workspace: str, plan_id: UUID | None = None) -> Document:
+async def _plan(workspace: str, plan_id: UUID | None) -> Document:
+    if plan_id is None:
+        return await _post_plan(workspace, {})
     async with api_client() as api:
-        if plan_id is None:
-            return await _post_plan(api, workspace)
         path = workspace_path(workspace, "cleanup-plans", str(plan_id))
         document: Document = await api.call("GET", path)
         return document
 
 
-async def _post_plan(api: ApiClient, workspace: str) -> Document:
-    document: Document = await api.call("POST", workspace_path(workspace, "cleanup-plans"), body={})
-    return document
+async def _post_plan(workspace: str, body: Document) -> Document:
+    async with api_client() as api:
+        path = workspace_path(workspace, "cleanup-plans")
+        document: Document = await api.call("POST", path, body=body)
+        return document
 
 
 async def _clean(
@@ -136,8 +153,8 @@ async def _clean(
                 outcome = await _ended(api, workspace, outcome["run_id"], work)
         if outcome["target_reached"] or not outcome["done"]:
             return outcome, None
-        # The answer names what stopped it; a fresh plan has the sentence for it.
-        now = await _post_plan(api, workspace)
+    # The answer names what stopped it; a fresh plan has the sentence for it.
+    now = await _post_plan(workspace, {})
     sentences = [block["why"] for block in now["blocks"]]
     return outcome, "; ".join(sentences) or now["why_not"]
 
@@ -217,8 +234,8 @@ def show_plan(document: Document, *, as_json: bool) -> None:
     going = sum(image["action"] == "delete" for image in images)
     console.print(
         f"{going} of {len(images)} manifests would go and free {size(document['freed_bytes'])}: "
-        f"{size(document['usage_bytes'])} → {size(document['usage_after_bytes'])}, "
-        f"target {size(document['target_bytes'])}",
+        f"{size(document['usage_bytes'])} → {size(document['usage_after_bytes'])}"
+        f"{_beside(document)}, target {size(document['target_bytes'])}",
         soft_wrap=True,
     )
     if going and not document["blocks"]:
@@ -236,6 +253,16 @@ def show_plan(document: Document, *, as_json: bool) -> None:
         )
     if document["why_not"]:
         console.print(f"target not reached: {plain(document['why_not'])}", soft_wrap=True)
+
+
+def _beside(document: Document) -> str:
+    """What counts beside what is stored."""
+    told = [
+        f" + {size(document[name])} {what}"
+        for name, what in (("reserved_bytes", "reserved"), ("incoming_bytes", "incoming"))
+        if document.get(name)
+    ]
+    return "".join(told)
 
 
 def show_outcome(workspace: str, outcome: Document, obstacle: str | None) -> None:

@@ -10,6 +10,7 @@ from ledger.outbox import QuotaEvent
 from ledger.reading import WorkspaceView
 from quota.decision import Enforcement, Figures, Verdict
 from quota.incoming import incoming_from_layers, percentile_90
+from quota.outcome import Outcome
 from quota.policy import DEFAULT_POLICY, Policy, parse_policy
 from quota.snapshot import Incoming
 from runtime.postgres import Connection
@@ -55,19 +56,29 @@ class Look(msgspec.Struct, frozen=True):
 
 
 async def look(
-    connection: Connection, build: PreBuild, *, now: datetime, default_quota_bytes: int
+    connection: Connection,
+    build: PreBuild,
+    *,
+    now: datetime,
+    default_quota_bytes: int,
+    without: Outcome | None = None,
 ) -> Look:
-    """Read what the decision needs: one statement, and one more where incoming bytes are looked up."""
+    """Read what the decision needs: one statement, and one more where incoming bytes are looked up.
+
+    `without`: a rehearsal's outcome; the figures are those that it would leave.
+    """
     view = await reading.find_workspace(
         connection, build.workspace, now=now, except_build=build.build_id
     )
     reserved = 0 if view is None else view.reserved_bytes
-    incoming_bytes, source, held = await _incoming(connection, build, view)
+    let_go = frozenset() if without is None else without.let_go
+    freed = 0 if without is None else without.freed_bytes
+    incoming_bytes, source, held = await _incoming(connection, build, view, let_go)
     return Look(
         view=view,
         policy=DEFAULT_POLICY if view is None else parse_policy(view.policy),
         figures=Figures(
-            usage_bytes=0 if view is None else view.usage_bytes,
+            usage_bytes=0 if view is None else max(view.usage_bytes - freed, 0),
             reserved_bytes=reserved,
             incoming_bytes=incoming_bytes,
             quota_bytes=default_quota_bytes if view is None else view.quota_bytes,
@@ -110,12 +121,15 @@ def denial(
 
 
 async def _incoming(
-    connection: Connection, build: PreBuild, view: WorkspaceView | None
+    connection: Connection, build: PreBuild, view: WorkspaceView | None, let_go: frozenset[bytes]
 ) -> tuple[int, IncomingSource, frozenset[bytes]]:
-    """(bytes, source, layers held already): layers, else a plain number, else what is usual."""
+    """(bytes, source, layers held already): layers, else a plain number, else what is usual.
+
+    `let_go`: digests that count as held no more.
+    """
     if build.layers is not None and view is not None:
         known = await reading.held(connection, view.id, {digest for digest, _size in build.layers})
-        held = frozenset(digest for digest, entry in known.items() if entry.refs > 0)
+        held = frozenset(digest for digest, entry in known.items() if entry.refs > 0) - let_go
         return incoming_from_layers(build.layers, held), "layers", held
     if told(build)[1] == "none" and view is not None and build.app is not None:
         usual = percentile_90(await apps.usual_pushes(connection, view.id, build.app))

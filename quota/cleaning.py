@@ -21,8 +21,9 @@ from quota.decision import target_bytes
 from quota.deleting import RULES_CHANGED, Deletions, Tools, contents_of, deleted, stopped_by
 from quota.late import settle_run
 from quota.outcome import Outcome, PlanChangedError, StopError
-from quota.plan import ManifestKey, Plan
+from quota.plan import ManifestKey, Plan, PlanInput
 from quota.planner import make_plan
+from quota.rounds import rehearsed, rounds
 from quota.snapshot import Incoming, Snapshot, plan_input, take_snapshot
 from quota.stored import Steps
 from registry.errors import RegistryError
@@ -47,6 +48,7 @@ _SECOND_LOOK_SECONDS = 1.0
 """What a registry has in hand when no answer came is mostly done by then."""
 _INTERRUPTED = "the process ended before it came to it"
 _NOT_REACHED = "the run stopped before it came to it"
+_STILL_CHANGING = ("still_changing", "the registry kept changing while it was being cleaned")
 
 
 class Job:
@@ -68,6 +70,7 @@ class Job:
         self._not_found: dict[str, frozenset[bytes]] = {}
         """Repository → digests for which the registry has none of the ledger's tags."""
         self._read: set[ManifestKey] = set()
+        self._corrections = 0
 
     # -- three ways to begin -----------------------------------------------------------------------
 
@@ -119,12 +122,17 @@ class Job:
 
     async def plan(self) -> tuple[Snapshot, Plan]:
         """What would go now. Raises LookupError for a workspace that is not known."""
-        snapshot, plan = await self._plan_once()
-        for _round in range(_MOST_READINGS):
-            if not await self._read_unresolved(snapshot, plan):
-                break
-            snapshot, plan = await self._plan_once()
+        snapshot, _source, plan = await self._plan_read()
         return snapshot, plan
+
+    async def _plan_read(self) -> tuple[Snapshot, PlanInput, Plan]:
+        """A plan, and what it was made from, after what it lacks was fetched."""
+        made = await self._plan_once()
+        for _round in range(_MOST_READINGS):
+            if not await self._read_unresolved(made[0], made[2]):
+                break
+            made = await self._plan_once()
+        return made
 
     async def plan_asked(self, seconds: float) -> tuple[Snapshot, Plan]:
         """What would go now, after asking the registry about it as a cleanup does.
@@ -143,7 +151,7 @@ class Job:
             snapshot, plan = await self.plan()
         return snapshot, plan
 
-    async def _plan_once(self) -> tuple[Snapshot, Plan]:
+    async def _plan_once(self) -> tuple[Snapshot, PlanInput, Plan]:
         async with self._tools.pool.acquire() as connection:
             snapshot = await take_snapshot(
                 connection, self._workspace, self._incoming, now=self._tools.clock()
@@ -160,13 +168,14 @@ class Job:
             for digest in digests
         )
 
-        def think() -> Plan:
-            return make_plan(
-                plan_input(snapshot, failed, spared, not_found=not_found, deleted_before=before)
+        def think() -> tuple[PlanInput, Plan]:
+            source = plan_input(
+                snapshot, failed, spared, not_found=not_found, deleted_before=before
             )
+            return source, make_plan(source)
 
         # In a thread: a large workspace must not hold up the hooks of all others.
-        return snapshot, await asyncio.to_thread(think)
+        return snapshot, *await asyncio.to_thread(think)
 
     async def _read_unresolved(self, snapshot: Snapshot, plan: Plan) -> bool:
         """Fetch manifests that stay only because too little is known of them: size, subject, children."""
@@ -182,21 +191,66 @@ class Job:
             await self._tools.recorder.record(facts, now=self._tools.clock(), source="cleanup")
         return bool(facts)
 
+    async def rehearse(self) -> None:
+        """What `run` would come to, without a DELETE and without a run on record.
+
+        Waits for who cleans the workspace just now, as `run` does.
+        """
+        outcome = self._outcome
+        outcome.warn("dry_run")
+        outcome.rehearsed = True
+        final: Plan | None = None
+        try:
+            await self._nobody_else()
+            snapshot, source, plan = await self._confirmed_plan()
+            done = await asyncio.to_thread(lambda: list(rounds(source, plan)))
+            outcome.images, outcome.let_go = rehearsed(source, [plan for _source, plan in done])
+            final = done[-1][1]
+            self._refuse(final)
+        except StopError as stop:
+            outcome.warn(stop.warning)
+            outcome.stopped = True
+            outcome.obstacle = str(stop)
+        if final is None:
+            snapshot, final = await self.plan()
+            target = target_bytes(snapshot.workspace.quota_bytes, snapshot.policy)
+            outcome.target_reached = snapshot.projected_bytes <= target
+        else:
+            outcome.target_reached = final.usage_before_bytes <= final.target_usage_bytes
+        if outcome.target_reached:
+            outcome.obstacle = None
+        elif not outcome.stopped:
+            outcome.obstacle = final.why_not
+        outcome.done = True
+
+    def _refuse(self, plan: Plan) -> None:
+        """Raises StopError when the plan may not be carried out."""
+        for warning in plan.warnings:
+            self._outcome.warn(warning.code)
+        for block in plan.blocks:
+            self._outcome.warn(block.code)
+        if plan.blocks:
+            sentences = "; ".join(block.sentence for block in plan.blocks)
+            raise StopError(plan.blocks[0].code, sentences)
+
+    async def _confirmed_plan(self) -> tuple[Snapshot, PlanInput, Plan]:
+        """A plan that the registry was asked about. Raises StopError when nothing may go."""
+        while True:
+            snapshot, source, plan = await self._plan_read()
+            self._refuse(plan)
+            if not plan.units:
+                return snapshot, source, plan
+            if not await self._registry_differs(snapshot, [step.key for step in plan.steps]):
+                return snapshot, source, plan
+            self._corrections += 1
+            if self._corrections >= _MOST_CORRECTIONS:
+                raise StopError(*_STILL_CHANGING)
+
     async def _rounds(self) -> None:
-        corrections = 0
         for _round in range(_MOST_ROUNDS):
-            snapshot, plan = await self.plan()
-            for warning in plan.warnings:
-                self._outcome.warn(warning.code)
-            if plan.blocks:
-                raise StopError(plan.blocks[0].code, plan.blocks[0].sentence)
+            snapshot, _source, plan = await self._confirmed_plan()
             if not plan.units:
                 return
-            if await self._registry_differs(snapshot, [step.key for step in plan.steps]):
-                corrections += 1
-                if corrections >= _MOST_CORRECTIONS:
-                    break
-                continue
             units = self._items(snapshot, stored.steps_of(plan, snapshot.known_ns()))
             try:
                 deletions = await self._begin(snapshot, units, promised=plan.freed_bytes)
@@ -205,7 +259,7 @@ class Job:
                 continue
             await deletions.carry_out(units, snapshot)
             await self._look_again(deletions)
-        raise StopError("still_changing", "the registry kept changing while it was being cleaned")
+        raise StopError(*_STILL_CHANGING)
 
     async def _carry_out_stored(self, plan_id: UUID, steps: Steps) -> None:
         keys = [member.key for unit in steps.units for member in unit]
@@ -240,6 +294,17 @@ class Job:
         raise PlanChangedError(["the registry keeps changing; make another plan"])
 
     # -- other owners ------------------------------------------------------------------------------
+
+    async def _nobody_else(self) -> None:
+        """Wait until no run of the workspace is open, here or in another process."""
+        while True:
+            async with self._tools.pool.acquire() as connection:
+                view = await reading.find_workspace(
+                    connection, self._workspace, now=self._tools.clock()
+                )
+                if view is None or await runs.running(connection, view.id) is None:
+                    return
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def _others(self) -> None:
         """One run at a time: wait for one that lives, finish one whose process has ended."""
@@ -278,7 +343,7 @@ class Job:
 
     async def _carry_on(self, items: Sequence[RecordedItem]) -> None:
         """Finish the units that another owner had begun."""
-        snapshot, _plan = await self._plan_once()
+        snapshot, _source, _plan = await self._plan_once()
         if self._deletions is not None:
             await self._deletions.carry_on(items, contents_of(snapshot))
             await self._look_again(self._deletions, taken_over=True)

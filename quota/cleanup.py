@@ -69,6 +69,26 @@ class Cleaner:
         job = Job(self.tools, workspace, incoming, cause, outcome)
         return self._begin(workspace, job.run(), outcome), outcome, True
 
+    def rehearse(
+        self, workspace: str, incoming: Incoming, *, cause: str
+    ) -> tuple[CleanupTask, Outcome, bool]:
+        """As `start`, and nothing is deleted: what a cleanup would do. Cancel it when you stop waiting.
+
+        One that this process already runs is joined all the same: that is what `start` would do.
+        """
+        running = self._running.get(workspace)
+        if running is not None:
+            return running, self._outcomes[workspace], False
+        outcome = Outcome()
+        job = Job(self.tools, workspace, incoming, cause, outcome)
+
+        async def rehearsal() -> Outcome:
+            async with self._planning:
+                await job.rehearse()
+            return outcome
+
+        return asyncio.create_task(rehearsal()), outcome, True
+
     async def apply(
         self,
         workspace: str,

@@ -3,6 +3,7 @@
 Everything is exact: bytes are integers and ratios parts per million (cleanup.md, "Decision").
 """
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -76,11 +77,13 @@ def decide(
     cleanup_tried: bool,
     obstacle: str | None = None,
     largest_apps: Sequence[tuple[str, int]] = (),
+    build_id: str | None = None,
 ) -> Verdict:
     """Decide on figures read after cleanup (or on the first ones, when none was needed).
 
     `cleanup_tried`: the trigger had been reached when the hook was called. `obstacle`: why cleanup
-    did not do more, in words. `largest_apps`: (app, its bytes), the largest first, for the message.
+    did not do more, in words. `largest_apps`: (app, its bytes), the largest first, and `build_id`, by
+    which the build's reservation is known, are for the message.
 
     The reason is `over_quota` when the incoming build alone is larger than the quota, and
     `still_above_target` whenever cleanup did not reach its target. A strict workspace denies when
@@ -96,7 +99,8 @@ def decide(
     else:
         reason = "still_above_target"
     denied = enforcement == "strict" and figures.total_bytes > figures.quota_bytes
-    message = _message(workspace, figures, reason, obstacle, largest_apps, denied=denied)
+    plan = _plan_command(workspace, figures.incoming_bytes, build_id)
+    message = _message(workspace, figures, reason, obstacle, largest_apps, plan, denied=denied)
     return Verdict("deny" if denied else "proceed", reason, message)
 
 
@@ -119,6 +123,7 @@ def _message(
     reason: Reason,
     obstacle: str | None,
     largest_apps: Sequence[tuple[str, int]],
+    plan: str,
     *,
     denied: bool,
 ) -> str:
@@ -151,10 +156,21 @@ def _message(
     if total > quota:
         sentences.append(
             "Delete images that are no longer needed, keep fewer per app, or raise the quota;"
-            f" `registry-quota plan {workspace}` says why each image stays."
+            f" `{plan}` says why each image stays."
         )
+    elif obstacle is not None:
+        sentences.append(f"`{plan}` says why each image stays.")
     sentences.append("The build is denied." if denied else "The build goes on.")
     return " ".join(sentences)
+
+
+def _plan_command(workspace: str, incoming_bytes: int, build_id: str | None) -> str:
+    """The command that shows what was decided on: with the build's bytes, and each of them once."""
+    words = ["registry-quota", "plan", workspace]
+    if incoming_bytes:
+        words += ["--incoming", str(incoming_bytes)]
+        words += [] if build_id is None else ["--build", build_id]
+    return shlex.join(words)
 
 
 def _percent(part: int, whole: int) -> str:

@@ -56,15 +56,24 @@ def untouched(source: PlanInput, target: int, why: Why, sentence: str) -> Plan:
 
 
 def planned(
-    source: PlanInput, target: int, graph: Graph, outcome: Outcome, blocks: tuple[Block, ...]
+    source: PlanInput,
+    target: int,
+    graph: Graph,
+    outcome: Outcome,
+    blocks: tuple[Block, ...],
+    *,
+    fits: bool = False,
 ) -> Plan:
-    """The plan that deletes what was selected."""
-    return _Explanation(source, target, graph, outcome).plan(blocks)
+    """The plan that deletes what was selected. `fits`: the aim was the quota, not the target."""
+    return _Explanation(source, target, graph, outcome, fits=fits).plan(blocks)
 
 
 class _Explanation:
-    def __init__(self, source: PlanInput, target: int, graph: Graph, outcome: Outcome) -> None:
+    def __init__(
+        self, source: PlanInput, target: int, graph: Graph, outcome: Outcome, *, fits: bool
+    ) -> None:
         self._source = source
+        self._fits = fits
         self._manifests = source.manifests
         self._target = target
         self._graph = graph
@@ -236,7 +245,7 @@ class _Explanation:
         if not self._reached:
             return "frees_nothing", "its deletion would free no byte"
         return "target_reached", reasons.not_needed(
-            outcome.ranking.rank(number) if tagged else None
+            outcome.ranking.rank(number) if tagged else None, fits=self._fits
         )
 
     def _held(self, number: int, holders: set[int]) -> Kept:

@@ -32,9 +32,8 @@ from quota.decision import (
 )
 from quota.metrics import QuotaMetrics
 from quota.outcome import Outcome
-from quota.snapshot import Incoming
 from runtime import tracing
-from runtime.lifecycle import Stopping
+from runtime.lifecycle import Stopping, end
 from runtime.logs import Outcomes, get_logger
 from runtime.postgres import UNAVAILABLE, Connection, Pool
 
@@ -213,7 +212,7 @@ class PreBuildHook:
             outcome, largest = nothing_done, None
             if needs_cleanup(seen.figures, seen.policy):
                 outcome = await self._make_room(build, seen, deadline.clean_until, warnings)
-                largest = await self._largest_apps(build, deadline.look_until)
+                largest = await self._largest_apps(build, outcome, deadline.look_until)
             answer = await self._answer(build, outcome, usage_before, warnings, largest)
         answer.warnings += await self._unknown(build, answer.view, deadline.look_until)
         return answer
@@ -244,12 +243,9 @@ class PreBuildHook:
     ) -> Outcome:
         if seen.view is None or not seen.figures.can_ever_fit:
             return Outcome(done=True)
-        if build.dry_run:
-            outcome = await self._dry_run(build, seen.incoming)
-        else:
-            outcome = await self._clean(build, seen, clean_until)
-            if not outcome.done:
-                warnings.append("cleanup_continues")
+        outcome = await self._clean(build, seen, clean_until)
+        if not outcome.done:
+            warnings.append("cleanup_continues")
         warnings += await self._named(seen.view, outcome.warnings)
         return outcome
 
@@ -263,11 +259,11 @@ class PreBuildHook:
         stale = [f"stale_lease:{lease.source}" for lease in known if lease.stale(now)]
         return [warning for warning in warnings if warning != "stale_lease" or not stale] + stale
 
-    async def _largest_apps(self, build: PreBuild, until: float) -> LargestApps:
+    async def _largest_apps(self, build: PreBuild, outcome: Outcome, until: float) -> LargestApps:
         """Which apps hold most, when there is still too little room and there is time to find out."""
         try:
             async with asyncio.timeout_at(until):
-                seen = await self._look(build)
+                seen = await self._look(build, outcome)
                 target = target_bytes(seen.figures.quota_bytes, seen.policy)
                 if seen.view is None or seen.figures.total_bytes <= target:
                     return []
@@ -283,13 +279,20 @@ class PreBuildHook:
         except TimeoutError:
             return []  # a message without them is better than none
 
-    async def _look(self, build: PreBuild) -> Look:
+    async def _look(self, build: PreBuild, outcome: Outcome | None = None) -> Look:
         async with self._pool.acquire() as connection:
-            return await self._look_with(connection, build)
+            return await self._look_with(connection, build, outcome)
 
-    async def _look_with(self, connection: Connection, build: PreBuild) -> Look:
+    async def _look_with(
+        self, connection: Connection, build: PreBuild, outcome: Outcome | None = None
+    ) -> Look:
+        """The workspace now; with a rehearsal's outcome as it would be after it."""
         seen = await look(
-            connection, build, now=self._clock(), default_quota_bytes=self._default_quota_bytes
+            connection,
+            build,
+            now=self._clock(),
+            default_quota_bytes=self._default_quota_bytes,
+            without=outcome if outcome is not None and outcome.rehearsed else None,
         )
         if seen.view is not None:
             (self._strict.add if seen.enforcement == "strict" else self._strict.discard)(
@@ -298,13 +301,19 @@ class PreBuildHook:
         return seen
 
     async def _clean(self, build: PreBuild, first: Look, clean_until: float) -> Outcome:
-        """One cleanup runs for a workspace; who joins it decides on fresh numbers afterwards."""
+        """One cleanup runs for a workspace; who joins it decides on fresh numbers afterwards.
+
+        A dry run rehearses its own, and waits for somebody else's like any other call.
+        """
         loop = asyncio.get_running_loop()
         incoming = first.incoming
+        begin = self._cleaner.rehearse if build.dry_run else self._cleaner.start
         while True:
-            task, outcome, own = self._cleaner.start(build.workspace, incoming, cause="pre-build")
+            task, outcome, own = begin(build.workspace, incoming, cause="pre-build")
             await asyncio.wait([task], timeout=max(0.0, clean_until - loop.time()))
             if not task.done():
+                if own and build.dry_run:
+                    await end([task])
                 return outcome
             if own:
                 return task.result()
@@ -314,16 +323,6 @@ class PreBuildHook:
                 target = target_bytes(again.figures.quota_bytes, again.policy)
                 return Outcome(target_reached=again.figures.total_bytes <= target, done=True)
             incoming = again.incoming
-
-    async def _dry_run(self, build: PreBuild, incoming: Incoming) -> Outcome:
-        planned = await self._cleaner.plan(build.workspace, incoming)
-        outcome = Outcome(done=True, warnings=["dry_run"])
-        if planned is not None:
-            _snapshot, plan = planned
-            outcome.target_reached = plan.target_reached and not plan.blocks
-            outcome.obstacle = plan.blocks[0].sentence if plan.blocks else plan.why_not
-            outcome.warnings += [block.code for block in (*plan.blocks, *plan.warnings)]
-        return outcome
 
     async def _answer(
         self,
@@ -339,7 +338,7 @@ class PreBuildHook:
         """
         reservation = None
         async with self._statements.acquire() as connection:
-            now = await self._look_with(connection, build)
+            now = await self._look_with(connection, build, outcome)
             if largest is None and needs_cleanup(now.figures, now.policy):
                 return None
             verdict = self._decide(build, now, outcome, largest)
@@ -371,7 +370,7 @@ class PreBuildHook:
             if build.reserves:
                 await stack.enter_async_context(connection.transaction())
                 await self._lock(connection, build.workspace)
-            now = await self._look_with(connection, build)
+            now = await self._look_with(connection, build, outcome)
             if largest is None and needs_cleanup(now.figures, now.policy):
                 return None
             verdict = self._decide(build, now, outcome, largest)
@@ -393,6 +392,7 @@ class PreBuildHook:
             cleanup_tried=largest is not None,
             obstacle=outcome.obstacle,
             largest_apps=largest or (),
+            build_id=build.build_id,
         )
 
     async def _lock(self, connection: Connection, workspace: str) -> None:

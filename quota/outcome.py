@@ -52,6 +52,10 @@ class Outcome(msgspec.Struct):
     stopped: bool = False
     """Whether something that a person has to mend kept it from going on."""
     done: bool = False
+    rehearsed: bool = False
+    """Whether nothing was deleted: what stands here is what would be."""
+    let_go: frozenset[bytes] = frozenset()
+    """Of a rehearsal: digests that the account would hold no more."""
 
     @property
     def freed_bytes(self) -> int:

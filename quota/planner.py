@@ -85,11 +85,38 @@ def _plan(source: PlanInput) -> Plan:
     if forbidden is not None:
         return replace(untouched(source, target, *forbidden), blocks=(Block(*forbidden),))
     graph = Graph(source)
+    plan = _towards(source, graph, target)
+    return _as_far_as_allowed(source, graph, plan) if plan.blocks else plan
+
+
+def _towards(source: PlanInput, graph: Graph, target: int, *, fits: bool = False) -> Plan:
     selection = _Selection(source, graph, target)
     selection.add()
     selection.reprieve()
     outcome = selection.outcome()
-    return planned(source, target, graph, outcome, _breakers(source, graph, len(outcome.units)))
+    blocks = _breakers(source, graph, len(outcome.units))
+    return planned(source, target, graph, outcome, blocks, fits=fits)
+
+
+def _as_far_as_allowed(source: PlanInput, graph: Graph, refused: Plan) -> Plan:
+    """What makes the build fit, where the breakers refuse the way to the target and allow that.
+
+    A limit of what one run may delete is no reason to delete less than it allows while a build is
+    denied for it. Above the quota alone: what fits already needs no run.
+    """
+    room = source.quota_bytes - source.reserved_bytes - source.incoming_bytes
+    if not refused.target_usage_bytes < room < source.usage_bytes:
+        return refused
+    smaller = _towards(source, graph, room, fits=True)
+    if smaller.blocks or not smaller.target_reached:
+        return refused
+    sentence = "; ".join(block.sentence for block in refused.blocks)
+    return replace(
+        smaller,
+        target_usage_bytes=refused.target_usage_bytes,
+        warnings=(*smaller.warnings, *refused.blocks),
+        why_not=f"{sentence}: only as much goes as the quota needs",
+    )
 
 
 def _breakers(source: PlanInput, graph: Graph, deletions: int) -> tuple[Block, ...]:
@@ -117,7 +144,8 @@ def _breakers(source: PlanInput, graph: Graph, deletions: int) -> tuple[Block, .
     if deletions * PPM > policy.max_ratio_per_run_ppm * images:
         sentence = (
             f"{deletions} of {plural(images, 'image')} would be deleted,"
-            f" max_ratio_per_run allows {policy.max_ratio_per_run_ppm * 100 / PPM:g} %"
+            f" max_ratio_per_run ({policy.max_ratio_per_run_ppm / PPM:g}) allows"
+            f" {policy.max_ratio_per_run_ppm * images // PPM}"
         )
         blocks.append(Block("max_ratio_per_run", sentence))
     return tuple(blocks)

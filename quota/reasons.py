@@ -59,9 +59,13 @@ def part_of_newest(kept: int, app: str) -> str:
     return f"has a tag of its own and is as new as the newest {kept} of app {app}"
 
 
-def not_needed(rank: int | None) -> str:
-    """A candidate that the target is reached without. Rank None: untagged."""
-    return f"{'untagged' if rank is None else _place(rank)}, the target is reached without it"
+def not_needed(rank: int | None, *, fits: bool) -> str:
+    """A candidate that the target is reached without. Rank None: untagged.
+
+    `fits`: a breaker allows no more than the quota needs, and that is reached without it.
+    """
+    reached = "the quota is kept" if fits else "the target is reached"
+    return f"{'untagged' if rank is None else _place(rank)}, {reached} without it"
 
 
 def deleted(

@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 import msgspec
 
-from ledger import plans
+from ledger import plans, reading
 from ledger import runs as rows
 from ledger.plans import StoredPlan
 from ledger.reading import WorkspaceView
@@ -49,6 +49,17 @@ class PlanRefusedError(Exception):
         self.reasons = reasons
 
 
+class PlannedBuild(msgspec.Struct, frozen=True):
+    """The build that a plan makes room for; bytes."""
+
+    incoming_bytes: int = 0
+    build_id: str | None = None
+    """What is reserved under it is not counted beside its incoming bytes."""
+
+
+_NO_BUILD: Final = PlannedBuild()
+
+
 class Runs:
     """Plans, starts and remembers cleanups."""
 
@@ -65,15 +76,16 @@ class Runs:
         self._clock = clock
         self._new_id = new_id
 
-    async def plan(self, view: WorkspaceView) -> dict[str, Any]:
+    async def plan(self, view: WorkspaceView, build: PlannedBuild = _NO_BUILD) -> dict[str, Any]:
         """A dry run, stored for 15 minutes: every image with keep or delete, why, and the bytes."""
-        planned = await self._cleaner.plan_asked(view.name, _incoming(view), seconds=_ASK_SECONDS)
+        incoming = await self._incoming(view, build)
+        planned = await self._cleaner.plan_asked(view.name, incoming, seconds=_ASK_SECONDS)
         if planned is None:  # pragma: no cover - the view was read a moment ago
             raise LookupError(view.name)
         snapshot, plan, warnings = planned
         now = self._clock()
         identifier = self._new_id()
-        document = _document(snapshot, plan, warnings)
+        document = _document(snapshot, plan, warnings) | {"build_id": build.build_id}
         stored = StoredPlan(
             identifier,
             msgspec.json.encode(steps_of(plan, snapshot.known_ns())),
@@ -101,7 +113,9 @@ class Runs:
 
     async def clean(self, view: WorkspaceView, timeout_s: float) -> Outcome:
         """Clean now, towards the target; what is not done within the time goes on behind."""
-        task, outcome, _own = self._cleaner.start(view.name, _incoming(view), cause="asked for")
+        task, outcome, _own = self._cleaner.start(
+            view.name, Incoming(reserved_bytes=view.reserved_bytes), cause="asked for"
+        )
         await asyncio.wait([task], timeout=timeout_s)
         return task.result() if task.done() else outcome
 
@@ -127,9 +141,12 @@ class Runs:
             return Outcome(done=True, target_reached=document["target_reached"])
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout_s
+        incoming = await self._incoming(
+            view, msgspec.json.decode(stored.document, type=PlannedBuild)
+        )
         try:
             task, outcome = await self._cleaner.apply(
-                view.name, _incoming(view), plan_id, steps, cause="plan", wait_s=timeout_s
+                view.name, incoming, plan_id, steps, cause="plan", wait_s=timeout_s
             )
         except AlreadyRunningError as error:
             raise PlanRefusedError(
@@ -148,6 +165,17 @@ class Runs:
                 f"the plan does not hold any more: {named}", error.changes
             ) from error
 
+    async def _incoming(self, view: WorkspaceView, build: PlannedBuild) -> Incoming:
+        """What a build brings, and what is reserved for the others."""
+        reserved = view.reserved_bytes
+        if build.build_id is not None:
+            async with self._pool.acquire() as connection:
+                others = await reading.find_workspace(
+                    connection, view.name, now=self._clock(), except_build=build.build_id
+                )
+            reserved = reserved if others is None else others.reserved_bytes
+        return Incoming(incoming_bytes=build.incoming_bytes, reserved_bytes=reserved)
+
     async def list(self, view: WorkspaceView, limit: int) -> list[dict[str, Any]]:
         """Runs, newest first."""
         async with self._pool.acquire() as connection:
@@ -161,10 +189,6 @@ class Runs:
             return None
         items = [{**item, "digest": format_digest(item["digest"])} for item in row.pop("items")]
         return {**_run(row), "items": items}
-
-
-def _incoming(view: WorkspaceView) -> Incoming:
-    return Incoming(reserved_bytes=view.reserved_bytes)
 
 
 def _head(stored: StoredPlan) -> dict[str, Any]:
@@ -186,6 +210,8 @@ def _document(snapshot: Snapshot, plan: Plan, warnings: Sequence[str]) -> dict[s
         "workspace": plan.workspace,
         "usage_bytes": plan.usage_before_bytes,
         "usage_after_bytes": plan.usage_after_bytes,
+        "reserved_bytes": snapshot.incoming.reserved_bytes,
+        "incoming_bytes": snapshot.incoming.incoming_bytes,
         "target_bytes": target_bytes(snapshot.workspace.quota_bytes, snapshot.policy),
         "freed_bytes": plan.freed_bytes,
         "target_reached": plan.target_reached,

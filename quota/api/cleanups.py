@@ -12,7 +12,13 @@ from quota.api.hook import cleanup_document
 from quota.api.models import Items, PlanAnswer, RunAnswer, RunWithItems, StartedCleanup
 from quota.api.problems import ProblemError
 from quota.api.requests import CleanupRequest, PlanRequest, body_of, identifier, number
-from quota.runs import NoSuchPlanError, PlanExpiredError, PlanRefusedError, Runs
+from quota.runs import (
+    NoSuchPlanError,
+    PlanExpiredError,
+    PlannedBuild,
+    PlanRefusedError,
+    Runs,
+)
 
 
 class CleanupRoutes:
@@ -50,8 +56,9 @@ class CleanupRoutes:
     async def plan(self, request: web.Request) -> web.Response:
         """Scope `read`: a dry run, every image with its reason, stored for 15 minutes."""
         view = await self._workspace(request, "read")
-        await body_of(request, PlanRequest)
-        return answer(await self._runs.plan(view))
+        body = await body_of(request, PlanRequest)
+        build = PlannedBuild(body.incoming_bytes, body.build_id)
+        return answer(await self._runs.plan(view, build))
 
     @describe("cleanups", "A stored plan as it was made.", scope="read", answers={200: PlanAnswer})
     async def get_plan(self, request: web.Request) -> web.Response:

@@ -38,7 +38,7 @@ def answer_document(result: Answer) -> dict[str, Any]:
 def cleanup_document(outcome: Outcome) -> dict[str, Any]:
     """What a cleanup did, so far or in the end."""
     return {
-        "performed": bool(outcome.images),
+        "performed": bool(outcome.images) and not outcome.rehearsed,
         "run_id": str(outcome.run_id) if outcome.run_id else None,
         "freed_bytes": outcome.freed_bytes,
         "images": [

@@ -308,6 +308,9 @@ class PlanAnswer(Answer):
     workspace: str
     usage_bytes: Count
     usage_after_bytes: Count
+    reserved_bytes: Count
+    incoming_bytes: Annotated[Count, Field(description="Of the build that it was made for.")]
+    build_id: str | None
     target_bytes: Count
     freed_bytes: Count
     target_reached: bool

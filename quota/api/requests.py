@@ -132,9 +132,15 @@ class TokenRequest(BaseModel):
 
 
 class PlanRequest(BaseModel):
-    """`POST /v1/workspaces/{workspace}/cleanup-plans`."""
+    """`POST /v1/workspaces/{workspace}/cleanup-plans`: for a build, as the pre-build hook plans it.
+
+    `incoming_bytes` are the build's; what is reserved under `build_id` is then not counted beside them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    incoming_bytes: ByteCount = 0
+    build_id: Name | None = None
 
 
 class CleanupRequest(BaseModel):

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from ledger.workspaces import Settings
 from quota.builds import PreBuild
 from quota.hook import PreBuildHook
 from quota.metrics import QuotaMetrics
+from quota.runs import PlannedBuild, Runs
 from registry.push import build_image, build_index, build_layer
 from runtime.postgres import open_statement_pool
 from tests.integration.quota.conftest import utc_now
@@ -176,3 +178,114 @@ async def test_whatever_fails_on_our_side_stops_no_build(service, monkeypatch, f
     monkeypatch.setattr(service.hook, "_check", fails)
     answer = await service.ask("acme", build_id="b")
     assert (answer.verdict.decision, answer.verdict.reason) == ("proceed", "check_failed")
+
+
+def told(answer):
+    """What a dry run and the call itself have to say alike."""
+    return (
+        answer.verdict.decision,
+        answer.verdict.reason,
+        answer.figures,
+        answer.usage_before,
+        answer.outcome.images,
+        answer.outcome.freed_bytes,
+        answer.outcome.target_reached,
+        answer.outcome.obstacle,
+        [w for w in (*answer.warnings, *answer.outcome.warnings) if w != "dry_run"],
+    )
+
+
+SHARED = build_layer("shared by some", 150_000)
+CASES: dict[str, tuple[dict[str, Any], int, dict[str, Any]]] = {
+    "there is room": ({"incoming_bytes": 1000}, 9_000_000, {}),
+    "some go": ({"incoming_bytes": 100_000}, 1_400_000, {}),
+    "the target is out of reach": ({"incoming_bytes": 900_000}, 1_100_000, {}),
+    "larger than the quota": ({"incoming_bytes": 2_000_000}, 1_000_000, {}),
+    "a breaker allows what fits": (
+        {"incoming_bytes": 500_000},
+        1_500_000,
+        {"target": 0.5, "max_ratio_per_run": 0.5},
+    ),
+    "a breaker refuses": ({"incoming_bytes": 100_000}, 800_000, {"max_images_per_run": 1}),
+    "its layers are held by what goes": (
+        {"layers": ((SHARED.digest, 150_000), (bytes(32), 40_000))},
+        1_200_000,
+        {},
+    ),
+    "everything is kept": ({"incoming_bytes": 900_000}, 1_200_000, {"keep_tags": ["*"]}),
+}
+
+
+@pytest.mark.parametrize("enforcement", ["advisory", "strict"])
+@pytest.mark.parametrize("case", CASES)
+async def test_a_dry_run_answers_what_the_call_then_does(service, case, enforcement):
+    build, quota, policy = CASES[case]
+    await service.configure("acme", quota, untagged_grace=0, **policy)
+    await service.accounts.configure("acme", Settings(enforcement=enforcement))
+    for number in range(2):
+        layers = [SHARED, build_layer(f"old {number}", 50_000)]
+        await service.push_built("acme/api", f"old-{number}", build_image(layers))
+    await fill(service, 5)
+    children = {name: build_image([build_layer(f"child {name}", 50_000)]) for name in ("a", "b")}
+    await service.push_index("acme/web", "1", build_index(children))
+    await fill(service, 2, repository="acme/web")
+    before = await service.usage("acme")
+    rehearsed = await service.ask("acme", app="api", dry_run=True, **build)
+    assert await service.usage("acme") == before
+    assert await service.pool.fetchval("SELECT count(*) FROM cleanup_runs") == 0
+    assert await service.pool.fetchval("SELECT count(*) FROM outbox WHERE type ~ 'clean|den'") == 0
+    answer = await service.ask("acme", app="api", **build)
+    assert told(rehearsed) == told(answer)
+
+
+async def test_a_dry_run_waits_for_a_cleanup_as_the_call_would(service, monkeypatch):
+    await service.configure("acme", 1_000_000)
+    await fill(service, 9)
+    gate, delete = asyncio.Event(), service.registry.delete_manifest
+
+    async def held(repository, digest):
+        await gate.wait()
+        return await delete(repository, digest)
+
+    monkeypatch.setattr(service.registry, "delete_manifest", held)
+    cleaning = asyncio.create_task(service.ask("acme"))
+    await asyncio.sleep(0)
+    rehearsing = asyncio.create_task(service.ask("acme", dry_run=True, timeout_s=20.0))
+    await asyncio.sleep(0)
+    gate.set()
+    answer = await cleaning
+    rehearsed = await rehearsing
+    assert answer.outcome.images
+    assert rehearsed.verdict.reason == "cleaned_to_target"
+    assert rehearsed.figures.usage_bytes == await service.usage("acme")
+
+
+async def test_a_breaker_that_allows_enough_for_a_strict_build_does_not_deny_it(service):
+    await service.configure("acme", 1_000_000, target=0.3, max_ratio_per_run=0.5)
+    await service.accounts.configure("acme", Settings(enforcement="strict"))
+    await fill(service, 8)
+    answer = await service.ask("acme", build_id="b", incoming_bytes=450_000)
+    assert (answer.verdict.decision, answer.verdict.reason) == ("proceed", "still_above_target")
+    assert [image.tags for image in answer.outcome.images] == [(f"v{n}",) for n in range(3)]
+    assert "max_ratio_per_run" in answer.outcome.warnings
+    assert "max_ratio_per_run (0.5) allows 4" in answer.verdict.message
+
+
+async def test_the_plan_that_a_refusal_advises_shows_the_breaker_and_the_builds_bytes(service):
+    """Also for an advisory build, whose bytes are reserved by then."""
+    await service.configure("acme", 1_000_000, max_images_per_run=2)
+    await fill(service, 8)
+    answer = await service.ask("acme", build_id="b 1", incoming_bytes=450_000)
+    assert answer.reservation is not None
+    assert "max_images_per_run allows 2" in answer.verdict.message
+    assert "`registry-quota plan acme --incoming 450000 --build 'b 1'`" in answer.verdict.message
+    view = await service.accounts.workspace("acme")
+    plan = await Runs(service.pool, service.cleaner, clock=utc_now).plan(
+        view, PlannedBuild(450_000, "b 1")
+    )
+    assert [block["code"] for block in plan["blocks"]] == [
+        "max_images_per_run",
+        "max_ratio_per_run",
+    ]
+    assert (plan["incoming_bytes"], plan["reserved_bytes"]) == (450_000, 0)
+    assert "; ".join(block["why"] for block in plan["blocks"]) == answer.outcome.obstacle

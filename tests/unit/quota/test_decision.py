@@ -113,9 +113,17 @@ def test_a_denied_build_is_told_how_much_is_missing_who_holds_it_and_what_can_be
         " (110.0 %). 1.0 GB are missing. Cleanup could not do more: 3 manifests are in use."
         " Most is held by api 5.0 GB, web 3.0 GB, job 512.0 MB."
         " Delete images that are no longer needed, keep fewer per app, or raise the quota;"
-        " `registry-quota plan acme` says why each image stays."
+        f" `registry-quota plan acme --incoming {gb}` says why each image stays."
         " The build is denied."
     )
+
+
+def test_the_plan_that_is_advised_is_the_one_that_was_decided_on():
+    """With the build's bytes, and those that are reserved for it only once."""
+    message = answer(figures(99, 0, 50), obstacle="…", build_id="it's 7").message
+    assert """`registry-quota plan acme --incoming 50 --build 'it'"'"'s 7'`""" in message
+    fits = answer(figures(80, 0, 0), obstacle="3 of 4 images would be deleted").message
+    assert "`registry-quota plan acme` says why" in fits
 
 
 def test_good_news_is_short():

@@ -1,6 +1,7 @@
 """cleanup.md, "Plan": what is kept always, judged on what remains; breakers and leases."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -293,8 +294,41 @@ def test_max_ratio_per_run_refuses_a_run_over_that_share_of_the_images(freed, re
     assert [b.code for b in plan.blocks] == (["max_ratio_per_run"] if refused else [])
     if refused:
         assert plan.blocks[0].sentence == (
-            "6 of 10 images would be deleted, max_ratio_per_run allows 50 %"
+            "6 of 10 images would be deleted, max_ratio_per_run (0.5) allows 5"
         )
+
+
+def above_the_quota(images: int, **rules: Any):
+    """Ten images of 1 MB, and a build for which so many have to go; the target wants eight of them."""
+    workspace = Workspace()
+    workspace.series("api", 10)
+    return workspace.plan(
+        quota_bytes=20 * MB,
+        reserved_bytes=2 * MB,
+        incoming_bytes=8 * MB + images * MB,
+        policy=Policy(target_ppm=600_000 + 50_000 * images, **rules),
+    )
+
+
+@pytest.mark.parametrize(("needed", "going"), [(0, 0), (1, 1), (4, 4), (5, 5), (6, 0), (8, 0)])
+def test_where_a_breaker_refuses_the_target_as_much_goes_as_makes_the_build_fit(needed, going):
+    plan = above_the_quota(needed)
+    assert len(plan.steps) == going
+    named = plan.warnings if going else plan.blocks
+    assert [block.code for block in named] == ["max_ratio_per_run"]
+    assert not plan.target_reached
+    assert going == 0 or "8 of 10 images would be deleted, max_ratio_per_run (0.5) allows 5" in (
+        plan.why_not or ""
+    )
+
+
+def test_what_stays_because_a_breaker_allows_no_more_says_so():
+    plan = above_the_quota(4)
+    stays = [d.sentence for d in plan.decisions if d.why == "target_reached"]
+    assert stays == [
+        f"kept: {n} newest, the quota is kept without it" for n in ("6th", "5th", "4th")
+    ]
+    assert above_the_quota(4, max_images_per_run=3).steps == ()
 
 
 def test_what_goes_along_counts_for_the_breakers_as_the_image_it_belongs_to():
