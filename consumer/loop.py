@@ -32,7 +32,7 @@ from consumer.group import GroupOffsets
 from consumer.metrics import ConsumerMetrics
 from consumer.outcomes import MOST_LINES, Decoded, about, line, summary
 from consumer.traces import tracing_batch
-from consumer.translate import facts_of
+from consumer.translate import AgentRule, facts_of, no_agent
 from consumer.waiting import Batch, Waiting
 from ledger import offsets
 from ledger.offsets import Advance, StaleOwnerError
@@ -87,6 +87,7 @@ class NotificationConsumer:
         dead_letter_ceiling: int = 0,
         clock: Callable[[], datetime],
         on_pending: Callable[[], None],
+        ignored_agents: AgentRule = no_agent,
         tracing: Tracing | None = None,
     ) -> None:
         self._connect = connect
@@ -100,6 +101,7 @@ class NotificationConsumer:
         self._batch_max_events = batch_max_events
         self._clock = clock
         self._on_pending = on_pending
+        self._ignored_agents = ignored_agents
         self._tracing = tracing
         self._owned: dict[int, Ownership] = {}
         self._waiting = Waiting(MESSAGE_MAX_BYTES)
@@ -343,7 +345,7 @@ class NotificationConsumer:
     async def _decode(self, record: ConsumerRecord, letters: list[Sent]) -> Decoded:
         try:
             notification = decode_event(record.value or b"")
-            fact = facts_of(source_of(record), notification)
+            fact = facts_of(source_of(record), notification, self._ignored_agents)
         except BadEvent as error:
             letters.append(await self._bury(record, str(error), "malformed"))
             return Decoded(record, None, refused=True)

@@ -9,6 +9,7 @@ import asyncpg
 from aiokafka import AIOKafkaConsumer
 
 from consumer.replay import LogIncompleteError, Progress, Replay, Replayed
+from consumer.translate import agents_like
 from ledger import rebuilt
 from ledger.rebuilt import BehindError, Difference
 from ledger.record import Recorder
@@ -137,6 +138,7 @@ async def rebuilding(
                 batch_max_events=settings.batch_max_events,
                 clock=clock,
                 progress=progress,
+                ignored_agents=agents_like(settings.ignored_pull_agents),
             )
             rebuild = Rebuild(
                 live=live,

@@ -12,7 +12,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from consumer.loop import source_of
-from consumer.translate import facts_of
+from consumer.translate import AgentRule, facts_of, no_agent
 from ledger import rebuilt
 from ledger.facts import Fact
 from ledger.record import Recorder
@@ -57,12 +57,14 @@ class Replay:
         batch_max_events: int,
         clock: Callable[[], datetime],
         progress: Progress,
+        ignored_agents: AgentRule = no_agent,
     ) -> None:
         self._kafka = kafka
         self._recorder = recorder
         self._batch_max_events = batch_max_events
         self._clock = clock
         self._progress = progress
+        self._ignored_agents = ignored_agents
         self.replayed = Replayed()
 
     async def take_topic(self, until: dict[int, int] | None = None) -> None:
@@ -120,7 +122,8 @@ class Replay:
 
     def _fact(self, record: ConsumerRecord) -> Fact | None:
         try:
-            return facts_of(source_of(record), decode_event(record.value or b""))
+            notification = decode_event(record.value or b"")
+            return facts_of(source_of(record), notification, self._ignored_agents)
         except BadEvent:
             self.replayed.skipped += 1
             return None

@@ -4,6 +4,10 @@ The rules are those of registry-facts.md: a manifest's event names its document'
 size comes from storage, a moved tag is a plain push, a delete names a digest or a tag.
 """
 
+import re
+from collections.abc import Callable, Sequence
+from fnmatch import translate
+
 from ledger.contents import believable, content_of_references
 from ledger.facts import (
     BlobStored,
@@ -17,9 +21,29 @@ from ledger.facts import (
 from registry.models import Notification
 from registry.notifications import event_uuid
 
+AgentRule = Callable[[str], object]
+"""Truthy for a user agent whose pulls say nothing about an image being used."""
 
-def facts_of(registry: str, notification: Notification) -> Fact | None:
-    """What a notification from `registry` (its id) says, or None when it changes nothing."""
+
+def no_agent(_user_agent: str) -> object:
+    """Everybody's pulls count."""
+    return None
+
+
+def agents_like(patterns: Sequence[str]) -> AgentRule:
+    """Those that match one of the globs (`*`, `?`, `[seq]`), whole and in any case."""
+    if not patterns:
+        return no_agent
+    return re.compile("|".join(translate(pattern) for pattern in patterns), re.IGNORECASE).match
+
+
+def facts_of(
+    registry: str, notification: Notification, ignored: AgentRule = no_agent
+) -> Fact | None:
+    """What a notification from `registry` (its id) says, or None when it changes nothing.
+
+    A pull counts when it fetched the manifest (a HEAD did not), by nobody whom `ignored` knows.
+    """
     stamp = (notification.timestamp_ns, event_uuid(notification.id))
     repository, digest = notification.repository, notification.digest
     if notification.action == "delete":
@@ -33,7 +57,7 @@ def facts_of(registry: str, notification: Notification) -> Fact | None:
             return None
         return BlobStored(digest, notification.size)
     if notification.action == "pull":
-        if notification.is_own:
+        if notification.is_own or notification.is_look or ignored(notification.user_agent):
             return None
         return ManifestPulled(registry, repository, digest, stamp)
     if notification.action == "mount":

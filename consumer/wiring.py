@@ -17,6 +17,7 @@ from consumer.metrics import ConsumerMetrics
 from consumer.settling import SettlingWorker
 from consumer.sizes import SizeResolver
 from consumer.standing import positions, standing
+from consumer.translate import agents_like
 from ledger.record import Recorder
 from quota.levels import level
 from registry.connect import registry_client
@@ -129,6 +130,7 @@ async def run(settings: Settings) -> int:
             dead_letter_ceiling=settings.dead_letter_ceiling,
             clock=utc_now,
             on_pending=resolver.wake,
+            ignored_agents=agents_like(settings.ignored_pull_agents),
             tracing=tracing,
         )
 

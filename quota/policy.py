@@ -57,7 +57,7 @@ class Policy:
     keep_tags: tuple[str, ...] = ()
     """Glob patterns (`*`, `?`, `[a-z]`; case matters): an image with a tag that matches stays."""
     keep_pulled_days: int | None = None
-    """Days since its last pull that an image stays; None: pulls protect nothing."""
+    """Days since its last pull (a GET; a HEAD only asks) that an image stays; None: pulls protect nothing."""
     untagged_grace_s: int = 3600
     """Seconds that an untagged manifest stays after its last push, tag or parent."""
     max_images_per_run: int = 500
@@ -169,7 +169,7 @@ class PolicyDocument(BaseModel):
     )
     keep_pulled_days: Annotated[int, Field(ge=1, le=36_600)] | None = Field(
         default=DEFAULT_POLICY.keep_pulled_days,
-        description="Images pulled within so many days stay; null: pulls protect nothing.",
+        description="Images fetched (GET; a HEAD only asks) within so many days stay; null: pulls protect nothing.",
     )
     untagged_grace: _Seconds = Field(
         default=DEFAULT_POLICY.untagged_grace_s,

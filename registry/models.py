@@ -45,7 +45,8 @@ class Notification(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
     `id` names the event and stays the same when it is delivered again. `size` is the size of the
     manifest document or blob, 0 when it was not told. `references` is what a manifest refers to
-    (config, then layers with repeats; or an index's children), None when it was not told.
+    (config, then layers with repeats; or an index's children), None when it was not told. `method` is
+    that of the request which caused it, "" when it was not told.
     """
 
     id: str
@@ -59,6 +60,7 @@ class Notification(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     from_repository: str | None = None
     references: tuple[Descriptor, ...] | None = None
     artifact_type: str | None = None
+    method: str = ""
     user_agent: str = ""
     instance_id: str = ""
 
@@ -66,6 +68,11 @@ class Notification(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     def is_blob(self) -> bool:
         """A layer or config, not a manifest. A delete does not tell (its media type is empty)."""
         return self.media_type == BLOB
+
+    @property
+    def is_look(self) -> bool:
+        """A pull that fetched nothing: somebody asked whether it is there, or whether it has changed."""
+        return self.action == "pull" and self.method.upper() == "HEAD"
 
     @property
     def is_own(self) -> bool:

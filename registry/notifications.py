@@ -103,6 +103,7 @@ class _Target(msgspec.Struct, gc=False, rename="camel"):
 
 
 class _Request(msgspec.Struct, gc=False):
+    method: str | None = None
     useragent: str | None = None
 
 
@@ -269,6 +270,7 @@ def _notification(event: _Event, references: tuple[Descriptor, ...] | None) -> N
         else None,
         references=references,
         artifact_type=_clean(target.artifact_type) or None,
+        method=_clean(event.request.method) if event.request else "",
         user_agent=_clean(event.request.useragent) if event.request else "",
         instance_id=_clean(event.source.instance_id) if event.source else "",
     )

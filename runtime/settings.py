@@ -173,6 +173,8 @@ class Settings(BaseSettings):
     """Of a workspace that nobody has set."""
     workspace_pattern: str = r"^(?P<workspace>[^/]+)/(?P<app>.+)$"
     """How a repository's name is read; what does not match belongs to workspace `_`."""
+    ignored_pull_agents: Annotated[tuple[str, ...], NoDecode] = ()
+    """User agents whose pulls do not count for `keep_pulled_days`: globs by commas, such as `trivy/*`."""
 
     history_days: int = Field(400, ge=1, le=36_500)
     """Days that it is remembered how usage went: to the minute for a week, then to the hour."""
@@ -256,6 +258,7 @@ class Settings(BaseSettings):
         "registry_redirect_hosts",
         "proxy_addresses",
         "cors_origins",
+        "ignored_pull_agents",
         mode="before",
     )
     @classmethod

@@ -93,6 +93,7 @@ def plain_reading(event: dict[str, Any]) -> dict[str, Any]:
             )
             for r in references
         ],
+        "method": event["request"].get("method", ""),
         "user_agent": event["request"].get("useragent", ""),
         "instance_id": event["source"].get("instanceID", ""),
     }
@@ -113,6 +114,7 @@ def as_plain(notification: Notification) -> dict[str, Any]:
         "references": None
         if n.references is None
         else [(format_digest(d.digest), d.size, d.media_type, d.foreign) for d in n.references],
+        "method": n.method,
         "user_agent": n.user_agent,
         "instance_id": n.instance_id,
     }
