@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from hypothesis import HealthCheck, settings
 
 from runtime.postgres import Pool, open_pool
 from tests.support.backends import Backend, choose_backend
@@ -15,6 +16,12 @@ from tests.support.promises import Measured, Promise, Scale, form_of, table, wri
 
 MEASURED = pytest.StashKey[Measured]()
 BEGAN = pytest.StashKey[float]()
+
+# How long an example takes says how busy the machine is, nothing about what is tested.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
