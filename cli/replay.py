@@ -107,10 +107,19 @@ class _Shown(ExitStack):
 
 
 def _print(replayed: "Replayed", found: "list[Difference] | None", changed: int | None) -> None:
+    from registry.names import format_digest
+
     console.print(
         f"replayed {replayed.events} events ({replayed.skipped} dead letters skipped) "
         f"and {replayed.observations} observations"
     )
+    for registry, repository, digest in replayed.unsettled[:_SHOWN]:
+        console.print(
+            f"unsettled: {plain(repository)}@{format_digest(digest)} of registry {plain(registry)} counts, "
+            "although an event told a delete of its digest; the consumer asks the registry"
+        )
+    if len(replayed.unsettled) > _SHOWN:
+        console.print(f"and {len(replayed.unsettled) - _SHOWN} more unsettled (--json)")
     if changed is not None:
         console.print(f"the rebuilt ledger is in place; the bytes of {changed} workspaces changed")
     if found is None:
@@ -152,10 +161,16 @@ def _plain_values(row: dict[str, Any] | None) -> dict[str, Any] | None:
 def _document(
     replayed: "Replayed", found: "list[Difference] | None", changed: int | None
 ) -> dict[str, Any]:
+    from registry.names import format_digest
+
     document: dict[str, Any] = {
         "events": replayed.events,
         "skipped": replayed.skipped,
         "observations": replayed.observations,
+        "unsettled": [
+            {"registry": registry, "repository": repository, "digest": format_digest(digest)}
+            for registry, repository, digest in replayed.unsettled
+        ],
     }
     if changed is not None:
         document["workspaces_changed"] = changed

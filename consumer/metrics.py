@@ -82,6 +82,12 @@ class ConsumerMetrics:
             ["outcome"],
             registry=self.registry,
         )
+        self.manifest_checks = Counter(
+            "registry_quota_manifest_checks",
+            "Questions whether a manifest is there that an event may have told the delete of, by outcome",
+            ["outcome"],
+            registry=self.registry,
+        )
         self.size_checks = Counter(
             "registry_quota_size_checks",
             "Questions how large a blob is in storage, by outcome",

@@ -58,6 +58,7 @@ class Rebuild:
         await rebuilt.prepare(self._live)
         await self._replay.take_topic()
         await self._replay.take_observations(self._live)
+        self.replayed.unsettled = await rebuilt.unsettled(self._other)
 
     async def differences(self) -> AsyncIterator[Difference]:
         """Rebuild up to where the live ledger stands and compare; exact while consumers go on."""
@@ -66,6 +67,7 @@ class Rebuild:
             stands = await rebuilt.positions(self._live, self._cluster, NOTIFICATIONS_TOPIC)
             await self._replay.take_topic(stands)
             await self._replay.take_observations(self._live)
+            self.replayed.unsettled = await rebuilt.unsettled(self._other)
             async with self._other.transaction(isolation="repeatable_read", readonly=True):
                 async for difference in rebuilt.differences(self._live, self._other):
                     yield difference

@@ -41,6 +41,9 @@ class Replayed(msgspec.Struct):
     """Dead letters: what the consumer did not understand either."""
     observations: int = 0
     last_observation: int = 0
+    unsettled: list[tuple[str, str, bytes]] = []
+    """(registry, repository, digest) of manifests that count although an event told a delete of their
+    digest: a blob's, or theirs. A replay asks no registry."""
 
 
 class Replay:

@@ -1,8 +1,11 @@
-"""The settling check: when a tag was set twice within seconds, the registry says which set holds.
+"""Settling checks: what events cannot tell, the registry is asked a little later.
 
-Events cannot tell: a registry announces a push before it writes the tag, so that of two pushers at
-one moment either may win. A little later a quiet conditional HEAD asks. Only a 200 with another
-digest corrects; a 404 or an error changes nothing.
+When a tag was set twice within seconds: a registry announces a push before it writes the tag, so that of
+two pushers at one moment either may win. A quiet conditional HEAD asks. Only a 200 with another digest
+corrects; a 404 or an error changes nothing.
+
+When an event told the delete of a digest: it may have been a blob with the manifest's bytes. A HEAD by
+digest, unconditional, asks whether the manifest is there.
 """
 
 from collections.abc import Callable
@@ -12,9 +15,9 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from consumer.metrics import ConsumerMetrics
-from ledger import checks
-from ledger.checks import TagCheck
-from ledger.facts import Fact
+from ledger import checks, store
+from ledger.checks import ManifestCheck, TagCheck
+from ledger.facts import NEVER, Fact, ManifestDeleted, ManifestSeen
 from ledger.record import Recorder
 from quota.looking import each, look_at, require_date, seen, stamp_of
 from registry.client import RegistryClient
@@ -33,10 +36,13 @@ _AT_ONCE = 100
 _POLL_SECONDS = 0.5
 _LEASE = timedelta(seconds=60)
 _MOST_ATTEMPTS = 6
+"""For a tag. What became of a manifest is asked until the registry tells."""
+_MOST_DOUBLINGS = 11
+"""Of the wait for a manifest: 34 minutes."""
 
 
 class SettlingWorker:
-    """Asks about tags whose turn has come until it is asked to stop."""
+    """Asks about tags and manifests whose turn has come until it is asked to stop."""
 
     def __init__(
         self,
@@ -61,7 +67,7 @@ class SettlingWorker:
         """Settle what is due, then wait for more."""
         while not self._stopping.is_set():
             try:
-                more = await self.settle_due() == _AT_ONCE
+                more = _AT_ONCE in (await self.settle_due(), await self.settle_deletes())
             except (*UNAVAILABLE, asyncpg.PostgresError) as error:
                 log.warning("settling_interrupted", reason=f"{type(error).__name__}: {error}")
                 more = False
@@ -97,11 +103,11 @@ class SettlingWorker:
             if state.digest is None:
                 return None
             # The registry's Date has whole seconds. Only one in a later second than the newest set
-            # orders what we see behind the sets that raced, and before any push that follows.
+            # orders what we see behind what was in doubt, and before any push that follows.
             date = require_date(state.date)
-            if to_ns(date) <= check.set_ns:
+            if to_ns(date) <= check.newest_ns:
                 return None
-            if state.digest == check.digest:
+            if state.digest == check.digest and check.live:
                 return []
             look = look_at(await self._client.get_manifest(check.repository, state.digest))
         except (RegistryError, ManifestError) as error:
@@ -116,6 +122,76 @@ class SettlingWorker:
             digest=format_digest(state.digest),
         )
         return [seen(check.repository, look, stamp_of(date, self._new_id), tag=check.tag)]
+
+    async def settle_deletes(self) -> int:
+        """Ask about the manifests whose turn has come; returns how many there were."""
+        async with self._pool.acquire() as connection:
+            due = await checks.take_manifest_checks(
+                connection, DEFAULT_REGISTRY, now=self._clock(), lease=_LEASE, limit=_AT_ONCE
+            )
+        answers = await each(due, self._is_there)
+        facts = [fact for _check, answer in answers if answer is not None for fact in answer]
+        if facts:
+            await self._recorder.record(facts, now=self._clock(), source="settling")
+        back = [
+            (check.repository_id, check.digest)
+            for check, answer in answers
+            if not check.known.present and answer and isinstance(answer[0], ManifestSeen)
+        ]
+        async with self._pool.acquire() as connection, connection.transaction():
+            # It was taken for gone, and its tags with it.
+            tags = await store.load_tags_on(connection, back)
+            await store.add_tag_checks(connection, tags, self._clock())
+            for check, answer in sorted(
+                answers, key=lambda item: (item[0].repository_id, item[0].digest)
+            ):
+                if answer is None:
+                    doublings = min(check.attempts, _MOST_DOUBLINGS)
+                    due_at = self._clock() + wait_before(doublings)
+                    await checks.postpone_manifest_check(connection, check, due_at)
+                else:
+                    await checks.finish_manifest_check(connection, check)
+        return len(due)
+
+    async def _is_there(self, check: ManifestCheck) -> list[Fact] | None:
+        """What the registry says of a manifest; nothing when no question is open any more.
+
+        None when it does not tell.
+        """
+        known = check.known
+        deleted = max(known.sure, known.heard)
+        # An earlier release did not tell apart what it heard and what was certain.
+        earlier = known.heard == NEVER and known.delete > known.known > NEVER
+        if not known.asked_for and not earlier:
+            return []
+        try:
+            head = await self._client.head_manifest(check.repository, check.digest)
+            # A look at the second of the delete, or before it, would not count.
+            date = require_date(head.date)
+        except RegistryError as error:
+            self._metrics.manifest_checks.labels("unclear").inc()
+            log.info(
+                "delete_not_settled",
+                repository=check.repository,
+                digest=format_digest(check.digest),
+                reason=str(error),
+            )
+            return None
+        if head.exists and to_ns(date) <= deleted[0]:
+            self._metrics.manifest_checks.labels("unclear").inc()
+            return None
+        self._metrics.manifest_checks.labels("there" if head.exists else "gone").inc()
+        where = (DEFAULT_REGISTRY, check.repository, check.digest)
+        if not head.exists:
+            # The delete that was heard was the manifest's.
+            return [ManifestDeleted(*where, deleted)]
+        log.info(
+            "delete_was_of_a_blob",
+            repository=check.repository,
+            digest=format_digest(check.digest),
+        )
+        stamp = stamp_of(date, self._new_id)
+        return [ManifestSeen(*where, stamp, known.media_type, known.size)]
 
 
 def _outcome(answer: list[Fact] | None) -> str:

@@ -11,8 +11,8 @@ from fnmatch import translate
 from ledger.contents import believable, content_of_references
 from ledger.facts import (
     BlobStored,
+    DigestDeleted,
     Fact,
-    ManifestDeleted,
     ManifestPulled,
     ManifestPushed,
     ManifestSeen,
@@ -49,13 +49,13 @@ def facts_of(
     if notification.action == "delete":
         if notification.tag is not None:
             return TagRemoved(registry, repository, notification.tag, stamp)
-        return None if digest is None else ManifestDeleted(registry, repository, digest, stamp)
+        return None if digest is None else DigestDeleted(registry, repository, digest, stamp)
     if digest is None:
         return None
     if notification.is_blob:
         if notification.action == "pull" or not believable(digest, notification.size):
             return None
-        return BlobStored(digest, notification.size)
+        return BlobStored(digest, notification.size, registry, repository)
     if notification.action == "pull":
         if notification.is_own or notification.is_look or ignored(notification.user_agent):
             return None

@@ -1,4 +1,4 @@
-"""What the registry is to be asked, now that it is due: tags that raced, sizes nobody confirmed.
+"""What the registry is to be asked, now that it is due: tags that raced, deletes, sizes nobody confirmed.
 
 Work is taken with a lease: whoever takes a row moves its `due_at`, so that another process leaves it
 alone, and a crash only delays it. Never commits.
@@ -10,39 +10,45 @@ from datetime import datetime, timedelta
 import msgspec
 
 from ledger import store
+from ledger.fold import Manifest
 from ledger.packing import unpack_blobs
+from ledger.reading import LIVE_TAG_CONDITION
 from runtime.postgres import Connection
 
 # -- tags ----------------------------------------------------------------------------------------
 
 
 class TagCheck(msgspec.Struct, frozen=True):
-    """A tag that was set twice within seconds."""
+    """A tag of which events cannot tell what it names."""
 
     repository_id: int
     repository: str
     tag: str
     digest: bytes
     """What it points at for the ledger."""
-    set_ns: int
-    """Its newest set, nanoseconds, UTC."""
+    newest_ns: int
+    """The newest set or removal of it, or delete of what it names; nanoseconds, UTC."""
+    live: bool
+    """Whether it answers, for the ledger."""
     attempts: int
     lease: datetime
     """The row's `due_at` while we hold it: another race in between moves it."""
 
 
-TAKE_TAG_CHECKS = """
+TAKE_TAG_CHECKS = f"""
 UPDATE tag_checks c SET due_at = $3
 FROM (
   SELECT t.repository_id, t.tag FROM tag_checks t
   JOIN repositories r ON r.id = t.repository_id
   WHERE t.due_at <= $2 AND r.registry = $1
   ORDER BY t.due_at LIMIT $4 FOR UPDATE OF t SKIP LOCKED
-) AS due, repositories r, tags g
+) AS due, repositories r, tags t LEFT JOIN manifests m USING (repository_id, digest)
 WHERE c.repository_id = due.repository_id AND c.tag = due.tag
-  AND r.id = c.repository_id AND g.repository_id = c.repository_id AND g.name = c.tag
-RETURNING c.repository_id, r.name, c.tag, g.digest, g.set_ns, c.attempts, c.due_at
-"""
+  AND r.id = c.repository_id AND t.repository_id = c.repository_id AND t.name = c.tag
+RETURNING c.repository_id, r.name, c.tag, t.digest,
+          greatest(t.set_ns, t.untag_ns, coalesce(m.delete_ns, -1)),
+          coalesce({LIVE_TAG_CONDITION}, false), c.attempts, c.due_at
+"""  # noqa: S608 - a constant
 
 FINISH_TAG_CHECK = "DELETE FROM tag_checks WHERE repository_id = $1 AND tag = $2 AND due_at = $3"
 
@@ -71,6 +77,83 @@ async def postpone_tag_check(connection: Connection, check: TagCheck, due_at: da
         POSTPONE_TAG_CHECK,
         check.repository_id,
         check.tag,
+        check.lease,
+        due_at,
+        min(check.attempts + 1, 1000),
+    )
+
+
+# -- manifests -----------------------------------------------------------------------------------
+
+
+class ManifestCheck(msgspec.Struct, frozen=True):
+    """A manifest that an event may have told the delete of."""
+
+    repository_id: int
+    repository: str
+    digest: bytes
+    known: Manifest
+    attempts: int
+    lease: datetime
+    """The row's `due_at` while we hold it: what is heard in between moves it."""
+
+
+TAKE_MANIFEST_CHECKS = """
+UPDATE manifest_checks c SET due_at = $3
+FROM (
+  SELECT t.repository_id, t.digest FROM manifest_checks t
+  JOIN repositories r ON r.id = t.repository_id
+  WHERE t.due_at <= $2 AND r.registry = $1
+  ORDER BY t.due_at LIMIT $4 FOR UPDATE OF t SKIP LOCKED
+) AS due, repositories r
+WHERE c.repository_id = due.repository_id AND c.digest = due.digest AND r.id = c.repository_id
+RETURNING c.repository_id, r.name, c.digest, c.attempts, c.due_at
+"""
+
+FINISH_MANIFEST_CHECK = (
+    "DELETE FROM manifest_checks WHERE repository_id = $1 AND digest = $2 AND due_at = $3"
+)
+
+POSTPONE_MANIFEST_CHECK = """
+UPDATE manifest_checks SET due_at = $4, attempts = $5
+WHERE repository_id = $1 AND digest = $2 AND due_at = $3
+"""
+
+
+async def take_manifest_checks(
+    connection: Connection, registry: str, *, now: datetime, lease: timedelta, limit: int
+) -> list[ManifestCheck]:
+    """Checks that are due, ours until `now` + `lease`."""
+    rows = await connection.fetch(TAKE_MANIFEST_CHECKS, registry, now, now + lease, limit)
+    known = await store.load_manifests(
+        connection, ((row["repository_id"], row["digest"]) for row in rows)
+    )
+    return [
+        ManifestCheck(
+            row["repository_id"],
+            row["name"],
+            row["digest"],
+            known.get((row["repository_id"], row["digest"]), Manifest()),
+            row["attempts"],
+            row["due_at"],
+        )
+        for row in rows
+    ]
+
+
+async def finish_manifest_check(connection: Connection, check: ManifestCheck) -> None:
+    """Done, unless something was heard of it again meanwhile."""
+    await connection.execute(FINISH_MANIFEST_CHECK, check.repository_id, check.digest, check.lease)
+
+
+async def postpone_manifest_check(
+    connection: Connection, check: ManifestCheck, due_at: datetime
+) -> None:
+    """Ask again later."""
+    await connection.execute(
+        POSTPONE_MANIFEST_CHECK,
+        check.repository_id,
+        check.digest,
         check.lease,
         due_at,
         min(check.attempts + 1, 1000),

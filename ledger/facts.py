@@ -64,7 +64,16 @@ class ManifestSeen(msgspec.Struct, frozen=True, gc=False, tag=True):
 
 
 class ManifestDeleted(msgspec.Struct, frozen=True, gc=False, tag=True):
-    """A digest was deleted. A blob's delete looks the same and finds no manifest."""
+    """A manifest is gone for certain: we deleted it, or the registry answered that it has it no more."""
+
+    registry: str
+    repository: str
+    digest: bytes
+    stamp: Stamp
+
+
+class DigestDeleted(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """A registry's event of a delete: of a manifest, or of a blob with the same bytes. They look alike."""
 
     registry: str
     repository: str
@@ -106,9 +115,20 @@ class BlobStored(msgspec.Struct, frozen=True, gc=False, tag=True):
 
     digest: bytes
     size: int
+    registry: str = ""
+    repository: str = ""
+    """Where it was pushed or mounted to; empty when the answer was not about a repository."""
 
 
 RepositoryFact = (
-    ManifestPushed | ManifestSeen | ManifestDeleted | TagRemoved | ManifestPulled | ContentLearned
+    ManifestPushed
+    | ManifestSeen
+    | ManifestDeleted
+    | DigestDeleted
+    | TagRemoved
+    | ManifestPulled
+    | ContentLearned
+    | BlobStored
 )
-Fact = RepositoryFact | BlobStored
+"""A `BlobStored` is one when it names its repository."""
+Fact = RepositoryFact

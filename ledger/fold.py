@@ -1,7 +1,9 @@
 """The convergent core: facts folded into manifests and tags. PURE.
 
 Rules (accounting.md, "Convergence"): per manifest the newest push (or look at it) and the newest
-delete; it exists when the first is newer. Per tag the newest set and the newest untag; it is live when the manifest that
+delete; it exists when the first is newer. A delete that only an event tells counts at once, unless the
+digest is known as a blob of its repository, too: then the event may be about that one, and only an
+answer of the registry counts. Per tag the newest set and the newest untag; it is live when the manifest that
 it names exists and the set is newer than that manifest's delete and than the untag. Every rule
 takes a maximum, so the order of facts and their repetition do not matter.
 """
@@ -11,8 +13,10 @@ import msgspec
 from ledger.claims import better
 from ledger.facts import (
     NEVER,
+    BlobStored,
     Content,
     ContentLearned,
+    DigestDeleted,
     ManifestDeleted,
     ManifestPulled,
     ManifestPushed,
@@ -37,7 +41,12 @@ class Manifest(msgspec.Struct, gc=False):
     push: Stamp = NEVER
     seen: Stamp = NEVER
     """The newest look at it in the registry, by the registry's clock."""
-    delete: Stamp = NEVER
+    sure: Stamp = NEVER
+    """The newest delete of it that is certain."""
+    heard: Stamp = NEVER
+    """The newest delete of its digest that an event told."""
+    blob: bool = False
+    """Whether its digest is, or may be, a blob of its repository as well."""
     media_type: str = ""
     size: int = 0
     """Bytes of the document."""
@@ -49,9 +58,23 @@ class Manifest(msgspec.Struct, gc=False):
     """When the last tag known to have left it did so, nanoseconds; -1: none ever left."""
 
     @property
+    def delete(self) -> Stamp:
+        """The newest delete that counts."""
+        return self.sure if self.blob or self.heard <= self.sure else self.heard
+
+    @property
     def present(self) -> bool:
         """Whether the manifest exists."""
-        return self.push > self.delete or self.seen > self.delete
+        delete = self.delete
+        return self.push > delete or self.seen > delete
+
+    @property
+    def asked_for(self) -> bool:
+        """Whether only an event tells that it is gone: the registry is asked.
+
+        Where it is present all the same, that delete is *unsettled*.
+        """
+        return self.sure < self.known < self.heard
 
     @property
     def known(self) -> Stamp:
@@ -81,8 +104,17 @@ class State(msgspec.Struct):
 
     manifests: dict[ManifestKey, Manifest]
     tags: dict[TagKey, Tag]
+    blobs: set[ManifestKey] = set()
+    """What is known as a blob of its repository, as far as it matters."""
+    unsure: dict[int, int] = {}
+    """Repositories whose older blobs nobody kept: any digest of theirs may be one. A delete up to this
+    time (nanoseconds) counts as it did."""
     raced: set[TagKey] = set()
     """Tags that were set to two digests within `RACE_NS`, or by a claim: events cannot tell what holds."""
+
+    def may_be_blob(self, key: ManifestKey) -> bool:
+        """Whether a digest is, or may be, a blob of its repository."""
+        return key in self.blobs or key[0] in self.unsure
 
 
 def manifest_key(repository_id: int, fact: RepositoryFact) -> ManifestKey | None:
@@ -103,7 +135,13 @@ def fold(state: State, repository_id: int, fact: RepositoryFact) -> None:
         _exists(state, repository_id, fact)
     elif isinstance(fact, ManifestDeleted):
         manifest = _manifest(state, (repository_id, fact.digest))
-        manifest.delete = max(manifest.delete, fact.stamp)
+        manifest.sure = max(manifest.sure, fact.stamp)
+    elif isinstance(fact, DigestDeleted):
+        manifest = _manifest(state, (repository_id, fact.digest))
+        if fact.stamp[0] <= state.unsure.get(repository_id, -1):
+            manifest.sure = max(manifest.sure, fact.stamp)
+        else:
+            manifest.heard = max(manifest.heard, fact.stamp)
     elif isinstance(fact, TagRemoved):
         tag = _tag(state, (repository_id, fact.tag))
         if fact.stamp > tag.untag:
@@ -115,6 +153,11 @@ def fold(state: State, repository_id: int, fact: RepositoryFact) -> None:
     elif isinstance(fact, ContentLearned):
         manifest = _manifest(state, (repository_id, fact.digest))
         _describe(manifest, fact.media_type, fact.size, fact.content)
+    elif isinstance(fact, BlobStored):
+        key = (repository_id, fact.digest)
+        state.blobs.add(key)
+        if (known := state.manifests.get(key)) is not None:
+            known.blob = True
 
 
 def _exists(state: State, repository_id: int, fact: ManifestPushed | ManifestSeen) -> None:
@@ -164,7 +207,7 @@ def _left(state: State, repository_id: int, digest: bytes | None, stamp: Stamp) 
 def _manifest(state: State, key: ManifestKey) -> Manifest:
     manifest = state.manifests.get(key)
     if manifest is None:
-        manifest = state.manifests[key] = Manifest()
+        manifest = state.manifests[key] = Manifest(blob=state.may_be_blob(key))
     return manifest
 
 

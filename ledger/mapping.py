@@ -127,6 +127,7 @@ class Mapper:
                     [repository],
                     [before.workspace],
                     [before.app],
+                    False,  # noqa: FBT003 - nor the repository
                 )
                 async with connection.transaction():
                     return await self._move(connection, registry, repository, to, now, only_from)

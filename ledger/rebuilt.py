@@ -30,9 +30,13 @@ OVERRIDING SYSTEM VALUE
 SELECT id, name, quota_bytes, enforcement, policy, configured, found_by_reconciliation
 FROM public.workspaces;
 
-INSERT INTO replayed.repositories (id, registry, name, workspace_id, app, mapped, created_at)
+INSERT INTO replayed.repositories (id, registry, name, workspace_id, app, mapped, unsure_ns,
+                                   created_at)
 OVERRIDING SYSTEM VALUE
-SELECT id, registry, name, workspace_id, app, mapped, created_at FROM public.repositories;
+SELECT id, registry, name, workspace_id, app, mapped, unsure_ns, created_at
+FROM public.repositories;
+
+INSERT INTO replayed.repository_blobs SELECT repository_id, digest FROM public.repository_blobs;
 
 INSERT INTO replayed.stored_blobs SELECT digest, size FROM public.stored_blobs WHERE size >= 0;
 
@@ -205,7 +209,8 @@ def _difference(
 # Whoever changes the account locks a workspace's row first, so nobody holds a part of this already.
 LOCK = """
 LOCK TABLE public.workspaces, public.repositories, public.manifests, public.tags,
-           public.workspace_digests, public.stored_blobs, public.observations,
+           public.workspace_digests, public.repository_blobs, public.stored_blobs,
+           public.observations,
            public.consumer_offsets IN EXCLUSIVE MODE
 """
 
@@ -234,8 +239,8 @@ SELECT name, quota_bytes, found_by_reconciliation FROM replayed.workspaces ORDER
 ON CONFLICT (name) DO NOTHING
 """,
     """
-INSERT INTO public.repositories (registry, name, workspace_id, app)
-SELECT r.registry, r.name, l.id, r.app FROM replayed.repositories r
+INSERT INTO public.repositories (registry, name, workspace_id, app, unsure_ns)
+SELECT r.registry, r.name, l.id, r.app, r.unsure_ns FROM replayed.repositories r
 JOIN replayed.workspaces w ON w.id = r.workspace_id JOIN public.workspaces l ON l.name = w.name
 ORDER BY r.registry, r.name ON CONFLICT (registry, name) DO NOTHING
 """,
@@ -298,6 +303,44 @@ INSERT INTO public.stored_blobs AS l (digest, size) SELECT digest, size FROM rep
 ON CONFLICT (digest) DO UPDATE SET size = excluded.size WHERE l.size < excluded.size
 """
 
+_PUT_BLOBS = """
+INSERT INTO public.repository_blobs (repository_id, digest)
+SELECT p.id, b.digest FROM replayed.repository_blobs b
+JOIN placed_repositories p ON p.rebuilt_id = b.repository_id
+ON CONFLICT DO NOTHING
+"""
+
+# As `Manifest.asked_for`.
+_ASKED_FOR = """
+m.heard_ns IS NOT NULL
+  AND (m.heard_ns, coalesce(m.heard_id, '')) > (m.push_ns, coalesce(m.push_id, ''))
+  AND (m.heard_ns, coalesce(m.heard_id, '')) > (m.seen_ns, coalesce(m.seen_id, ''))
+  AND ((coalesce(m.sure_ns, -1), coalesce(m.sure_id, '')) < (m.push_ns, coalesce(m.push_id, ''))
+    OR (coalesce(m.sure_ns, -1), coalesce(m.sure_id, '')) < (m.seen_ns, coalesce(m.seen_id, '')))
+"""
+
+# A replay asks nobody: whoever settles asks afterwards.
+_PUT_CHECKS = f"""
+INSERT INTO public.manifest_checks (repository_id, digest, due_at)
+SELECT p.id, m.digest, $1 FROM replayed.manifests m
+JOIN placed_repositories p ON p.rebuilt_id = m.repository_id
+WHERE {_ASKED_FOR} ON CONFLICT DO NOTHING
+"""  # noqa: S608 - a constant
+
+# Present although an event told a delete of its digest: it may have been a blob's.
+UNSETTLED = f"""
+SELECT r.registry, r.name, m.digest
+FROM replayed.manifests m JOIN replayed.repositories r ON r.id = m.repository_id
+WHERE m.present AND {_ASKED_FOR}
+ORDER BY r.registry, r.name, m.digest
+"""  # noqa: S608 - a constant
+
+
+async def unsettled(connection: Connection) -> list[tuple[str, str, bytes]]:
+    """(registry, repository, digest) of what the rebuilt ledger counts until the registry was asked."""
+    return [tuple(row.values()) for row in await connection.fetch(UNSETTLED)]
+
+
 CHANGED_USAGE = """
 SELECT l.id, l.name, l.quota_bytes, coalesce(r.usage_bytes, 0) AS usage_bytes, l.level,
        coalesce(l.first_image_at, r.first_image_at) IS NOT NULL AS has_images
@@ -357,6 +400,8 @@ async def put_in_place(
         for statement in _replace(table):
             await connection.execute(statement)
     await connection.execute(_PUT_STORED)
+    await connection.execute(_PUT_BLOBS)
+    await connection.execute(_PUT_CHECKS, now)
     events = []
     changed = [Workspace(*row.values()) for row in await connection.fetch(CHANGED_USAGE)]
     for workspace in changed:

@@ -12,8 +12,10 @@ from ledger.account import RetakeError
 from ledger.announce import image_events
 from ledger.counting import Change, contribution
 from ledger.facts import (
+    NEVER,
     BlobStored,
     Content,
+    DigestDeleted,
     Fact,
     ManifestPushed,
     ManifestSeen,
@@ -24,6 +26,7 @@ from ledger.outbox import QuotaEvent
 from ledger.settlement import TaggedPush, tagged_push
 from registry.workspaces import WorkspaceRule
 from runtime.postgres import Connection, Pool, retry_conflicts
+from runtime.settings import DEFAULT_REGISTRY
 
 LevelRule = Callable[[Any, int, int], str]
 """(level last announced, usage bytes, quota bytes) → level. The rule itself is policy: quota/."""
@@ -53,6 +56,7 @@ RECONCILE = "reconcile"
 
 _MOST_CACHED = 200_000
 _CHECK_TAGS_AFTER = timedelta(seconds=2)
+_CHECK_MANIFESTS_AFTER = timedelta(seconds=2)
 _CHECK_SIZES_AFTER = timedelta(seconds=10)
 """Blob push events usually come before; what they tell needs no question."""
 
@@ -62,6 +66,9 @@ class Repository(msgspec.Struct, frozen=True):
 
     id: int
     workspace_id: int
+    unsure_ns: int | None = None
+    """From then on a delete may be of a blob that nobody kept: one from before this release, or from
+    before the installation (0)."""
 
 
 Located = tuple[Repository, RepositoryFact]
@@ -146,8 +153,10 @@ class Recorder:
 
         A workspace that was only `found` is not cleaned before somebody configured it.
         """
-        of_manifests = [fact for fact in facts if not isinstance(fact, BlobStored)]
-        wanted = {(fact.registry, fact.repository) for fact in of_manifests}
+        of_repositories = [
+            fact for fact in facts if not isinstance(fact, BlobStored) or fact.repository
+        ]
+        wanted = {(fact.registry, fact.repository) for fact in of_repositories}
         # Others may empty the cache meanwhile: what is wanted here is held here, too.
         here = {name: self._cached[name] for name in wanted if name in self._cached}
         unknown = sorted(wanted - here.keys())
@@ -161,7 +170,7 @@ class Recorder:
             if len(self._cached) > _MOST_CACHED:
                 self._cached.clear()
             self._cached |= {name: here[name] for name in unknown}
-        return [(here[fact.registry, fact.repository], fact) for fact in of_manifests]
+        return [(here[fact.registry, fact.repository], fact) for fact in of_repositories]
 
     async def _add(
         self, connection: Connection, names: list[RepositoryName], *, found: bool
@@ -179,6 +188,7 @@ class Recorder:
             [name for _registry, name in names],
             [workspace for workspace, _app in split],
             [app for _workspace, app in split],
+            found,
         )
 
     async def _apply(
@@ -213,6 +223,11 @@ class Recorder:
         await store.save_manifests(connection, changed_manifests, before.manifests)
         await store.save_tags(connection, changed_tags, before.tags)
         await store.add_tag_checks(connection, state.raced, now + _CHECK_TAGS_AFTER)
+        await store.add_manifest_checks(
+            connection,
+            (key for key, manifest in changed_manifests.items() if manifest.asked_for),
+            now + _CHECK_MANIFESTS_AFTER,
+        )
 
         changes: dict[int, Change] = {}
         arrived: dict[ManifestKey, Manifest] = {}
@@ -288,7 +303,14 @@ async def _load(connection: Connection, located: Sequence[Located]) -> tuple[Sta
     manifest_keys: set[ManifestKey] = set()
     children: set[ManifestKey] = set()
     deleted: set[ManifestKey] = set()
+    told: set[ManifestKey] = set()
+    pushed_blobs: set[ManifestKey] = set()
     for repository, fact in located:
+        if isinstance(fact, BlobStored):
+            pushed_blobs.add((repository.id, fact.digest))
+            continue
+        if isinstance(fact, DigestDeleted):
+            told.add((repository.id, fact.digest))
         if (key := tag_key(repository.id, fact)) is not None:
             tag_keys.add(key)
         if (named := manifest_key(repository.id, fact)) is not None:
@@ -298,6 +320,9 @@ async def _load(connection: Connection, located: Sequence[Located]) -> tuple[Sta
                 children.update((repository.id, digest) for digest in content.children)
             elif not isinstance(fact, ManifestPushed | ManifestSeen):
                 deleted.add(named)
+    counted = await store.add_blobs(connection, pushed_blobs)
+    manifest_keys |= counted
+    deleted |= counted
     tags = await store.load_tags(connection, tag_keys)
     tags |= await store.load_tags_on(connection, deleted)
     named_by_tags = {(key[0], tag.digest) for key, tag in tags.items() if tag.digest is not None}
@@ -314,11 +339,25 @@ async def _load(connection: Connection, located: Sequence[Located]) -> tuple[Sta
     ):
         children |= missing
         manifests |= await store.load_manifests(connection, missing - manifests.keys())
-    before = State(manifests, tags)
+    told.update(key for key, manifest in manifests.items() if manifest.heard > NEVER)
+    before = State(
+        manifests,
+        tags,
+        blobs=await store.load_blobs(connection, told - pushed_blobs),
+        unsure={
+            repository.id: repository.unsure_ns
+            for repository, _fact in located
+            if repository.unsure_ns is not None
+        },
+    )
+    for doubtful in told & manifests.keys():
+        manifests[doubtful].blob = before.may_be_blob(doubtful)
     # The structs are shared by nobody: a shallow copy of each is enough (their members never change).
     state = State(
         {key: msgspec.structs.replace(manifest) for key, manifest in manifests.items()},
         {key: msgspec.structs.replace(tag) for key, tag in tags.items()},
+        blobs=set(before.blobs),
+        unsure=before.unsure,
     )
     return before, state
 
@@ -332,7 +371,13 @@ async def _look_up(
         [name for _registry, name in names],
     )
     return {
-        (row["registry"], row["name"]): Repository(row["id"], row["workspace_id"]) for row in rows
+        (row["registry"], row["name"]): Repository(
+            row["id"],
+            row["workspace_id"],
+            # Another registry is not asked: nothing of it would ever settle.
+            row["unsure_ns"] if row["registry"] == DEFAULT_REGISTRY else None,
+        )
+        for row in rows
     }
 
 

@@ -36,6 +36,7 @@ RIGHTS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
         "manifests": {CONSUMER: _KEEP, API: _KEEP, REPORT: _READ},
         "tags": {CONSUMER: _KEEP, API: _KEEP, REPORT: _READ},
         "workspace_digests": {CONSUMER: _KEEP, API: _KEEP, REPORT: _READ},
+        "repository_blobs": {CONSUMER: _ADD, API: _ADD, REPORT: _READ},
         "stored_blobs": {CONSUMER: _KEEP, API: _KEEP, REPORT: _READ},
         "observations": {CONSUMER: _ADD, API: _ADD, REPORT: _READ},
         "outbox": {CONSUMER: _ADD, API: _KEEP, REPORT: _READ},
@@ -44,6 +45,7 @@ RIGHTS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
         "reservations": {CONSUMER: _CHANGE, API: _ALL, REPORT: _READ},
         # Work that the consumer does, on what either has recorded.
         "tag_checks": {CONSUMER: _ALL, API: _KEEP, REPORT: _READ},
+        "manifest_checks": {CONSUMER: _ALL, API: _KEEP, REPORT: _READ},
         "size_checks": {CONSUMER: _ALL, API: _KEEP, REPORT: _READ},
         # Where the consumer stands. Nobody else moves it.
         "consumer_offsets": {CONSUMER: _KEEP, API: _READ, REPORT: _READ},

@@ -8,7 +8,7 @@ in the same order. Every change of what a workspace stores happens under its row
 # -- workspaces and repositories --------------------------------------------------------------
 
 FIND_REPOSITORIES = """
-SELECT r.registry, r.name, r.id, r.workspace_id
+SELECT r.registry, r.name, r.id, r.workspace_id, r.unsure_ns
 FROM unnest($1::text[], $2::text[]) AS wanted(registry, name)
 JOIN repositories r USING (registry, name)
 """
@@ -22,8 +22,8 @@ ON CONFLICT (name) DO NOTHING
 """
 
 ADD_REPOSITORIES = """
-INSERT INTO repositories (registry, name, workspace_id, app)
-SELECT given.registry, given.name, w.id, given.app
+INSERT INTO repositories (registry, name, workspace_id, app, unsure_ns)
+SELECT given.registry, given.name, w.id, given.app, CASE WHEN $5 THEN 0 END
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS given(registry, name, workspace, app)
 JOIN workspaces w ON w.name = given.workspace
 ORDER BY given.registry, given.name
@@ -48,7 +48,7 @@ SELECT id, workspace_id, name, app FROM repositories WHERE id = ANY($1::int[])
 
 LOAD_MANIFESTS = """
 SELECT m.repository_id, m.digest, m.push_ns, m.push_id, m.seen_ns, m.seen_id, m.delete_ns,
-       m.delete_id, m.created_ns, m.pulled_ns, m.left_ns, m.size, m.media_type, m.config_media_type, m.artifact_type, m.subject,
+       m.delete_id, m.sure_ns, m.sure_id, m.heard_ns, m.heard_id, m.created_ns, m.pulled_ns, m.left_ns, m.size, m.media_type, m.config_media_type, m.artifact_type, m.subject,
        m.subject_known, m.blobs, m.children, m.claimed_ns
 FROM unnest($1::int[], $2::bytea[]) AS wanted(repository_id, digest)
 CROSS JOIN LATERAL (
@@ -82,14 +82,17 @@ UPDATE manifests m SET
     config_media_type = given.config_media_type, artifact_type = given.artifact_type,
     subject = given.subject, subject_known = given.subject_known,
     blobs = given.blobs, children = given.children, claimed_ns = given.claimed_ns,
-    present = given.present
+    present = given.present, sure_ns = given.sure_ns, sure_id = given.sure_id,
+    heard_ns = given.heard_ns, heard_id = given.heard_id
 FROM unnest($1::int[], $2::bytea[], $3::int8[], $4::bytea[], $5::int8[], $6::bytea[],
             $7::int8[], $8::bytea[], $9::int8[], $10::int8[], $11::int8[], $12::int8[],
             $13::text[], $14::text[], $15::text[], $16::bytea[], $17::bool[],
-            $18::bytea[], $19::bytea[], $20::int8[], $21::bool[])
+            $18::bytea[], $19::bytea[], $20::int8[], $21::bool[], $22::int8[], $23::bytea[],
+            $24::int8[], $25::bytea[])
   AS given(repository_id, digest, push_ns, push_id, seen_ns, seen_id, delete_ns, delete_id,
            created_ns, pulled_ns, left_ns, size, media_type, config_media_type, artifact_type,
-           subject, subject_known, blobs, children, claimed_ns, present)
+           subject, subject_known, blobs, children, claimed_ns, present, sure_ns, sure_id,
+           heard_ns, heard_id)
 WHERE m.repository_id = given.repository_id AND m.digest = given.digest
 """
 
@@ -100,6 +103,24 @@ UPDATE tags t SET
 FROM unnest($1::int[], $2::text[], $3::bytea[], $4::int8[], $5::bytea[], $6::int8[], $7::bytea[])
   AS given(repository_id, name, digest, set_ns, set_id, untag_ns, untag_id)
 WHERE t.repository_id = given.repository_id AND t.name = given.name
+"""
+
+# Only of what is new here a delete may have been counted as a manifest's.
+ADD_BLOBS = """
+WITH added AS (
+  INSERT INTO repository_blobs (repository_id, digest)
+  SELECT * FROM unnest($1::int[], $2::bytea[])
+  ON CONFLICT DO NOTHING RETURNING repository_id, digest)
+SELECT a.repository_id, a.digest FROM added a
+CROSS JOIN LATERAL (
+  SELECT FROM manifests m
+  WHERE m.repository_id = a.repository_id AND m.digest = a.digest AND m.heard_ns IS NOT NULL LIMIT 1) m
+"""
+
+LOAD_BLOBS = """
+SELECT b.repository_id, b.digest
+FROM unnest($1::int[], $2::bytea[]) AS wanted(repository_id, digest)
+JOIN repository_blobs b USING (repository_id, digest)
 """
 
 # -- bytes -------------------------------------------------------------------------------------
@@ -212,6 +233,14 @@ ADD_TAG_CHECKS = """
 INSERT INTO tag_checks (repository_id, tag, due_at)
 SELECT repository_id, tag, $3 FROM unnest($1::int[], $2::text[]) AS given(repository_id, tag)
 ON CONFLICT (repository_id, tag) DO UPDATE
+SET due_at = excluded.due_at, attempts = 0
+"""
+
+# Only an event tells that they are gone.
+ADD_MANIFEST_CHECKS = """
+INSERT INTO manifest_checks (repository_id, digest, due_at)
+SELECT repository_id, digest, $3 FROM unnest($1::int[], $2::bytea[]) AS given(repository_id, digest)
+ON CONFLICT (repository_id, digest) DO UPDATE
 SET due_at = excluded.due_at, attempts = 0
 """
 

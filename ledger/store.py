@@ -25,6 +25,10 @@ def _stamp(ns: int, identifier: bytes | None) -> Stamp:
     return NEVER if ns < 0 else (ns, identifier or b"")
 
 
+def _optional(ns: int | None, identifier: bytes | None) -> Stamp:
+    return NEVER if ns is None else (ns, identifier or b"")
+
+
 def manifest_of(row: asyncpg.Record) -> Manifest:
     """A row of `manifests` as the fold knows it."""
     content = None
@@ -38,10 +42,18 @@ def manifest_of(row: asyncpg.Record) -> Manifest:
             subject_known=row["subject_known"],
             claimed_ns=row["claimed_ns"],
         )
+    sure, heard = (
+        _optional(row["sure_ns"], row["sure_id"]),
+        _optional(row["heard_ns"], row["heard_id"]),
+    )
+    delete = _stamp(row["delete_ns"], row["delete_id"])
+    if delete > max(sure, heard):
+        sure = delete  # what an earlier release counted goes on counting
     return Manifest(
         push=_stamp(row["push_ns"], row["push_id"]),
         seen=_stamp(row["seen_ns"], row["seen_id"]),
-        delete=_stamp(row["delete_ns"], row["delete_id"]),
+        sure=sure,
+        heard=heard,
         media_type=row["media_type"],
         size=row["size"],
         content=content,
@@ -99,7 +111,7 @@ _MANIFEST_COLUMNS = (
     *("repository_id", "digest", "push_ns", "push_id", "seen_ns", "seen_id", "delete_ns"),
     *("delete_id", "created_ns", "pulled_ns", "left_ns", "size", "media_type"),
     *("config_media_type", "artifact_type", "subject", "subject_known", "blobs", "children"),
-    *("claimed_ns", "present"),
+    *("claimed_ns", "present", "sure_ns", "sure_id", "heard_ns", "heard_id"),
 )
 _TAG_COLUMNS = ("repository_id", "name", "digest", "set_ns", "set_id", "untag_ns", "untag_id")
 _HOLDING_COLUMNS = ("digest", "workspace_id", "refs", "size", "stored", "mixed")
@@ -131,6 +143,8 @@ async def save_manifests(
                 manifest.media_type,
                 *_content_columns(manifest.content),
                 manifest.present,
+                *_columns_of(manifest.sure),
+                *_columns_of(manifest.heard),
             )
         )
     await _add(connection, "manifests", _MANIFEST_COLUMNS, added)
@@ -148,6 +162,10 @@ async def _add(
 
 def _columns(rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
     return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _columns_of(stamp: Stamp) -> tuple[int | None, bytes | None]:
+    return (None, None) if stamp == NEVER else (stamp[0], stamp[1] or None)
 
 
 def _content_columns(
@@ -187,6 +205,31 @@ async def save_tags(
     await _add(connection, "tags", _TAG_COLUMNS, added)
     if altered:
         await connection.execute(statements.CHANGE_TAGS, *_columns(altered))
+
+
+async def add_blobs(connection: Connection, blobs: Iterable[ManifestKey]) -> set[ManifestKey]:
+    """Keep what was pushed or mounted as a blob.
+
+    Returns those that are news, and of whose digest a delete was heard: as a manifest's it may count.
+    """
+    ordered = sorted(blobs)
+    if not ordered:
+        return set()
+    rows = await connection.fetch(
+        statements.ADD_BLOBS, [key[0] for key in ordered], [key[1] for key in ordered]
+    )
+    return {(row["repository_id"], row["digest"]) for row in rows}
+
+
+async def load_blobs(connection: Connection, keys: Iterable[ManifestKey]) -> set[ManifestKey]:
+    """Which of the keys are known as blobs of their repository."""
+    wanted = sorted(keys)
+    if not wanted:
+        return set()
+    rows = await connection.fetch(
+        statements.LOAD_BLOBS, [key[0] for key in wanted], [key[1] for key in wanted]
+    )
+    return {(row["repository_id"], row["digest"]) for row in rows}
 
 
 async def load_holdings(
@@ -286,6 +329,20 @@ async def add_tag_checks(connection: Connection, tags: Iterable[TagKey], due_at:
     if ordered:
         await connection.execute(
             statements.ADD_TAG_CHECKS,
+            [key[0] for key in ordered],
+            [key[1] for key in ordered],
+            due_at,
+        )
+
+
+async def add_manifest_checks(
+    connection: Connection, manifests: Iterable[ManifestKey], due_at: datetime
+) -> None:
+    """Have the registry asked whether it has some manifests."""
+    ordered = sorted(manifests)
+    if ordered:
+        await connection.execute(
+            statements.ADD_MANIFEST_CHECKS,
             [key[0] for key in ordered],
             [key[1] for key in ordered],
             due_at,

@@ -105,6 +105,11 @@ repositories = Table(
     Column(
         "mapped", Boolean, nullable=False, server_default="false", comment="by hand, not by pattern"
     ),
+    Column(
+        "unsure_ns",
+        BigInteger,
+        comment="from then on a delete may be of a blob that nobody kept; null: all are kept",
+    ),
     _timestamp("created_at", now=True),
     UniqueConstraint("registry", "name"),
 )
@@ -126,6 +131,12 @@ manifests = Table(
     Column("push_id", LargeBinary),
     Column("seen_id", LargeBinary),
     Column("delete_id", LargeBinary),
+    Column(
+        "sure_ns", BigInteger, comment="newest delete that is certain; delete_ns is what counts"
+    ),
+    Column("sure_id", LargeBinary),
+    Column("heard_ns", BigInteger, comment="newest delete of its digest that an event told"),
+    Column("heard_id", LargeBinary),
     Column(
         "present", Boolean, nullable=False, comment="its push or a look is newer than its delete"
     ),
@@ -151,6 +162,13 @@ manifests = Table(
         "repository_id",
         "digest",
         postgresql_where=text("present AND (blobs IS NULL OR claimed_ns >= 0)"),
+    ),
+    # Few: a blob that is pushed is looked for here.
+    Index(
+        "manifests_heard_idx",
+        "repository_id",
+        "digest",
+        postgresql_where=text("heard_ns IS NOT NULL"),
     ),
     postgresql_with={"fillfactor": "90"},
 )
@@ -196,6 +214,15 @@ stored_blobs = Table(
     metadata,
     Column("digest", LargeBinary, primary_key=True),
     Column("size", BigInteger, nullable=False),
+)
+
+repository_blobs = Table(
+    "repository_blobs",
+    metadata,
+    Column("repository_id", Integer, ForeignKey("repositories.id"), nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("repository_id", "digest"),
+    comment="what was pushed or mounted as a blob: a delete of its digest may be the blob's",
 )
 
 observations = Table(
@@ -262,6 +289,17 @@ tag_checks = Table(
     _timestamp("due_at", nullable=False),
     Column("attempts", SmallInteger, nullable=False, server_default="0"),
     PrimaryKeyConstraint("repository_id", "tag"),
+    Index(None, "due_at"),
+)
+
+manifest_checks = Table(
+    "manifest_checks",
+    metadata,
+    Column("repository_id", Integer, ForeignKey("repositories.id"), nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    _timestamp("due_at", nullable=False),
+    Column("attempts", SmallInteger, nullable=False, server_default="0"),
+    PrimaryKeyConstraint("repository_id", "digest"),
     Index(None, "due_at"),
 )
 

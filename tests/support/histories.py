@@ -19,6 +19,7 @@ from ledger.facts import (
     BlobStored,
     Content,
     ContentLearned,
+    DigestDeleted,
     Fact,
     ManifestDeleted,
     ManifestPushed,
@@ -78,7 +79,8 @@ SUBJECTS = {REFERRER[0]: IMAGES[0][0]}
 MANIFESTS = (*IMAGES, *INDEXES, *DISPUTED, REFERRER)
 STORED_SIZES = {blob: (size, size + 90 * (blob != BLOBS[0])) for blob, size in BLOB_SIZES.items()}
 KINDS = (
-    "push", "push", "push", "push", "seen", "learned", "delete", "untag", "pull", "blob", "mount",
+    "push", "push", "push", "push", "seen", "learned", "delete", "gone", "untag", "pull", "blob", "mount",
+    "twin",
 )  # fmt: skip
 
 
@@ -145,6 +147,11 @@ def facts_at(draw: st.DrawFn, moment: int) -> Fact:
     empty = draw(st.sampled_from(({}, {"mediaType": "", "size": 0})))  # v2 and v3
     if kind == "delete":
         return told(moment, "delete", **here, **empty)
+    if kind == "gone":
+        return ManifestDeleted("default", repository, named, stamp(moment))
+    if kind == "twin":  # the manifest's own bytes, as a blob
+        target = {**here, "size": size, "mediaType": "application/octet-stream"}
+        return told(moment, "push", **target)
     if kind == "untag":
         named_tag = draw(st.sampled_from(TAGS))
         return told(moment, "delete", repository=repository, tag=named_tag, **empty)
@@ -195,7 +202,14 @@ def truth_of(facts: Iterable[Fact], mapped: Mapping[str, str] | None = None) -> 
     everything = list(facts)
     truth = Truth()
     pushes = [fact for fact in everything if isinstance(fact, ManifestPushed | ManifestSeen)]
-    deletes = [fact for fact in everything if isinstance(fact, ManifestDeleted)]
+    twins = {(f.repository, f.digest) for f in everything if isinstance(f, BlobStored)}
+    deletes = [
+        fact
+        for fact in everything
+        if isinstance(fact, ManifestDeleted)
+        # It may have been the blob's: only an answer of the registry counts.
+        or (isinstance(fact, DigestDeleted) and (fact.repository, fact.digest) not in twins)
+    ]
     untags = [fact for fact in everything if isinstance(fact, TagRemoved)]
     for push in pushes:
         if push.stamp > _last_delete(deletes, push.repository, push.digest):
@@ -251,7 +265,9 @@ def _usage(
     }
 
 
-def _last_delete(deletes: list[ManifestDeleted], repository: str, named: bytes) -> Stamp:
+def _last_delete(
+    deletes: list[ManifestDeleted | DigestDeleted], repository: str, named: bytes
+) -> Stamp:
     return max(
         (fact.stamp for fact in deletes if (fact.repository, fact.digest) == (repository, named)),
         default=(-1, b""),

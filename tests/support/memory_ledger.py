@@ -38,8 +38,7 @@ class MemoryLedger:
         for fact in facts:
             if isinstance(fact, BlobStored):
                 self.stored[fact.digest] = max(fact.size, self.stored.get(fact.digest, 0))
-            else:
-                fold(self.state, REPOSITORIES.index(fact.repository), fact)
+            fold(self.state, REPOSITORIES.index(fact.repository), fact)
         changes: dict[str, Change] = {}
         for key, manifest in self.state.manifests.items():
             old = before.get(key, Manifest())

@@ -1,5 +1,6 @@
 """Replay on real Kafka and Postgres: the rebuilt ledger is the live one, or says where it is not."""
 
+import time
 import uuid
 from datetime import UTC, datetime
 
@@ -13,6 +14,7 @@ from ledger.facts import BlobStored, ManifestDeleted
 from ledger.mapping import Mapper
 from quota.levels import level
 from quota.records import Claim, Records
+from registry.timestamps import format_timestamp
 from registry.workspaces import Placement, WorkspaceRule
 from runtime.kafka import cluster_id, create_topics
 from tests.support import ledgers
@@ -123,6 +125,39 @@ async def test_what_was_tampered_with_is_told_and_swapped_while_a_consumer_runs(
     assert tuple(kept) == (150000, True)
     assert await usage(pool, f"{workspace}-b")
     assert (await differences(here))[0] == []
+
+
+async def test_a_replay_asks_nobody_and_lists_what_stays_unsettled(here, pool):
+    """A delete of what is known as a blob as well: the registry has to be asked whose it was."""
+    workspace = f"w{uuid.uuid4().hex[:8]}"
+    push = event(f"{workspace}/app", tag="1")
+    target = {key: push["target"][key] for key in ("repository", "digest", "size")}
+    twin = push | {
+        "id": str(uuid.uuid4()),
+        "target": target | {"mediaType": "application/octet-stream"},
+    }
+    delete = {
+        **push,
+        "id": str(uuid.uuid4()),
+        "action": "delete",
+        "timestamp": format_timestamp(time.time_ns()),
+    }
+    del target["size"]
+    delete["target"] = target
+    await publish(here, workspace, push, delete, twin)
+    async with consuming(here, pool, cluster=await cluster_id(here)):
+        await caught_up(here, pool, cluster=await cluster_id(here))
+    held = await usage(pool, workspace)
+    assert held
+    found, replayed = await differences(here)
+    assert found == []
+    digest = bytes.fromhex(target["digest"].removeprefix("sha256:"))
+    assert replayed.unsettled == [("default", target["repository"], digest)]
+    await pool.execute("DELETE FROM manifest_checks")
+    async with replaying(here) as rebuild:
+        await rebuild.swap()
+    assert await usage(pool, workspace) == held
+    assert await pool.fetchval("SELECT digest FROM manifest_checks") == digest
 
 
 async def test_a_log_that_does_not_reach_back_is_not_put_in_place(here, pool):

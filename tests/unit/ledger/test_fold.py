@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger.facts import (
-    BlobStored,
     ContentLearned,
     Fact,
     ManifestDeleted,
@@ -29,8 +28,7 @@ from tests.support.histories import (
 def folded(facts: list[Fact]) -> State:
     state = State({}, {})
     for fact in facts:
-        if not isinstance(fact, BlobStored):
-            fold(state, REPOSITORIES.index(fact.repository), fact)
+        fold(state, REPOSITORIES.index(fact.repository), fact)
     return state
 
 
