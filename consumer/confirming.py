@@ -1,7 +1,9 @@
 """Sizes that manifests only declare: storage is asked once, in the background.
 
 What a tenant declares is not to be trusted. A blob's push event tells its true size and needs no
-question; where none came, a HEAD of the blob does. Low priority: few requests, late, with back-off.
+question; where none came, a HEAD of the blob does. What manifests only name (layers with `urls`, entries
+of an index that are no manifest that we know) counts when such an answer finds it, and after a 404 it
+does not. Low priority: few requests, late, with back-off.
 """
 
 from collections.abc import Callable
@@ -119,7 +121,7 @@ class SizeConfirmer:
             await self._recorder.record(facts, now=self._clock(), source="sizes")
 
     async def _ask(self, blob: UnconfirmedBlob) -> int | _Later | None:
-        """Bytes; None when storage does not tell, and what was declared stays."""
+        """Bytes; None when storage does not tell or has no such blob, and what was declared stays."""
         try:
             size = await self._client.head_blob(blob.repository, blob.digest)
         except NotFound:

@@ -1,7 +1,8 @@
 """Sizes that no event told: the manifest is fetched by digest, off the hot path.
 
 Until then it is *size pending*: its document counts, its layers are unknown, the partition does not
-wait. A failure is tried again later, ever more rarely, and never becomes a 0.
+wait. A failure is tried again later, ever more rarely, and never becomes a 0. What an earlier release
+read by other rules is read again, a few at a time, while nothing is pending.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ import msgspec
 
 from consumer.metrics import ConsumerMetrics
 from ledger import reading, statements
-from ledger.contents import content_of_manifest, undeclared
+from ledger.contents import RULES, content_of_manifest, undeclared
 from ledger.facts import BlobStored, Content, ContentLearned, Fact
 from ledger.reading import PendingManifest
 from ledger.record import Recorder
@@ -30,6 +31,8 @@ from runtime.settings import DEFAULT_REGISTRY
 log = get_logger(__name__)
 
 _AT_ONCE = 200
+_AGAIN_AT_ONCE = 50
+"""Manifests that are read again in one go: after an upgrade all of them, over hours if need be."""
 _POLL_SECONDS = 2.0
 _FIRST_WAIT = timedelta(seconds=2)
 _LONGEST_WAIT = timedelta(hours=1)
@@ -42,6 +45,14 @@ class Described(msgspec.Struct, frozen=True):
     media_type: str
     size: int
     content: Content
+
+
+class Unread(msgspec.Struct, frozen=True):
+    """A manifest could not be read."""
+
+    reason: str
+    later: bool
+    """Whether it may be readable another time, without anybody doing anything."""
 
 
 class SizeResolver:
@@ -74,7 +85,10 @@ class SizeResolver:
         """Resolve what is due, then wait for more."""
         while not self._stopping.is_set():
             try:
-                more = await self.resolve_due() == _AT_ONCE
+                tried = await self.resolve_due()
+                more = tried == _AT_ONCE
+                if not tried:
+                    await self.read_again()
             except (*UNAVAILABLE, asyncpg.PostgresError) as error:
                 log.warning("sizes_interrupted", reason=f"{type(error).__name__}: {error}")
                 more = False
@@ -105,27 +119,47 @@ class SizeResolver:
         facts: list[Fact] = []
         postponed: list[PendingManifest] = []
         for item, answer in zip(due, answers, strict=True):
-            if answer is None:
+            if isinstance(answer, Unread):
+                log.info("size_still_pending", **_told(item, answer))
                 postponed.append(item)
             else:
-                described, stored = answer
-                facts += [BlobStored(digest, size) for digest, size in stored.items()]
-                facts.append(
-                    ContentLearned(
-                        DEFAULT_REGISTRY,
-                        item.repository,
-                        item.digest,
-                        described.media_type,
-                        described.size,
-                        described.content,
-                    )
-                )
+                facts += _facts(item, *answer)
         if facts:
             await self._recorder.record(facts, now=self._clock(), source="sizes")
         await self._postpone(postponed)
         return len(due)
 
-    async def _describe(self, item: PendingManifest) -> tuple[Described, dict[bytes, int]] | None:
+    async def read_again(self) -> int:
+        """Read manifests that an earlier release has read; returns how many were tried."""
+        async with self._pool.acquire() as connection:
+            before = await reading.read_before(
+                connection, registry=DEFAULT_REGISTRY, now=self._clock(), limit=_AGAIN_AT_ONCE
+            )
+        answers = await asyncio.gather(*(self._describe(item) for item, _known in before))
+        facts: list[Fact] = []
+        settled: list[PendingManifest] = []
+        postponed: list[PendingManifest] = []
+        for (item, known), answer in zip(before, answers, strict=True):
+            if isinstance(answer, Unread):
+                log.info("manifest_not_read_again", **_told(item, answer))
+                (postponed if answer.later else settled).append(item)
+            elif _same(answer[0].content, known):
+                settled.append(item)  # nothing new is told, and nothing is recorded
+            else:
+                facts += _facts(item, *answer)
+        if facts:
+            await self._recorder.record(facts, now=self._clock(), source="sizes")
+        if settled:
+            await self._pool.execute(
+                statements.MARK_READ,
+                [item.repository_id for item in settled],
+                [item.digest for item in settled],
+                RULES,
+            )
+        await self._postpone(postponed)
+        return len(before)
+
+    async def _describe(self, item: PendingManifest) -> tuple[Described, dict[bytes, int]] | Unread:
         if (known := self._known.get(item.digest)) is not None:
             return known, {}
         stored: dict[bytes, int] = {}
@@ -137,27 +171,17 @@ class SizeResolver:
                 if size is not None:
                     stored[digest] = size
         except (RegistryError, ManifestError) as error:
-            self._tell(item, str(error))
-            return None
+            return Unread(str(error), isinstance(error, RegistryError) and error.retriable)
         content = content_of_manifest(parsed, stored)
         if content is None:
-            self._tell(item, f"{fetched.media_type or 'its media type'} is not understood")
-            return None
+            return Unread(
+                f"{fetched.media_type or 'its media type'} is not understood", later=False
+            )
         described = Described(parsed.media_type, len(fetched.body), content)
         self._known[item.digest] = described
         if len(self._known) > _CACHED:
             self._known.popitem(last=False)
         return described, stored
-
-    @staticmethod
-    def _tell(item: PendingManifest, reason: str) -> None:
-        log.info(
-            "size_still_pending",
-            repository=item.repository,
-            digest=format_digest(item.digest),
-            attempts=item.attempts + 1,
-            reason=reason,
-        )
 
     async def _postpone(self, items: list[PendingManifest]) -> None:
         if not items:
@@ -170,6 +194,32 @@ class SizeResolver:
             [min(item.attempts + 1, 1000) for item in items],
             [now + wait_before(item.attempts) for item in items],
         )
+
+
+def _told(item: PendingManifest, unread: Unread) -> dict[str, object]:
+    return {
+        "repository": item.repository,
+        "digest": format_digest(item.digest),
+        "attempts": item.attempts + 1,
+        "reason": unread.reason,
+    }
+
+
+def _facts(item: PendingManifest, described: Described, stored: dict[bytes, int]) -> list[Fact]:
+    learned = ContentLearned(
+        DEFAULT_REGISTRY,
+        item.repository,
+        item.digest,
+        described.media_type,
+        described.size,
+        described.content,
+    )
+    return [*(BlobStored(digest, size) for digest, size in stored.items()), learned]
+
+
+def _same(new: Content, known: Content) -> bool:
+    """Whether a document says what is known, apart from that it was the document itself that was read."""
+    return msgspec.structs.replace(new, subject_known=known.subject_known, rules=0) == known
 
 
 def wait_before(attempts: int) -> timedelta:

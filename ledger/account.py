@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 
 from ledger import outbox, statements, store
 from ledger.counting import Change, Holding, count, learn_size
+from ledger.facts import names_only
 from ledger.outbox import QuotaEvent
 from ledger.packing import unpack_blobs
 from registry.names import format_digest
@@ -96,17 +97,20 @@ async def _correct(
         workspace_id
         for workspace_id, holdings in holders.items()
         if workspace_id not in workspaces
-        and any(holding.size != stored[digest] for digest, holding in holdings.items())
+        and any(
+            holding.size != stored[digest] or holding.names for digest, holding in holdings.items()
+        )
     }
     if wrong:
-        # Storage contradicts what another workspace declared: its usage changes, too.
+        # Storage contradicts what another workspace declared, or has what one only named: its usage
+        # changes, too.
         raise RetakeError(wrong)
     for workspace_id in holders.keys() & workspaces.keys():
         workspace = workspaces[workspace_id]
         for digest, holding in holders[workspace_id].items():
-            if holding.stored and holding.size == stored[digest]:
+            if holding.stored and holding.size == stored[digest] and not holding.names:
                 continue
-            if holding.size != stored[digest] and holding.refs > 0:
+            if holding.size != stored[digest] and holding.holders > 0:
                 events.append(_mismatch(workspace, digest, holding.size, stored[digest]))
             workspace.usage_bytes += learn_size(holding, stored[digest])
             touched.setdefault(workspace_id, {})[digest] = holding
@@ -133,7 +137,10 @@ async def _recount(
 
 def _declared(packed: Iterable[bytes], digest: bytes) -> set[int]:
     return {
-        size for blobs in packed for member, size in unpack_blobs(blobs) if member == digest
+        size
+        for blobs in packed
+        for member, size in unpack_blobs(blobs)
+        if member == digest and not names_only(member, size)
     } or {0}
 
 

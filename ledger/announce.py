@@ -110,7 +110,8 @@ def image_size(manifests: Mapping[ManifestKey, Manifest], key: ManifestKey) -> i
     waiting = [top.content]
     while waiting:
         content = waiting.pop()
-        blobs.update(content.blobs)
+        for digest, size in content.blobs:
+            blobs[digest] = max(size, blobs.get(digest, 0))
         for digest in content.children:
             child = manifests.get((key[0], digest))
             if (

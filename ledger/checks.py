@@ -173,7 +173,7 @@ class SizeCheck(msgspec.Struct, frozen=True):
 
 
 class UnconfirmedBlob(msgspec.Struct, frozen=True):
-    """A blob whose size only manifests declare, and where to ask for it."""
+    """A blob whose size only manifests declare, or that they only name, and where to ask for it."""
 
     repository_id: int
     repository: str
@@ -198,9 +198,10 @@ JOIN repositories r ON r.id = m.repository_id
 WHERE m.present AND m.blobs IS NOT NULL AND r.registry = $1
 """
 
+# What is only named may be nothing at all, or have been a manifest once.
 UNCONFIRMED = """
 SELECT DISTINCT digest FROM workspace_digests
-WHERE digest = ANY($1::bytea[]) AND refs > 0 AND NOT stored
+WHERE digest = ANY($1::bytea[]) AND refs > 0 AND (NOT stored OR refs = names)
 """
 
 

@@ -28,7 +28,7 @@ def better(new: Content, known: Content | None) -> bool:
     """Whether a content says more than what is known; the same for every order of arrival.
 
     A fetched and verified document knows more than an event's references, these more than a claim,
-    and a later claim replaces an earlier one.
+    and a later claim replaces an earlier one. Of two that know as much the newer rules of reading count.
     """
     return known is None or (new != known and _knowledge(new) > _knowledge(known))
 
@@ -38,6 +38,7 @@ def _knowledge(content: Content) -> tuple[object, ...]:
         content.claimed_ns < 0,
         content.claimed_ns,
         content.subject_known,
+        content.rules,
         content.blobs,
         content.children,
         content.config_media_type,

@@ -4,14 +4,18 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final
 
-from ledger.facts import Content
-from registry.media_types import IMAGE_TYPES, manifest_kind
+from ledger.facts import EMPTY_BLOB, Content
+from registry.media_types import (
+    IMAGE_TYPES,
+    MANIFEST_TYPES,
+    ManifestKind,
+    descriptor_kind,
+    manifest_kind,
+)
 from registry.models import Descriptor, ParsedManifest
 
-_EMPTY_BLOB: Final = bytes.fromhex(
-    "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-)
-"""sha256 of nothing: the one blob whose size really is 0."""
+RULES: Final = 1
+"""The rules by which this module reads. Another number has what was read before read again."""
 
 _LARGEST_BELIEVABLE: Final = 2**42
 """Bytes (4 TiB). A client may declare anything; what no storage backend takes in one blob is asked
@@ -31,14 +35,14 @@ def content_of_references(
     kind = manifest_kind(media_type)
     if kind == "unknown":
         return None
-    if kind == "index":
-        return Content(children=tuple(dict.fromkeys(child.digest for child in references)))
-    blobs = _blobs(references)
+    blobs = _index_entries(references) if kind == "index" else _blobs(references)
     if blobs is None:
         return None
     return Content(
         blobs=blobs,
+        children=_children(references, kind),
         config_media_type=references[0].media_type if media_type in IMAGE_TYPES else "",
+        rules=RULES,
     )
 
 
@@ -48,9 +52,9 @@ def undeclared(parsed: ParsedManifest) -> list[bytes]:
         return []
     return list(
         dict.fromkeys(
-            descriptor.digest
-            for descriptor in parsed.references
-            if not descriptor.foreign and not believable(descriptor.digest, descriptor.size)
+            item.digest
+            for item in parsed.references
+            if not _only_storage_knows(item) and not believable(item.digest, item.size)
         )
     )
 
@@ -64,29 +68,66 @@ def content_of_manifest(
     """
     if parsed.kind == "unknown":
         return None
-    blobs = _blobs(parsed.references, stored) if parsed.kind == "image" else ()
+    references = parsed.references
+    blobs = _index_entries(references) if parsed.kind == "index" else _blobs(references, stored)
     if blobs is None:
         return None
     return Content(
         blobs=blobs,
-        children=tuple(dict.fromkeys(child.digest for child in parsed.children)),
+        children=_children(references, parsed.kind),
         config_media_type=parsed.config.media_type if parsed.config is not None else "",
         artifact_type=parsed.artifact_type or "",
         subject=parsed.subject,
         subject_known=True,
+        rules=RULES,
     )
+
+
+def may_be_manifests(content: Content | None) -> frozenset[bytes]:
+    """What a manifest names and only storage can tell from a blob: no media type says that it is one."""
+    if content is None or not content.children:
+        return frozenset()
+    return frozenset(content.children) - {digest for digest, size in content.blobs if size}
+
+
+def _children(references: Iterable[Descriptor], kind: ManifestKind) -> tuple[bytes, ...]:
+    """What may be a manifest. An index may name anything, under any media type."""
+    return tuple(
+        dict.fromkeys(
+            [
+                item.digest
+                for item in references
+                if kind == "index" or item.media_type in MANIFEST_TYPES
+            ]
+        )
+    )
+
+
+def _only_storage_knows(item: Descriptor) -> bool:
+    """Whether a declared size says nothing of what the registry stores for a descriptor of an image."""
+    return item.has_urls or item.media_type in MANIFEST_TYPES
+
+
+def _index_entries(entries: Iterable[Descriptor]) -> tuple[tuple[bytes, int], ...]:
+    """Every entry once. Only what is known as a blob by its media type has the size that it declares."""
+    found: dict[bytes, int] = {}
+    for item in entries:
+        of_a_blob = descriptor_kind(item.media_type) == "blob" and not item.has_urls
+        size = item.size if of_a_blob and believable(item.digest, item.size) else 0
+        found[item.digest] = max(size, found.get(item.digest, 0))
+    return tuple(found.items())
 
 
 def _blobs(
     descriptors: Iterable[Descriptor], stored: Mapping[bytes, int] = MappingProxyType({})
 ) -> tuple[tuple[bytes, int], ...] | None:
-    """Config and layers, each digest once, foreign ones left out; None when a size is missing."""
+    """Config and layers, each digest once; None when a size is missing that should be there."""
     blobs: dict[bytes, int] = {}
     for item in descriptors:
-        if item.foreign:
-            continue
         digest, size = item.digest, item.size
-        if digest in stored:
+        if _only_storage_knows(item):
+            size = 0
+        elif digest in stored:
             size = stored[digest]
         elif not 0 < size <= _LARGEST_BELIEVABLE and not believable(digest, size):
             return None
@@ -97,4 +138,4 @@ def _blobs(
 
 def believable(digest: bytes, size: int) -> bool:
     """Whether a size in bytes can be that of a blob with this digest."""
-    return 0 < size <= _LARGEST_BELIEVABLE or digest == _EMPTY_BLOB
+    return 0 < size <= _LARGEST_BELIEVABLE or digest == EMPTY_BLOB

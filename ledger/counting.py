@@ -4,11 +4,12 @@ Usage changes by exactly the sizes of the digests whose count goes 0 → 1 or 1 
 becomes better known. It always equals a recount from the manifests.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
 from ledger.claims import is_pseudo_blob
+from ledger.facts import names_only
 from ledger.fold import Manifest
 
 
@@ -17,6 +18,9 @@ class Holding(msgspec.Struct, gc=False):
 
     refs: int = 0
     """Existing manifests of the workspace that contain the digest (a manifest contains itself)."""
+    names: int = 0
+    """Those of them that only name it (`facts.names_only`). None once storage has spoken of it as a blob:
+    then they hold it."""
     size: int = 0
     """Bytes that count: what storage said, else the largest size that a manifest declares."""
     stored: bool = False
@@ -29,9 +33,14 @@ class Holding(msgspec.Struct, gc=False):
     """Whether the ledger has it already."""
 
     @property
+    def holders(self) -> int:
+        """Manifests that hold it, not only by name."""
+        return self.refs - self.names
+
+    @property
     def counted(self) -> int:
         """Bytes in the workspace's usage."""
-        return self.size if self.refs > 0 else 0
+        return self.size if self.refs > self.names else 0
 
 
 class Mismatch(msgspec.Struct, frozen=True):
@@ -46,6 +55,8 @@ class Change(msgspec.Struct):
     """What some facts change in one workspace's holdings."""
 
     refs: dict[bytes, int] = msgspec.field(default_factory=dict)
+    names: dict[bytes, int] = msgspec.field(default_factory=dict)
+    """How many of them only name the digest."""
     declared: dict[bytes, int] = msgspec.field(default_factory=dict)
     """The largest size that newly counted manifests declare."""
     disputed: dict[bytes, set[int]] = msgspec.field(default_factory=dict)
@@ -69,19 +80,25 @@ class Change(msgspec.Struct):
             refs[member] = refs.get(member, 0) + 1
             if member == digest:
                 self.documents[member] = size
+            elif names_only(member, size):
+                self.names[member] = self.names.get(member, 0) + 1
             elif declared.setdefault(member, size) != size:
                 self.disputed.setdefault(member, {declared[member]}).add(size)
                 declared[member] = max(size, declared[member])
 
-    def remove(self, digest: bytes, contribution: Iterable[bytes]) -> None:
+    def remove(self, digest: bytes, contribution: Mapping[bytes, int]) -> None:
         """A manifest ceases to exist."""
         self.documents_gone.add(digest)
-        for member in contribution:
+        for member, size in contribution.items():
             self.refs[member] = self.refs.get(member, 0) - 1
             self.let_go.add(member)
+            if member != digest and names_only(member, size):
+                self.names[member] = self.names.get(member, 0) - 1
 
     def unconfirmed(self, digest: bytes) -> bool:
-        """Whether storage has not spoken of a blob that is counted anew. The change was applied."""
+        """Whether storage has not spoken of a blob that is counted, or named, anew. The change was applied."""
+        if self.names.get(digest, 0) > 0 and self.held[digest].names:
+            return self.held[digest].holders == 0
         return digest in self.declared and not self.held[digest].stored
 
 
@@ -110,18 +127,18 @@ def count(holdings: dict[bytes, Holding], change: Change, stored: Mapping[bytes,
     mismatches: list[Mismatch] = []
     recount: list[bytes] = []
     # Nothing goes, and everybody agrees on the size: so it is with nearly every digest.
-    special = change.disputed.keys() | change.documents.keys() | change.let_go
+    special = change.disputed.keys() | change.documents.keys() | change.let_go | change.names.keys()
     for digest, difference in change.refs.items():
         holding = holdings.get(digest)
         if digest not in special:
             size = change.declared[digest]
             told = stored.get(digest, size) == size
             if holding is None and told:
-                holdings[digest] = Holding(difference, size, digest in stored)
+                holdings[digest] = Holding(difference, size=size, stored=digest in stored)
                 change.gained[digest] = size
                 delta += size
                 continue
-            if holding is not None and told and holding.size == size and holding.refs > 0:
+            if holding is not None and told and holding.size == size and holding.holders > 0:
                 holding.refs += difference
                 holding.stored = holding.stored or digest in stored
                 holding.mixed = holding.mixed and not holding.stored
@@ -129,8 +146,11 @@ def count(holdings: dict[bytes, Holding], change: Change, stored: Mapping[bytes,
         if holding is None:
             holding = holdings[digest] = Holding()
         before = holding.counted
-        had = holding.refs
+        had, named = holding.holders, holding.refs
         holding.refs += difference
+        if digest not in stored:
+            holding.names += change.names.get(digest, 0)
+        has = holding.holders
         declared = change.declared.get(digest)
         sizes = change.disputed.get(digest) or (() if declared is None else (declared,))
         document = change.documents.get(digest)
@@ -148,7 +168,7 @@ def count(holdings: dict[bytes, Holding], change: Change, stored: Mapping[bytes,
             known = {*sizes, holding.size} if had > 0 else sizes
             holding.mixed = (holding.mixed and had > 0) or len(known) > 1
             holding.size, holding.stored = max(known), False
-        if holding.refs == 0:
+        if has == 0:
             holding.mixed = False
         elif (holding.mixed and digest in change.let_go) or (
             truth is None and digest in change.documents_gone
@@ -156,9 +176,11 @@ def count(holdings: dict[bytes, Holding], change: Change, stored: Mapping[bytes,
             # Something that contained it went, too: the largest declaration may have gone with it,
             # or a manifest's own word on its size (clients may name a manifest as a layer).
             recount.append(digest)
-        # What was only claimed waits for no garbage collection.
-        holding.released = had > 0 and holding.refs == 0 and not is_pseudo_blob(digest)
-        if had <= 0 < holding.refs:
+        # What was only claimed waits for no garbage collection, and what was only named is not there.
+        holding.released = (
+            named > 0 and holding.refs == 0 and holding.size > 0 and not is_pseudo_blob(digest)
+        )
+        if had <= 0 < has:
             change.gained[digest] = holding.size
         delta += holding.counted - before
     change.held = holdings
@@ -168,5 +190,5 @@ def count(holdings: dict[bytes, Holding], change: Change, stored: Mapping[bytes,
 def learn_size(holding: Holding, size: int) -> int:
     """Storage says how large a held digest is; returns the change of usage in bytes."""
     before = holding.counted
-    holding.size, holding.stored, holding.mixed = size, True, False
+    holding.size, holding.stored, holding.mixed, holding.names = size, True, False, 0
     return holding.counted - before

@@ -5,6 +5,8 @@ ledger is a function of the *set* of facts: order, duplicates and replays change
 integer nanoseconds since the epoch (UTC), digests are raw bytes, sizes are bytes.
 """
 
+from typing import Final
+
 import msgspec
 
 Stamp = tuple[int, bytes]
@@ -14,13 +16,31 @@ events of one nanosecond still have an order."""
 NEVER: Stamp = (-1, b"")
 
 
+EMPTY_BLOB: Final = bytes.fromhex(
+    "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+)
+"""sha256 of nothing: the one blob whose size really is 0."""
+
+
+def names_only(digest: bytes, declared: int) -> bool:
+    """Whether a manifest only names a digest: nobody but storage can tell whether it is there as a blob.
+
+    So it is with what has `urls`, and with what is called a manifest or has a media type that nobody
+    knows. Where storage has spoken of it, it is held like any other blob.
+    """
+    return declared == 0 and digest != EMPTY_BLOB
+
+
 class Content(msgspec.Struct, frozen=True, gc=False):
     """What a manifest refers to. It is fixed by the digest, so it never changes once known."""
 
     blobs: tuple[tuple[bytes, int], ...] = ()
-    """(digest, declared size) of config and layers, each once, without foreign layers (`urls`)."""
+    """(digest, declared size) of everything that it names, each digest once.
+
+    0: it only names it (`names_only`), and holds it as far as storage has it.
+    """
     children: tuple[bytes, ...] = ()
-    """Digests of an index's child manifests."""
+    """Digests of what may be manifests: all entries of an index, others by their media type."""
     config_media_type: str = ""
     artifact_type: str = ""
     subject: bytes | None = None
@@ -28,6 +48,8 @@ class Content(msgspec.Struct, frozen=True, gc=False):
     """False while only `references` of an event are known: they never name the subject."""
     claimed_ns: int = -1
     """From 0 on: nothing was read yet, a platform said a size (`claims.py`); orders its claims."""
+    rules: int = 0
+    """By which rules it was read (`contents.RULES`); 0: before they were counted."""
 
 
 class ManifestPushed(msgspec.Struct, frozen=True, gc=False, tag=True):

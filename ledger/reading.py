@@ -1,6 +1,6 @@
 """What the ledger knows, for the API, the planner and people. Reads only; never locks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 import msgspec
 
-from ledger.facts import Content
+from ledger.facts import Content, names_only
 from ledger.packing import unpack_blobs, unpack_digests
 from runtime.postgres import Connection
 
@@ -25,7 +25,8 @@ MANIFEST_COLUMNS = f"""
 m.repository_id, r.registry, r.name AS repository, r.app, m.digest, m.size, m.media_type,
 m.present, {PUSHED} AS pushed_ns, greatest(m.push_ns, m.seen_ns) AS known_ns,
 m.push_ns < 0 AS estimated, m.delete_ns, m.pulled_ns, m.left_ns,
-m.config_media_type, m.artifact_type, m.subject, m.subject_known, m.blobs, m.children, m.claimed_ns
+m.config_media_type, m.artifact_type, m.subject, m.subject_known, m.blobs, m.children, m.claimed_ns,
+m.read_by
 """
 _PREFETCH = 500
 _DIGESTS_AT_A_TIME = 5000
@@ -172,6 +173,7 @@ def content_of_row(row: asyncpg.Record) -> Content | None:
         subject=row["subject"],
         subject_known=row["subject_known"],
         claimed_ns=row["claimed_ns"],
+        rules=row["read_by"] or 0,
     )
 
 
@@ -179,12 +181,29 @@ class Held(msgspec.Struct, frozen=True, gc=False):
     """A digest in a workspace's account."""
 
     refs: int
+    """Existing manifests that hold it: not those that only name it."""
     size: int
-    """Bytes that count."""
+    """Bytes that count while anything holds it."""
+    named: bool = False
+    """Whether manifests only name it: storage has not spoken of it as a blob."""
+
+
+def blobs_held(content: Content | None, held: Mapping[bytes, Held]) -> list[bytes]:
+    """Digests that an existing manifest makes its workspace hold beside its own.
+
+    `held` has what the workspace's account says of everything that it names.
+    """
+    if content is None:
+        return []
+    return [
+        digest
+        for digest, size in content.blobs
+        if not names_only(digest, size) or ((entry := held.get(digest)) and not entry.named)
+    ]
 
 
 HELD = """
-SELECT h.digest, h.refs, h.size FROM workspace_digests h
+SELECT h.digest, h.refs - h.names AS refs, h.size, h.names > 0 AS named FROM workspace_digests h
 WHERE h.workspace_id = $1 AND h.digest = ANY($2::bytea[])
 """
 
@@ -195,7 +214,7 @@ async def held(connection: Connection, workspace_id: int, digests: set[bytes]) -
     waiting = iter(digests)
     while some := sorted(islice(waiting, _DIGESTS_AT_A_TIME)):
         rows = await connection.fetch(HELD, workspace_id, some)
-        found.update((row["digest"], Held(row["refs"], row["size"])) for row in rows)
+        found.update((row["digest"], Held(row["refs"], row["size"], row["named"])) for row in rows)
     return found
 
 
@@ -261,6 +280,30 @@ async def pending_manifests(
         PendingManifest(*row.values())
         for row in await connection.fetch(PENDING, registry, now, limit)
     ]
+
+
+# What an earlier release read by its own rules, to be read again: while there is none it costs nothing.
+READ_BEFORE = """
+SELECT m.repository_id, r.name AS repository, m.digest, coalesce(m.fetch_attempts, 0) AS attempts,
+       m.media_type, m.config_media_type, m.artifact_type, m.subject, m.subject_known, m.blobs,
+       m.children, m.claimed_ns, m.read_by
+FROM manifests m JOIN repositories r ON r.id = m.repository_id
+WHERE m.present AND m.read_by IS NULL AND m.blobs IS NOT NULL AND m.claimed_ns < 0 AND r.registry = $1
+  AND (m.fetch_after IS NULL OR m.fetch_after <= $2)
+LIMIT $3
+"""
+
+
+async def read_before(
+    connection: Connection, *, registry: str, now: datetime, limit: int
+) -> list[tuple[PendingManifest, Content]]:
+    """Existing manifests that an earlier release has read, and what it found in them."""
+    found = []
+    for row in await connection.fetch(READ_BEFORE, registry, now, limit):
+        content = content_of_row(row)
+        if content is not None:
+            found.append((PendingManifest(*list(row.values())[:5]), content))
+    return found
 
 
 async def count_pending(connection: Connection) -> int:

@@ -8,11 +8,14 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+import asyncpg
 import msgspec
 
-from ledger import outbox
+from ledger import outbox, store
+from ledger.contents import may_be_manifests
+from ledger.facts import Content
 from ledger.outbox import NewId, QuotaEvent
-from ledger.packing import unpack_digests
+from ledger.packing import unpack_blobs, unpack_digests
 from ledger.reading import LIVE_TAG_CONDITION, PUSHED
 from ledger.record import Recorded
 from runtime.postgres import Connection
@@ -58,7 +61,8 @@ class KnownManifest(msgspec.Struct, frozen=True, gc=False):
     media_type: str
     size: int
     """Bytes of the document."""
-    children: tuple[bytes, ...]
+    children: frozenset[bytes]
+    """What it names that may be manifests, without what storage has as blobs."""
 
 
 class KnownTag(msgspec.Struct, frozen=True, gc=False):
@@ -87,7 +91,7 @@ WHERE r.registry = $1
 
 MANIFESTS = f"""
 SELECT m.digest, greatest(m.push_ns, m.seen_ns) AS known_ns, {PUSHED} AS pushed_ns, m.media_type,
-       m.size, m.children
+       m.size, m.children, CASE WHEN m.children IS NOT NULL THEN m.blobs END AS named
 FROM repositories r JOIN manifests m ON m.repository_id = r.id
 WHERE r.registry = $1 AND r.name = $2 AND m.present
 """  # noqa: S608 - a constant
@@ -119,6 +123,10 @@ async def known(connection: Connection, registry: str, repository: str) -> Known
         manifests = await connection.fetch(MANIFESTS, registry, repository)
         tags = await connection.fetch(TAGS, registry, repository)
         suspected = await connection.fetch(SUSPECTED, registry, repository)
+        children = {row["digest"]: _may_be_manifests(row) for row in manifests if row["children"]}
+        unknown = set().union(*children.values()) - {row["digest"] for row in manifests}
+        blobs = frozenset(await store.load_stored(connection, unknown))
+    nothing = frozenset[bytes]()
     return KnownRepository(
         {
             row["digest"]: KnownManifest(
@@ -126,13 +134,18 @@ async def known(connection: Connection, registry: str, repository: str) -> Known
                 row["pushed_ns"],
                 row["media_type"],
                 row["size"],
-                unpack_digests(row["children"] or b""),
+                children.get(row["digest"], nothing) - blobs,
             )
             for row in manifests
         },
         {row["name"]: KnownTag(row["digest"], row["set_ns"]) for row in tags},
         {row["reference"]: row["missing_since"] for row in suspected},
     )
+
+
+def _may_be_manifests(row: asyncpg.Record) -> frozenset[bytes]:
+    blobs, children = unpack_blobs(row["named"] or b""), unpack_digests(row["children"])
+    return may_be_manifests(Content(blobs=blobs, children=children))
 
 
 # -- suspicions ----------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ SELECT id, workspace_id, name, app FROM repositories WHERE id = ANY($1::int[])
 LOAD_MANIFESTS = """
 SELECT m.repository_id, m.digest, m.push_ns, m.push_id, m.seen_ns, m.seen_id, m.delete_ns,
        m.delete_id, m.sure_ns, m.sure_id, m.heard_ns, m.heard_id, m.created_ns, m.pulled_ns, m.left_ns, m.size, m.media_type, m.config_media_type, m.artifact_type, m.subject,
-       m.subject_known, m.blobs, m.children, m.claimed_ns
+       m.subject_known, m.blobs, m.children, m.claimed_ns, m.read_by
 FROM unnest($1::int[], $2::bytea[]) AS wanted(repository_id, digest)
 CROSS JOIN LATERAL (
   SELECT * FROM manifests
@@ -82,16 +82,17 @@ UPDATE manifests m SET
     config_media_type = given.config_media_type, artifact_type = given.artifact_type,
     subject = given.subject, subject_known = given.subject_known,
     blobs = given.blobs, children = given.children, claimed_ns = given.claimed_ns,
-    present = given.present, sure_ns = given.sure_ns, sure_id = given.sure_id,
+    read_by = given.read_by, present = given.present,
+    sure_ns = given.sure_ns, sure_id = given.sure_id,
     heard_ns = given.heard_ns, heard_id = given.heard_id
 FROM unnest($1::int[], $2::bytea[], $3::int8[], $4::bytea[], $5::int8[], $6::bytea[],
             $7::int8[], $8::bytea[], $9::int8[], $10::int8[], $11::int8[], $12::int8[],
             $13::text[], $14::text[], $15::text[], $16::bytea[], $17::bool[],
-            $18::bytea[], $19::bytea[], $20::int8[], $21::bool[], $22::int8[], $23::bytea[],
-            $24::int8[], $25::bytea[])
+            $18::bytea[], $19::bytea[], $20::int8[], $21::int2[], $22::bool[], $23::int8[],
+            $24::bytea[], $25::int8[], $26::bytea[])
   AS given(repository_id, digest, push_ns, push_id, seen_ns, seen_id, delete_ns, delete_id,
            created_ns, pulled_ns, left_ns, size, media_type, config_media_type, artifact_type,
-           subject, subject_known, blobs, children, claimed_ns, present, sure_ns, sure_id,
+           subject, subject_known, blobs, children, claimed_ns, read_by, present, sure_ns, sure_id,
            heard_ns, heard_id)
 WHERE m.repository_id = given.repository_id AND m.digest = given.digest
 """
@@ -127,10 +128,10 @@ JOIN repository_blobs b USING (repository_id, digest)
 
 # What is held, and what storage said, of what is held or not.
 LOAD_HOLDINGS = """
-SELECT given.workspace_id, given.digest, h.refs, h.size, h.stored, h.mixed, s.size AS told
+SELECT given.workspace_id, given.digest, h.refs, h.names, h.size, h.stored, h.mixed, s.size AS told
 FROM unnest($1::bytea[], $2::int[]) AS given(digest, workspace_id)
 LEFT JOIN LATERAL (
-  SELECT refs, size, stored, mixed FROM workspace_digests
+  SELECT refs, names, size, stored, mixed FROM workspace_digests
   WHERE digest = given.digest AND workspace_id = given.workspace_id LIMIT 1) h ON true
 LEFT JOIN LATERAL (
   SELECT size FROM stored_blobs WHERE digest = given.digest AND size >= 0 LIMIT 1) s ON true
@@ -138,18 +139,19 @@ WHERE h.refs IS NOT NULL OR s.size IS NOT NULL
 """
 
 LOAD_HOLDERS = """
-SELECT workspace_id, digest, refs, size, stored, mixed
+SELECT workspace_id, digest, refs, names, size, stored, mixed
 FROM workspace_digests WHERE digest = ANY($1::bytea[])
 """
 
 # `refs` stands in no index, so that one more reference stays in its page (a HOT update).
 CHANGE_HOLDINGS = """
 UPDATE workspace_digests h
-SET refs = given.refs, size = given.size, stored = given.stored, mixed = given.mixed,
+SET refs = given.refs, names = given.names, size = given.size, stored = given.stored, mixed = given.mixed,
     released_at = CASE WHEN given.refs > 0 THEN NULL
-                       WHEN given.released THEN $8::timestamptz ELSE h.released_at END
-FROM unnest($1::bytea[], $2::int[], $3::int[], $4::int8[], $5::bool[], $6::bool[], $7::bool[])
-  AS given(digest, workspace_id, refs, size, stored, mixed, released)
+                       WHEN given.released THEN $9::timestamptz ELSE h.released_at END
+FROM unnest($1::bytea[], $2::int[], $3::int[], $4::int[], $5::int8[], $6::bool[], $7::bool[],
+            $8::bool[])
+  AS given(digest, workspace_id, refs, names, size, stored, mixed, released)
 WHERE h.digest = given.digest AND h.workspace_id = given.workspace_id
 """
 
@@ -263,4 +265,11 @@ UPDATE manifests m SET fetch_attempts = given.attempts, fetch_after = given.fetc
 FROM unnest($1::int[], $2::bytea[], $3::int2[], $4::timestamptz[])
   AS given(repository_id, digest, attempts, fetch_after)
 WHERE m.repository_id = given.repository_id AND m.digest = given.digest
+"""
+
+# A manifest in which the rules of today find what earlier ones found, or that cannot be read any more.
+MARK_READ = """
+UPDATE manifests m SET read_by = $3, fetch_attempts = NULL, fetch_after = NULL
+FROM unnest($1::int[], $2::bytea[]) AS given(repository_id, digest)
+WHERE m.repository_id = given.repository_id AND m.digest = given.digest AND m.read_by IS NULL
 """

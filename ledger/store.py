@@ -41,6 +41,7 @@ def manifest_of(row: asyncpg.Record) -> Manifest:
             subject=row["subject"],
             subject_known=row["subject_known"],
             claimed_ns=row["claimed_ns"],
+            rules=row["read_by"] or 0,
         )
     sure, heard = (
         _optional(row["sure_ns"], row["sure_id"]),
@@ -111,10 +112,10 @@ _MANIFEST_COLUMNS = (
     *("repository_id", "digest", "push_ns", "push_id", "seen_ns", "seen_id", "delete_ns"),
     *("delete_id", "created_ns", "pulled_ns", "left_ns", "size", "media_type"),
     *("config_media_type", "artifact_type", "subject", "subject_known", "blobs", "children"),
-    *("claimed_ns", "present", "sure_ns", "sure_id", "heard_ns", "heard_id"),
+    *("claimed_ns", "read_by", "present", "sure_ns", "sure_id", "heard_ns", "heard_id"),
 )
 _TAG_COLUMNS = ("repository_id", "name", "digest", "set_ns", "set_id", "untag_ns", "untag_id")
-_HOLDING_COLUMNS = ("digest", "workspace_id", "refs", "size", "stored", "mixed")
+_HOLDING_COLUMNS = ("digest", "workspace_id", "refs", "names", "size", "stored", "mixed")
 
 
 async def save_manifests(
@@ -170,9 +171,9 @@ def _columns_of(stamp: Stamp) -> tuple[int | None, bytes | None]:
 
 def _content_columns(
     content: Content | None,
-) -> tuple[str | None, str | None, bytes | None, bool, bytes | None, bytes | None, int]:
+) -> tuple[str | None, str | None, bytes | None, bool, bytes | None, bytes | None, int, int | None]:
     if content is None:
-        return (None, None, None, False, None, None, -1)
+        return (None, None, None, False, None, None, -1, None)
     return (
         content.config_media_type or None,
         content.artifact_type or None,
@@ -181,6 +182,7 @@ def _content_columns(
         pack_blobs(content.blobs),
         pack_digests(content.children) if content.children else None,
         content.claimed_ns,
+        content.rules or None,
     )
 
 
@@ -263,6 +265,7 @@ def _holdings(rows: Iterable[asyncpg.Record]) -> dict[int, dict[bytes, Holding]]
     for row in rows:
         found.setdefault(row["workspace_id"], {})[row["digest"]] = Holding(
             refs=row["refs"],
+            names=row["names"],
             size=row["size"],
             stored=row["stored"],
             mixed=row["mixed"],
@@ -279,7 +282,10 @@ async def save_holdings(
     altered: list[tuple[Any, ...]] = []
     for workspace_id, holdings in changed.items():
         for digest, held in holdings.items():
-            row = (digest, workspace_id, held.refs, held.size, held.stored, held.mixed)
+            row = (
+                *(digest, workspace_id, held.refs, held.names),
+                *(held.size, held.stored, held.mixed),
+            )
             if held.saved:
                 altered.append((*row, held.released))
             else:

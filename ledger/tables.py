@@ -146,7 +146,7 @@ manifests = Table(
     Column("artifact_type", Text),
     Column("subject", LargeBinary),
     Column("blobs", LargeBinary, comment="packed (digest, declared size); null: size pending"),
-    Column("children", LargeBinary, comment="packed digests; null: not an index"),
+    Column("children", LargeBinary, comment="packed digests; null: it names no manifest"),
     Column(
         "claimed_ns",
         BigInteger,
@@ -154,6 +154,7 @@ manifests = Table(
         server_default="-1",
         comment="from 0 on: blobs is what a platform said, nobody has read it yet",
     ),
+    Column("read_by", SmallInteger, comment="rules by which blobs was read; null: earlier ones"),
     Column("fetch_attempts", SmallInteger),
     _timestamp("fetch_after"),
     PrimaryKeyConstraint("repository_id", "digest"),
@@ -169,6 +170,15 @@ manifests = Table(
         "repository_id",
         "digest",
         postgresql_where=text("heard_ns IS NOT NULL"),
+    ),
+    # What earlier releases read, until it was read again.
+    Index(
+        "manifests_read_before_idx",
+        "repository_id",
+        "digest",
+        postgresql_where=text(
+            "present AND read_by IS NULL AND blobs IS NOT NULL AND claimed_ns < 0"
+        ),
     ),
     postgresql_with={"fillfactor": "90"},
 )
@@ -193,6 +203,13 @@ workspace_digests = Table(
     Column("digest", LargeBinary, nullable=False),
     Column("workspace_id", Integer, nullable=False),
     Column("refs", Integer, nullable=False),
+    Column(
+        "names",
+        Integer,
+        nullable=False,
+        server_default="0",
+        comment="of refs: manifests that only name it; they hold it once storage has spoken of it",
+    ),
     Column("size", BigInteger, nullable=False),
     Column("stored", Boolean, nullable=False, comment="size is what storage said"),
     Column("mixed", Boolean, nullable=False, comment="manifests declared different sizes"),

@@ -13,6 +13,7 @@ import asyncpg
 import msgspec
 
 from ledger import outbox
+from ledger.facts import names_only
 from ledger.outbox import NewId, QuotaEvent
 from ledger.packing import unpack_blobs
 from runtime.postgres import Connection
@@ -34,7 +35,9 @@ WHERE r.workspace_id = $1 AND m.present
 
 STORED = "SELECT digest, size FROM stored_blobs WHERE digest = ANY($1::bytea[]) AND size >= 0"
 
-HOLDINGS = "SELECT digest, refs, size FROM workspace_digests WHERE workspace_id = $1 AND refs <> 0"
+HOLDINGS = (
+    "SELECT digest, refs, names, size FROM workspace_digests WHERE workspace_id = $1 AND refs <> 0"
+)
 
 
 class DigestDrift(msgspec.Struct, frozen=True):
@@ -155,6 +158,8 @@ async def kept(connection: Connection) -> Kept:
 
 class _Counted(msgspec.Struct):
     refs: int = 0
+    named: int = 0
+    """Of them by manifests that only name it."""
     document: int | None = None
     declared: int = 0
     stored: int | None = None
@@ -164,6 +169,15 @@ class _Counted(msgspec.Struct):
         if self.stored is not None:
             return self.stored
         return self.declared if self.document is None else self.document
+
+    @property
+    def names(self) -> int:
+        return self.named if self.stored is None else 0
+
+    @property
+    def counts(self) -> bool:
+        """Whether anything holds it: what is only named takes no bytes."""
+        return self.refs > self.names
 
 
 async def verify(connection: Connection, workspace: str | None = None) -> AsyncIterator[Verified]:
@@ -177,7 +191,8 @@ async def verify(connection: Connection, workspace: str | None = None) -> AsyncI
 async def _verify(connection: Connection, workspace_id: int, name: str) -> Verified:
     usage = await connection.fetchval(USAGE, workspace_id)
     counted = await _count(connection, workspace_id)
-    recounted, digests = sum(item.size for item in counted.values()), len(counted)
+    reached = [item.size for item in counted.values() if item.counts]
+    recounted, digests = sum(reached), len(reached)
     wrong: list[DigestDrift] = []
     async for row in connection.cursor(HOLDINGS, workspace_id, prefetch=_PREFETCH):
         expected = counted.pop(row["digest"], None)
@@ -192,8 +207,10 @@ async def _verify(connection: Connection, workspace_id: int, name: str) -> Verif
 
 
 def _compare(row: asyncpg.Record, expected: _Counted | None) -> DigestDrift | None:
-    refs, size = (0, None) if expected is None else (expected.refs, expected.size)
-    if (row["refs"], row["size"]) == (refs, size):
+    if expected is None:
+        return DigestDrift(row["digest"], row["refs"], 0, row["size"], None)
+    refs, size = expected.refs, expected.size if expected.counts else row["size"]
+    if (row["refs"], row["names"], row["size"]) == (refs, expected.names, size):
         return None
     return DigestDrift(row["digest"], row["refs"], refs, row["size"], size)
 
@@ -212,7 +229,10 @@ async def _count(connection: Connection, workspace_id: int) -> dict[bytes, _Coun
         for digest in declared.keys() | {row["digest"]}:
             entry(digest).refs += 1
         for digest, size in declared.items():
-            entry(digest).declared = max(entry(digest).declared, size)
+            found = entry(digest)
+            found.declared = max(found.declared, size)
+            # A manifest that names itself holds itself.
+            found.named += names_only(digest, size) and digest != row["digest"]
         document = entry(row["digest"])
         document.document = max(document.document or 0, row["size"])
     for chunk in _chunks(list(counted)):

@@ -303,10 +303,11 @@ class Deletions:
             document, media_type = fetched.body, fetched.media_type
         except NotFound:
             pass  # gone already: there is nothing to restore, and DELETE will say the same
-        own = {item.digest, *(() if content is None else (d for d, _size in content.blobs))}
+        named = {item.digest, *(() if content is None else (d for d, _size in content.blobs))}
         async with self._tools.pool.acquire() as connection:
-            held = await reading.held(connection, self._workspace_id, own)
-            frees = sum(entry.size for entry in held.values() if entry.refs == 1)
+            held = await reading.held(connection, self._workspace_id, named)
+            own = {item.digest, *reading.blobs_held(content, held)}
+            frees = sum(held[d].size for d in own if d in held and held[d].refs == 1)
             ours = await runs.about_to_delete(
                 connection,
                 self._lease,

@@ -8,7 +8,7 @@ from typing import Any
 from ledger.announce import rfc3339
 from ledger.fold import ManifestKey
 from ledger.images import Cursor, Parent
-from ledger.reading import Held, ManifestView
+from ledger.reading import Held, ManifestView, blobs_held
 from quota.protected import Rules, protected_by
 from registry.names import format_digest
 
@@ -17,8 +17,10 @@ class BadCursorError(ValueError):
     """The cursor is not one of ours; leave it out to begin at the start."""
 
 
-def members(views: Mapping[ManifestKey, ManifestView], key: ManifestKey) -> set[bytes]:
-    """Config and layers of an image; of an index: the distinct blobs of all its children."""
+def members(
+    views: Mapping[ManifestKey, ManifestView], key: ManifestKey, held: Mapping[bytes, Held]
+) -> set[bytes]:
+    """Config and layers of an image; of an index: the distinct blobs that it and its children hold."""
     found: set[bytes] = set()
     seen = {key}
     waiting = [key]
@@ -26,7 +28,7 @@ def members(views: Mapping[ManifestKey, ManifestView], key: ManifestKey) -> set[
         view = views.get(waiting.pop())
         if view is None or view.content is None:
             continue
-        found.update(digest for digest, _size in view.content.blobs)
+        found.update(blobs_held(view.content, held))
         for child in ((view.repository_id, digest) for digest in view.content.children):
             if child not in seen:
                 seen.add(child)
@@ -34,8 +36,15 @@ def members(views: Mapping[ManifestKey, ManifestView], key: ManifestKey) -> set[
     return found
 
 
+def size_bytes(
+    views: Mapping[ManifestKey, ManifestView], key: ManifestKey, held: Mapping[bytes, Held]
+) -> int:
+    """Bytes of `members`: no documents."""
+    return sum(held[digest].size for digest in members(views, key, held) if digest in held)
+
+
 def digests_of(views: Iterable[ManifestView]) -> set[bytes]:
-    """Every digest that these images and their documents hold."""
+    """Every digest that these images and their documents hold, or name."""
     found: set[bytes] = set()
     for view in views:
         found.add(view.digest)
@@ -68,9 +77,7 @@ def _item(
 ) -> dict[str, Any]:
     key = (view.repository_id, view.digest)
     above = parents_of.get(key, [])
-    own = {view.digest}
-    if view.content is not None:
-        own.update(digest for digest, _size in view.content.blobs)
+    own = {view.digest, *blobs_held(view.content, held)}
     # A pull of an index is a pull of its children, and of a child one of its indexes.
     pulls = [view.pulled_ns, *(parent.pulled_ns for parent in above)]
     if view.content is not None:
@@ -84,7 +91,9 @@ def _item(
         "digest": format_digest(view.digest),
         "media_type": view.media_type,
         "tags": list(view.tags),
-        "size_bytes": sum(held[digest].size for digest in members(views, key) if digest in held),
+        "size_bytes": sum(
+            held[digest].size for digest in members(views, key, held) if digest in held
+        ),
         "size_pending": view.content is None or view.content.claimed_ns >= 0,
         "unique_bytes": sum(
             held[digest].size for digest in own if digest in held and held[digest].refs == 1

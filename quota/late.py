@@ -12,9 +12,9 @@ from typing import Final
 from uuid import UUID
 
 from ledger import late as rows
-from ledger import reading, runs
+from ledger import reading, runs, store
 from ledger.contents import content_of_manifest
-from ledger.facts import ManifestDeleted
+from ledger.facts import ManifestDeleted, names_only
 from ledger.late import Late
 from ledger.record import Recorded
 from quota.deleting import SECOND_NS, Tools
@@ -151,6 +151,8 @@ async def _freed(connection: Connection, late: Late, recorded: Recorded) -> int:
         return late.unsure_bytes  # it fell, and has grown again by a push since
     parsed = parsed_of(late.kept)
     content = None if parsed is None else content_of_manifest(parsed)
-    digests = {item.digest, *(() if content is None else (d for d, _size in content.blobs))}
+    blobs = () if content is None else content.blobs
+    told = await store.load_stored(connection, (d for d, size in blobs if names_only(d, size)))
+    digests = {item.digest, *(d for d, size in blobs if d in told or not names_only(d, size))}
     held = await reading.held(connection, late.workspace_id, digests)
     return sum(entry.size for entry in held.values() if entry.refs == 0)

@@ -8,11 +8,11 @@ from uuid import UUID
 
 import msgspec
 
-from ledger.contents import content_of_manifest
-from ledger.facts import Content, ManifestSeen, Stamp
+from ledger.contents import believable, content_of_manifest
+from ledger.facts import BlobStored, Content, ManifestSeen, Stamp
 from registry.answers import FetchedManifest
 from registry.client import RegistryClient
-from registry.errors import RegistryError, RegistryUnavailable
+from registry.errors import NotFound, RegistryDenied, RegistryError, RegistryUnavailable
 from registry.manifests import parse_config_created, parse_manifest
 from registry.media_types import IMAGE_CONFIG_TYPES
 from registry.models import Descriptor
@@ -38,6 +38,42 @@ class Look(msgspec.Struct, frozen=True):
     """The registry's clock in its answer, to the second."""
     config: Descriptor | None
     """An image's config, if it may say when it was built."""
+
+
+class Blob(msgspec.Struct, frozen=True):
+    """A digest stands for a blob."""
+
+    size: int | None
+    """Bytes; None where the registry does not tell."""
+
+    def facts(self, digest: bytes) -> list[BlobStored]:
+        """What storage said of it."""
+        if self.size is None or not believable(digest, self.size):
+            return []
+        return [BlobStored(digest, self.size)]
+
+
+async def what_is(
+    client: RegistryClient, repository: str, digest: bytes
+) -> FetchedManifest | Blob | None:
+    """What a registry has under a digest that a manifest names; None: nothing.
+
+    Asked for a blob as if it were a manifest a registry fails (500, and no other try would help): that
+    is an answer. It is a failure only where there is no such blob. Raises RegistryError.
+    """
+    failed = False
+    try:
+        return await client.get_manifest(repository, digest, again=False)
+    except NotFound:
+        pass
+    except RegistryDenied:
+        raise
+    except RegistryError:
+        failed = True
+    try:
+        return Blob(await client.head_blob(repository, digest))
+    except NotFound:
+        return await client.get_manifest(repository, digest) if failed else None
 
 
 def require_date(date: datetime | None) -> datetime:

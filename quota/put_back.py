@@ -14,10 +14,11 @@ from ledger.record import Recorded
 from ledger.undo import Kept
 from quota.deleting import Tools
 from quota.graph import subject_of_tag
-from quota.looking import each, require_date, stamp_of
+from quota.looking import Blob, each, require_date, stamp_of, what_is
 from quota.plan import ManifestKey
 from registry.errors import RegistryError, WrongContent
 from registry.manifests import ManifestError, parse_manifest
+from registry.media_types import descriptor_kind
 from registry.models import ParsedManifest
 from registry.timestamps import to_ns
 from runtime.postgres import Connection
@@ -47,18 +48,18 @@ async def missing_of(tools: Tools, kept: Kept) -> list[bytes]:
     item, parsed = kept.recorded.item, parsed_of(kept)
     if parsed is None:
         return []
-    wanted = list(dict.fromkeys(r.digest for r in parsed.references if not r.foreign))
-    if parsed.kind == "index":
+    # What has `urls` may never have been here: a registry that insists on it says so at the PUT.
+    kinds = {r.digest: descriptor_kind(r.media_type) for r in parsed.references if not r.has_urls}
 
-        async def there(digest: bytes) -> bool:
-            return (await tools.client.head_manifest(item.repository, digest)).exists
+    async def there(digest: bytes) -> bool:
+        # What is called a blob is one, and so is whatever an image names that is not called a manifest.
+        if kinds[digest] == "manifest" or (kinds[digest] == "unknown" and parsed.kind == "index"):
+            stored = await what_is(tools.client, item.repository, digest)
+            if not isinstance(stored, Blob):
+                return stored is not None
+        return await tools.client.has_blob(item.repository, digest)
 
-    else:
-
-        async def there(digest: bytes) -> bool:
-            return await tools.client.has_blob(item.repository, digest)
-
-    return [digest for digest, found in await each(wanted, there) if not found]
+    return [digest for digest, found in await each(list(kinds), there) if not found]
 
 
 async def put_back(

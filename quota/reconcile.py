@@ -14,7 +14,7 @@ import msgspec
 
 from ledger import reconcile as rows
 from ledger import verify
-from ledger.facts import Fact, ManifestDeleted, ManifestSeen, TagRemoved
+from ledger.facts import BlobStored, Fact, ManifestDeleted, ManifestSeen, TagRemoved
 from ledger.reconcile import Drift, KnownRepository, Pass
 from ledger.record import RECONCILE, Recorded, Recorder
 from quota.looking import each
@@ -369,7 +369,7 @@ class _Run(msgspec.Struct):
 def _counts(
     facts: Sequence[Fact], known: KnownRepository, missed: set[bytes]
 ) -> tuple[int, int, int]:
-    """How many manifests were missed (they are added to `missed`), tags wrong, manifests gone."""
+    """How many manifests were missed (they are added to `missed`), tags or blobs wrong, manifests gone."""
     seen = [fact for fact in facts if isinstance(fact, ManifestSeen)]
     before = len(missed)
     missed.update(fact.digest for fact in seen if fact.digest not in known.manifests)
@@ -378,5 +378,7 @@ def _counts(
         fact.tag is not None and (fact.tag in known.tags or fact.digest not in missed)
         for fact in seen
     )
+    named = set().union(*(manifest.children for manifest in known.manifests.values()))
+    corrected += sum(isinstance(fact, BlobStored) and fact.digest in named for fact in facts)
     forgotten = sum(isinstance(fact, ManifestDeleted) for fact in facts)
     return len(missed) - before, corrected, forgotten

@@ -23,7 +23,7 @@ from ledger.facts import Fact, ManifestDeleted, ManifestSeen, Stamp, TagRemoved
 from ledger.mapping import Mapper
 from ledger.record import Recorder
 from ledger.records import RecordView, Standing
-from quota.images import digests_of, members
+from quota.images import digests_of, size_bytes
 from registry.names import InvalidName, check_repository, check_tag, format_digest
 from registry.timestamps import to_ns
 from registry.workspaces import Placement
@@ -240,9 +240,10 @@ def parse_id(record_id: str) -> tuple[int, str] | None:
 
 async def _documents(connection: Connection, part: Sequence[RecordView]) -> list[dict[str, Any]]:
     views = await image_rows.with_children(connection, (item.manifest for item in part))
-    held = {}
-    for workspace_id in {item.workspace_id for item in part}:
-        held = await reading.held(connection, workspace_id, digests_of(views.values()))
+    held = {
+        workspace_id: await reading.held(connection, workspace_id, digests_of(views.values()))
+        for workspace_id in {item.workspace_id for item in part}
+    }
     return [
         {
             "id": f"{item.manifest.repository_id}.{item.tag}",
@@ -251,10 +252,8 @@ async def _documents(connection: Connection, part: Sequence[RecordView]) -> list
             "appName": item.manifest.app,
             "tag": item.tag,
             "digest": format_digest(item.manifest.digest),
-            "sizeBytes": sum(
-                held[digest].size
-                for digest in members(views, (item.manifest.repository_id, item.manifest.digest))
-                if digest in held
+            "sizeBytes": size_bytes(
+                views, (item.manifest.repository_id, item.manifest.digest), held[item.workspace_id]
             ),
             "pushedAt": rfc3339(max(item.pushed_ns, 0)),
         }

@@ -9,7 +9,7 @@ import msgspec
 from ledger import reading
 from ledger.fold import ManifestKey
 from ledger.leases import Lease, leases_of
-from ledger.reading import Held, ManifestView, WorkspaceView
+from ledger.reading import Held, ManifestView, WorkspaceView, blobs_held
 from quota import plan as planning
 from quota.images import digests_of
 from quota.plan import PlanInput
@@ -104,10 +104,12 @@ def plan_input(
         usage_bytes=snapshot.workspace.usage_bytes,
         reserved_bytes=snapshot.incoming.reserved_bytes,
         incoming_bytes=snapshot.incoming.incoming_bytes,
-        manifests=tuple(_manifest(view, left) for view in snapshot.manifests if view.present),
+        manifests=tuple(
+            _manifest(view, left, snapshot.held) for view in snapshot.manifests if view.present
+        ),
         sizes={digest: entry.size for digest, entry in snapshot.held.items()},
         incoming_digests=snapshot.incoming.digests,
-        in_use=frozenset(leased | _made_of(snapshot.manifests, leased)),
+        in_use=frozenset(leased | _made_of(snapshot, leased)),
         stale_sources=tuple(
             planning.StaleSource(lease.source)
             for lease in snapshot.leases
@@ -122,19 +124,20 @@ def plan_input(
     )
 
 
-def _made_of(manifests: list[ManifestView], leased: set[bytes]) -> set[bytes]:
+def _made_of(snapshot: Snapshot, leased: set[bytes]) -> set[bytes]:
     """Manifests with a leased config or layer: some runtimes know an image by its config."""
     if not leased:
         return set()
     return {
         view.digest
-        for view in manifests
-        if view.content is not None
-        and any(digest in leased for digest, _size in view.content.blobs)
+        for view in snapshot.manifests
+        if not leased.isdisjoint(blobs_held(view.content, snapshot.held))
     }
 
 
-def _manifest(view: ManifestView, left: Mapping[ManifestKey, int]) -> planning.Manifest:
+def _manifest(
+    view: ManifestView, left: Mapping[ManifestKey, int], held: Mapping[bytes, Held]
+) -> planning.Manifest:
     content = view.content
     claimed = content is not None and content.claimed_ns >= 0
     since = max(view.left_ns, left.get((view.repository_id, view.digest), -1))
@@ -145,7 +148,7 @@ def _manifest(view: ManifestView, left: Mapping[ManifestKey, int]) -> planning.M
         digest=view.digest,
         size=view.size,
         media_type=view.media_type,
-        blobs=() if content is None else tuple(digest for digest, _size in content.blobs),
+        blobs=tuple(blobs_held(content, held)),
         children=() if content is None else content.children,
         # What nobody has read yet may be an index.
         is_index=claimed or manifest_kind(view.media_type) == "index",

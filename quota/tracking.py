@@ -6,6 +6,7 @@ the same rules, so that the account is the same in either order.
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from uuid import UUID, uuid4
 
@@ -13,12 +14,12 @@ import msgspec
 
 from ledger import images as image_rows
 from ledger import reading
-from ledger.contents import content_of_manifest, undeclared
-from ledger.facts import BlobStored, Fact
+from ledger.contents import believable, content_of_manifest, may_be_manifests, undeclared
+from ledger.facts import BlobStored, Fact, names_only
 from ledger.mapping import CleanupRunningError, Mapper, MovedMeanwhileError
 from ledger.record import Recorder
-from quota.images import digests_of, members
-from quota.looking import Look, created_ns, each, look_at, seen, stamp_of
+from quota.images import digests_of, size_bytes
+from quota.looking import Blob, Look, created_ns, each, look_at, seen, stamp_of, what_is
 from registry.answers import FetchedManifest
 from registry.client import RegistryClient
 from registry.errors import NotFound, RegistryError
@@ -69,7 +70,17 @@ class _Found(msgspec.Struct, frozen=True):
 
     look: Look
     created: int | None
-    stored: dict[bytes, int]
+    stored: list[BlobStored]
+
+
+class _Looked(msgspec.Struct, frozen=True):
+    top: bytes
+    tagged: bool
+    """Whether the tag names it."""
+    found: dict[bytes, _Found]
+    """The manifest and those that it reaches."""
+    blobs: list[BlobStored]
+    """What an index names and is a blob."""
 
 
 class Tracker:
@@ -101,16 +112,16 @@ class Tracker:
         await self._placement(pushed, may)
         for wait in (*_DELETED_WAITS, None):
             try:
-                digest, tagged, found = await self._look(pushed)
+                looked = await self._look(pushed)
             except NotFound as error:
                 raise TrackingError(f"the registry does not have it: {error}") from error
             except (RegistryError, ManifestError) as error:
                 raise TrackingError(f"the registry could not tell: {error}") from error
             await self._place(pushed, may)
             await self._recorder.record(
-                self._facts(pushed, digest, found, tagged=tagged), now=self._clock(), source="track"
+                self._facts(pushed, looked), now=self._clock(), source="track"
             )
-            tracked = await self._account(pushed, digest)
+            tracked = await self._account(pushed, looked.top)
             if tracked is not None:
                 return tracked
             if wait is not None:
@@ -145,22 +156,27 @@ class Tracker:
 
     # What the registry has
 
-    async def _look(self, pushed: Pushed) -> tuple[bytes, bool, dict[bytes, _Found]]:
-        """(digest, whether the tag names it, the manifest and everything that it reaches)."""
+    async def _look(self, pushed: Pushed) -> _Looked:
+        """The manifest and everything that it reaches."""
         top = await self._fetch_top(pushed)
         tagged = pushed.digest is None or await self._tag_names(pushed, top.digest)
         found: dict[bytes, _Found] = {top.digest: await self._read(pushed.repository, top)}
+        blobs: list[BlobStored] = []
         asked = {top.digest}
-        wanted = _children(found[top.digest]) - asked
+        wanted = may_be_manifests(found[top.digest].look.content) - asked
         while wanted:
             asked |= wanted
             answers = await each(
-                sorted(wanted), lambda digest: self._fetch_child(pushed.repository, digest)
+                sorted(wanted), lambda digest: self._ask_named(pushed.repository, digest)
             )
-            fresh = {digest: what for digest, what in answers if what is not None}
+            fresh = {digest: what for digest, what in answers if isinstance(what, _Found)}
+            for digest, what in answers:
+                if isinstance(what, Blob):
+                    blobs += what.facts(digest)
             found |= fresh
-            wanted = {child for what in fresh.values() for child in _children(what)} - asked
-        return top.digest, tagged, found
+            named = (may_be_manifests(what.look.content) for what in fresh.values())
+            wanted = frozenset[bytes]().union(*named) - asked
+        return _Looked(top.digest, tagged, found, blobs)
 
     async def _fetch_top(self, pushed: Pushed) -> FetchedManifest:
         if pushed.digest is not None:
@@ -185,12 +201,12 @@ class Tracker:
             f"but no tag {pushed.tag!r} there"
         )
 
-    async def _fetch_child(self, repository: str, digest: bytes) -> _Found | None:
-        try:
-            fetched = await self._client.get_manifest(repository, digest)
-        except NotFound:
-            return None  # an index may name what was never pushed
-        return await self._read(repository, fetched)
+    async def _ask_named(self, repository: str, digest: bytes) -> _Found | Blob | None:
+        """What a manifest names; an index may name what was never pushed."""
+        stored = await what_is(self._client, repository, digest)
+        return (
+            await self._read(repository, stored) if isinstance(stored, FetchedManifest) else stored
+        )
 
     async def _read(self, repository: str, fetched: FetchedManifest) -> _Found:
         look = look_at(fetched)
@@ -203,26 +219,30 @@ class Tracker:
                 if size is not None:
                     stored[digest] = size
             look = msgspec.structs.replace(look, content=content_of_manifest(parsed, stored))
+        for digest in _elsewhere(look):
+            with suppress(NotFound):
+                size = await self._client.head_blob(repository, digest)
+                if size is not None and believable(digest, size):
+                    stored[digest] = size
         created = None
         if look.config is not None:
             created = await created_ns(self._client, repository, look.config, now=self._clock())
-        return _Found(look, created, stored)
+        return _Found(look, created, [BlobStored(blob, size) for blob, size in stored.items()])
 
-    def _facts(
-        self, pushed: Pushed, top: bytes, found: dict[bytes, _Found], *, tagged: bool
-    ) -> list[Fact]:
+    def _facts(self, pushed: Pushed, looked: _Looked) -> list[Fact]:
         """Observations, stamped by the registry's clock: they never overrule a newer event."""
-        facts: list[Fact] = []
+        facts: list[Fact] = [*looked.blobs]
+        top, found = looked.top, looked.found
         # An index is as new as its newest child.
         newest = max((what.created for what in found.values() if what.created), default=None)
         for digest, what in found.items():
-            facts += [BlobStored(blob, size) for blob, size in what.stored.items()]
+            facts += what.stored
             facts.append(
                 seen(
                     pushed.repository,
                     what.look,
                     stamp_of(what.look.date, self._new_id),
-                    tag=pushed.tag if digest == top and tagged else None,
+                    tag=pushed.tag if digest == top and looked.tagged else None,
                     created=newest if digest == top else what.created,
                 )
             )
@@ -249,10 +269,13 @@ class Tracker:
                 f"it is recorded, but its media type ({view.media_type or 'none'}) tells no size: "
                 "the size is pending"
             )
-        reached = members(views, (view.repository_id, view.digest))
-        size = sum(held[blob].size for blob in reached if blob in held)
+        size = size_bytes(views, (view.repository_id, view.digest), held)
         return Tracked(size, workspace.usage_bytes)
 
 
-def _children(found: _Found) -> set[bytes]:
-    return set() if found.look.content is None else set(found.look.content.children)
+def _elsewhere(look: Look) -> list[bytes]:
+    """What may be stored here or not (`urls`), and is no manifest: storage knows."""
+    if look.content is None:
+        return []
+    named = [digest for digest, size in look.content.blobs if names_only(digest, size)]
+    return [digest for digest in named if digest not in look.content.children]

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from ledger.fold import ManifestKey
-from ledger.reading import Held, ManifestView
-from quota.images import digests_of
+from ledger.reading import Held, ManifestView, blobs_held
 
 
 class Untagged(msgspec.Struct, frozen=True):
@@ -32,5 +31,13 @@ def untagged(manifests: Iterable[ManifestView], held: Mapping[bytes, Held]) -> U
         if view.content is not None:
             waiting += [(key[0], digest) for digest in view.content.children]
     rest = [view for key, view in present.items() if key not in reached]
-    only = digests_of(rest) - digests_of(present[key] for key in reached)
+    only = _held_by(rest, held) - _held_by((present[key] for key in reached), held)
     return Untagged(len(rest), sum(held[digest].size for digest in only if digest in held))
+
+
+def _held_by(views: Iterable[ManifestView], held: Mapping[bytes, Held]) -> set[bytes]:
+    found: set[bytes] = set()
+    for view in views:
+        found.add(view.digest)
+        found.update(blobs_held(view.content, held))
+    return found

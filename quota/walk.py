@@ -12,11 +12,22 @@ from uuid import UUID
 
 import msgspec
 
+from ledger.contents import may_be_manifests
 from ledger.facts import Fact, ManifestDeleted, ManifestSeen, TagRemoved
 from ledger.reconcile import KnownManifest, KnownRepository
 from quota.absence import Verdict, missing_children, not_named, tags_to_ask, verdict
-from quota.looking import Look, created_ns, each, look_at, require_date, seen, stamp_of
-from registry.answers import ManifestHead, TagState
+from quota.looking import (
+    Blob,
+    Look,
+    created_ns,
+    each,
+    look_at,
+    require_date,
+    seen,
+    stamp_of,
+    what_is,
+)
+from registry.answers import FetchedManifest, ManifestHead, TagState
 from registry.client import RegistryClient
 from registry.errors import NotFound, RegistryDenied, RegistryError, RegistryUnavailable
 from registry.manifests import ManifestError
@@ -173,16 +184,19 @@ class RepositoryWalk:
         return {
             child
             for what in fetched
-            if what.look.content is not None
-            for child in what.look.content.children
+            for child in may_be_manifests(what.look.content)
             if child not in self._known.manifests and child not in self._fetched
         }
 
     async def _fetch(self, digest: bytes, found: Findings) -> _Fetched | None:
+        """A manifest that another one names; what turns out to be a blob is a fact of its own."""
         try:
-            look = look_at(await self._client.get_manifest(self._repository, digest))
-        except NotFound:
-            return None  # an index may name what was never pushed
+            stored = await what_is(self._client, self._repository, digest)
+            if isinstance(stored, Blob):
+                found.facts += stored.facts(digest)
+            if not isinstance(stored, FetchedManifest):
+                return None  # an index may name blobs, and what was never pushed
+            look = look_at(stored)
         except (RegistryError, ManifestError) as error:
             await self._excuse(error, f"{self._repository}@{format_digest(digest)}", found)
             return None

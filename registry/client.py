@@ -136,10 +136,13 @@ class RegistryClient:
         _require(answer.status == 200, request, answer)
         return answer.date
 
-    async def get_manifest(self, repository: str, reference: str | bytes) -> FetchedManifest:
+    async def get_manifest(
+        self, repository: str, reference: str | bytes, *, again: bool = True
+    ) -> FetchedManifest:
         """A manifest by (raw) digest or by tag, at most 8 MiB. Raises NotFound, WrongContent, TooLarge.
 
-        What a tag answers is checked against the digest that the registry names.
+        What a tag answers is checked against the digest that the registry names. `again=False`: a
+        failure is an answer, too, and is not asked for again.
         """
 
         def check(answer: Answer) -> None:
@@ -152,7 +155,7 @@ class RegistryClient:
             return _named_digest(answer) or hashlib.sha256(answer.body).digest()
 
         request = self._manifest("GET", repository, reference, max_bytes=MAX_MANIFEST_BYTES)
-        answer = await self._found(request, check)
+        answer = await self._found(request, check, again=again)
         media_type = bare(answer.headers.get("Content-Type", ""))
         return FetchedManifest(answer.body, media_type, digest_of(answer), answer.date)
 
@@ -339,8 +342,10 @@ class RegistryClient:
             max_bytes=max_bytes,
         )
 
-    async def _found(self, request: Request, check: Callable[[Answer], None]) -> Answer:
-        answer = await self.transport.send(request, check)
+    async def _found(
+        self, request: Request, check: Callable[[Answer], None], *, again: bool = True
+    ) -> Answer:
+        answer = await self.transport.send(request, check, again=again)
         if answer.status == 404:
             _require_registrys_word(request, answer)
             raise NotFound(describe(request, answer), date=answer.date)

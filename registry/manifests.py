@@ -19,7 +19,6 @@ from registry.media_types import (
     IMAGE_CONFIG_TYPES,
     SCHEMA1_TYPES,
     bare,
-    is_foreign,
     manifest_kind,
 )
 from registry.models import MAX_SIZE, Descriptor, ParsedManifest
@@ -253,7 +252,7 @@ def _descriptor(wire: _Descriptor) -> Descriptor:
         parse_digest(wire.digest or ""),
         size,
         media_type,
-        is_foreign(media_type, has_urls=bool(wire.urls)),
+        bool(wire.urls),
     )
 
 

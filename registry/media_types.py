@@ -27,17 +27,20 @@ IMAGE_CONFIG_TYPES: Final = frozenset({DOCKER_CONFIG, OCI_CONFIG})
 ACCEPTED: Final = (DOCKER_MANIFEST, DOCKER_MANIFEST_LIST, OCI_MANIFEST, OCI_INDEX)
 """Sent as Accept with every manifest request: with fewer, a registry silently answers another one."""
 
-_NOT_STORED_WITH_URLS: Final = frozenset(
-    {
-        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
-        "application/vnd.oci.image.layer.nondistributable.v1.tar",
-        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
-        "application/vnd.oci.image.layer.v1.tar",
-        "application/vnd.oci.image.layer.v1.tar+gzip",
-    }
+MANIFEST_TYPES: Final = IMAGE_TYPES | INDEX_TYPES | ARTIFACT_TYPES | SCHEMA1_TYPES
+
+_BLOB_TYPES: Final = frozenset({BLOB, OCI_EMPTY, "application/vnd.docker.plugin.v1+json"})
+_BLOB_FAMILIES: Final = (
+    "application/vnd.oci.image.layer.",
+    "application/vnd.oci.image.config.",
+    "application/vnd.docker.image.rootfs.",
+    "application/vnd.docker.container.image.",
+    "application/vnd.buildkit.cacheconfig.",
 )
+"""What the names of layers and configs begin with, whatever their compression and version."""
 
 ManifestKind = Literal["image", "index", "unknown"]
+DescriptorKind = Literal["manifest", "blob", "unknown"]
 
 
 def bare(media_type: str) -> str:
@@ -54,11 +57,13 @@ def manifest_kind(media_type: str) -> ManifestKind:
     return "unknown"
 
 
-def is_foreign(media_type: str, *, has_urls: bool) -> bool:
-    """Whether a layer lives elsewhere (`urls`) and the registry does not store it.
+def descriptor_kind(media_type: str) -> DescriptorKind:
+    """What the (bare) media type of a descriptor says that it names, in whatever list it stands.
 
-    Only for layer types whose presence Distribution does not check when they carry `urls`, and
-    whose `urls` the operator had to allow. It requires a layer of any other type to be stored and
-    looks at no URL: such a layer counts, else `urls` would be a way around the quota.
+    `unknown`: one that nobody knows. Storage has the last word on all three.
     """
-    return has_urls and media_type in _NOT_STORED_WITH_URLS
+    if media_type in MANIFEST_TYPES:
+        return "manifest"
+    if media_type in _BLOB_TYPES or media_type.startswith(_BLOB_FAMILIES):
+        return "blob"
+    return "unknown"

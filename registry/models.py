@@ -31,13 +31,13 @@ class Descriptor(msgspec.Struct, frozen=True, gc=False):
     """What a manifest says about a thing it refers to.
 
     `size` is what the client declared. `media_type` is the client's text: anything but NUL.
-    `foreign`: lives elsewhere, takes no space in the registry.
+    `has_urls`: it may live elsewhere; only storage tells whether the registry has it, too.
     """
 
     digest: bytes
     size: int
     media_type: str = ""
-    foreign: bool = False
+    has_urls: bool = False
 
 
 class Notification(msgspec.Struct, frozen=True, gc=False, kw_only=True):

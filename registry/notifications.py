@@ -17,7 +17,6 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from registry.media_types import is_foreign
 from registry.models import MAX_SIZE, Action, Descriptor, Notification
 from registry.names import check_repository, check_tag, parse_digest
 from registry.timestamps import parse_timestamp
@@ -290,10 +289,10 @@ def _references(target: _Target | None) -> tuple[tuple[Descriptor, ...] | None, 
             if "\x00" in media_type:
                 media_type = _clean(media_type)
             urls = reference.urls
-            foreign = urls is not None and is_foreign(media_type, has_urls=urls.first is not None)
+            has_urls = urls is not None and urls.first is not None
             found.append(
                 Descriptor(
-                    parse_digest(reference.digest or ""), reference.size or 0, media_type, foreign
+                    parse_digest(reference.digest or ""), reference.size or 0, media_type, has_urls
                 )
             )
     except ValueError as error:

@@ -127,12 +127,16 @@ class Transport:
         self._session = None
 
     async def send(
-        self, request: Request, check: Callable[[Answer], None] = lambda _answer: None
+        self,
+        request: Request,
+        check: Callable[[Answer], None] = lambda _answer: None,
+        *,
+        again: bool = True,
     ) -> Answer:
         """Send a request, again while that may help; other answers of 300 and above are returned.
 
         `check` looks at an answer and raises a RegistryError to have it refused (and, when that is
-        retriable, asked for again). Raises RegistryUnavailable for no answer, 5xx and 429,
+        retriable, asked for again, unless `again` is False). Raises RegistryUnavailable for no answer, 5xx and 429,
         RegistryDenied for 401 and 403, TooLarge past `max_bytes`, WrongContent for a body cut short.
         """
         attempt = 0
@@ -148,7 +152,7 @@ class Transport:
                 return answer
             except RegistryError as error:
                 attempt += 1
-                if not error.retriable or attempt >= self.retries.attempts:
+                if not again or not error.retriable or attempt >= self.retries.attempts:
                     raise
                 asked = error.retry_after if isinstance(error, RegistryUnavailable) else None
                 if asked is not None and asked > self.retries.longest_wait:

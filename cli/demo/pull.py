@@ -72,7 +72,7 @@ class _Puller:
         parsed = parse_manifest(fetched.body, fetched.media_type)
         children = [format_digest(child.digest) for child in parsed.children]
         needed = () if parsed.kind == "index" else parsed.references
-        blobs = tuple(format_digest(blob.digest) for blob in needed if not blob.foreign)
+        blobs = tuple(format_digest(blob.digest) for blob in needed if not blob.has_urls)
         self.manifests[repository, digest] = Stored(len(fetched.body), blobs)
         for child in children:
             if not await self.pull_manifest(repository, child):

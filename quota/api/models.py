@@ -119,7 +119,7 @@ class ImageAnswer(Answer):
     media_type: str
     tags: list[str]
     size_bytes: Annotated[
-        Count, Field(description="Config and layers; of an index: all children's.")
+        Count, Field(description="Config and layers; of an index: its blobs and all children's.")
     ]
     size_pending: Annotated[bool, Field(description="Its manifest has not been read yet.")]
     unique_bytes: Annotated[Count, Field(description="What deleting just this one would free.")]

@@ -10,6 +10,8 @@ from ledger.fold import ManifestKey
 from ledger.packing import unpack_digests
 from ledger.reading import Held
 
+_NO_SIZE = bytes(8)
+
 
 class AppShare(msgspec.Struct, frozen=True):
     """An app's part of a workspace. Bytes."""
@@ -54,7 +56,11 @@ def break_down(contents: Iterable[Contents], held: Mapping[bytes, Held]) -> Brea
         app = item.app
         count[app] += 1
         tagged[app] += item.tagged
-        digests = _digests(item.blobs)
+        digests = [
+            digest
+            for digest, declared in _entries(item.blobs)
+            if declared or not held.get(digest, nothing).named
+        ]
         own = {item.digest, *digests}
         members[app] |= own
         entries = [held.get(digest, nothing) for digest in own]
@@ -88,17 +94,17 @@ def digests_of(contents: Iterable[Contents]) -> set[bytes]:
     found: set[bytes] = set()
     for item in contents:
         found.add(item.digest)
-        found.update(_digests(item.blobs))
+        found.update(digest for digest, _declared in _entries(item.blobs))
     return found
 
 
-def _digests(packed: bytes | None) -> list[bytes]:
-    """Digests of packed blobs, in order."""
-    found: list[bytes] = []
+def _entries(packed: bytes | None) -> list[tuple[bytes, bool]]:
+    """Digests of packed blobs, in order, and whether a size is declared for them."""
+    found: list[tuple[bytes, bool]] = []
     position, length = 0, len(packed or b"")
     while packed is not None and position < length:
         end = position + 1 + packed[position]
-        found.append(packed[position + 1 : end])
+        found.append((packed[position + 1 : end], packed[end : end + 8] != _NO_SIZE))
         position = end + 8
     return found
 

@@ -9,12 +9,13 @@ import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from hypothesis import strategies as st
 
 from consumer.translate import facts_of
+from ledger.contents import content_of_references
 from ledger.facts import (
     BlobStored,
     Content,
@@ -27,6 +28,7 @@ from ledger.facts import (
     Stamp,
     TagRemoved,
 )
+from registry.models import Descriptor
 from registry.names import format_digest
 from registry.notifications import decode_event
 from registry.timestamps import format_timestamp
@@ -48,36 +50,98 @@ BLOB_SIZES = dict(zip(BLOBS, (7, 11, 13, 17, 19, 23), strict=True))
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 FOREIGN = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
+ELSEWHERE = digest("elsewhere")
+"""A layer with `urls`: in storage or not."""
+
+
+class Named(NamedTuple):
+    """What a manifest says about something."""
+
+    digest: bytes
+    media_type: str
+    size: int
+    urls: bool = False
+
+
+NAMED: dict[bytes, tuple[Named, ...]] = {}
+"""Manifest → what it names."""
+
+
+def _manifest(
+    name: str, media_type: str, size: int, *named: Named
+) -> tuple[bytes, str, int, Content]:
+    NAMED[digest(name)] = named
+    content = content_of_references(
+        media_type, tuple(Descriptor(d, size, kind, urls) for d, kind, size, urls in named)
+    )
+    assert content is not None
+    return digest(name), media_type, size, content
+
+
+def _layers(*blobs: tuple[bytes, int]) -> list[Named]:
+    """The first as a config; repeats stay in."""
+    found = [
+        Named(blob, LAYER if number else CONFIG, size) for number, (blob, size) in enumerate(blobs)
+    ]
+    return [*found, *found[1:], Named(ELSEWHERE, FOREIGN, 77_000, urls=True)]
 
 
 def _image(number: int, *blobs: int) -> tuple[bytes, str, int, Content]:
-    content = Content(
-        blobs=tuple((BLOBS[blob], BLOB_SIZES[BLOBS[blob]]) for blob in blobs),
-        config_media_type=CONFIG,
-    )
-    return digest(f"image {number}"), OCI_IMAGE, 100 + number, content
+    layers = _layers(*((BLOBS[blob], BLOB_SIZES[BLOBS[blob]]) for blob in blobs))
+    return _manifest(f"image {number}", OCI_IMAGE, 100 + number, *layers)
 
 
 def _claiming(name: str, size: int, *blobs: tuple[bytes, int]) -> tuple[bytes, str, int, Content]:
-    return digest(name), OCI_IMAGE, size, Content(blobs=blobs, config_media_type=CONFIG)
+    return _manifest(name, OCI_IMAGE, size, *_layers(*blobs))
 
 
 IMAGES = (_image(0, 0, 1), _image(1, 1, 2), _image(2, 2, 3, 4), _image(3, 0, 5))
+
+
+def _child(manifest: tuple[bytes, str, int, Content]) -> Named:
+    return Named(manifest[0], manifest[1], 9)
+
+
 # An index of two images, and an index of that index and another image.
-INDEXES = (
-    (digest("index 0"), OCI_INDEX, 200, Content(children=(IMAGES[0][0], IMAGES[1][0]))),
-    (digest("index 1"), OCI_INDEX, 201, Content(children=(digest("index 0"), IMAGES[2][0]))),
-)
-# What clients may claim: another size of a shared layer, a manifest as a layer, a wrong size of it.
+_INDEX = _manifest("index 0", OCI_INDEX, 200, _child(IMAGES[0]), _child(IMAGES[1]))
+INDEXES = (_INDEX, _manifest("index 1", OCI_INDEX, 201, _child(_INDEX), _child(IMAGES[2])))
+# BuildKit's cache: an index of layers. And an index of everything, with a type that nobody knows, layers
+# that are called manifests, and one that may live elsewhere.
+_CACHE = _manifest(
+    "cache", OCI_INDEX, 202,
+    Named(BLOBS[0], "application/vnd.oci.image.layer.v1.tar+zstd", BLOB_SIZES[BLOBS[0]]),
+    Named(BLOBS[3], LAYER, BLOB_SIZES[BLOBS[3]]),
+    Named(BLOBS[5], "application/vnd.buildkit.cacheconfig.v0", BLOB_SIZES[BLOBS[5]]),
+)  # fmt: skip
+MIXED = (
+    _CACHE,
+    _manifest(
+        "mixed", OCI_INDEX, 203,
+        _child(IMAGES[3]), _child(_CACHE), Named(BLOBS[2], "application/x-nobody-knows", 13),
+        Named(BLOBS[4], OCI_IMAGE, 19), Named(BLOBS[1], LAYER, BLOB_SIZES[BLOBS[1]]),
+        Named(BLOBS[3], LAYER, 17_000, urls=True), Named(IMAGES[0][0], LAYER, 4000),
+    ),
+)  # fmt: skip
+# What clients may claim: another size of a shared layer, a manifest as a layer, a wrong size of it, a layer
+# as a manifest.
 DISPUTED = (
     _claiming("liar", 110, (BLOBS[1], 1100), (BLOBS[4], 1), (BLOBS[5], BLOB_SIZES[BLOBS[5]])),
     _claiming("odd", 111, (BLOBS[1], 500), (IMAGES[0][0], 4000)),
-)
+    _manifest("sly", OCI_IMAGE, 112, Named(BLOBS[0], CONFIG, 7), Named(BLOBS[5], OCI_IMAGE, 1),
+              Named(IMAGES[1][0], OCI_IMAGE, 1)),
+)  # fmt: skip
 # A signature of an image: only its document tells that.
 REFERRER = _claiming("referrer", 120, (BLOBS[3], BLOB_SIZES[BLOBS[3]]))
 SUBJECTS = {REFERRER[0]: IMAGES[0][0]}
-MANIFESTS = (*IMAGES, *INDEXES, *DISPUTED, REFERRER)
-STORED_SIZES = {blob: (size, size + 90 * (blob != BLOBS[0])) for blob, size in BLOB_SIZES.items()}
+MANIFESTS = (*IMAGES, *INDEXES, *MIXED, *DISPUTED, REFERRER)
+# What may be uploaded as a blob: also what may live elsewhere, and a manifest's own bytes.
+STORED_SIZES = {
+    blob: (size, size + 90 * (blob != BLOBS[0])) for blob, size in BLOB_SIZES.items()
+} | {
+    ELSEWHERE: (70, 77),
+    IMAGES[0][0]: (IMAGES[0][2],) * 2,
+    IMAGES[3][0]: (IMAGES[3][2],) * 2,
+}
 KINDS = (
     "push", "push", "push", "push", "seen", "learned", "delete", "gone", "untag", "pull", "blob", "mount",
     "twin",
@@ -103,22 +167,13 @@ def told(moment: int, action: str, **target: Any) -> Fact:
     return fact
 
 
-def references_of(content: Content) -> list[dict[str, Any]]:
-    """As a registry lists them: repeats stay in, and so do foreign layers that it does not store."""
-    if content.children:
-        return [{"mediaType": OCI_IMAGE, "digest": format_digest(child), "size": 9}
-                for child in content.children]  # fmt: skip
-    listed = [
-        {"mediaType": LAYER if number else CONFIG, "digest": format_digest(blob), "size": size}
-        for number, (blob, size) in enumerate(content.blobs)
+def references_of(manifest: bytes) -> list[dict[str, Any]]:
+    """As a registry lists them: repeats stay in, and so does what it does not store."""
+    return [
+        {"mediaType": media_type, "digest": format_digest(named), "size": size}
+        | ({"urls": ["https://elsewhere.example/layer"]} if urls else {})
+        for named, media_type, size, urls in NAMED[manifest]
     ]
-    elsewhere = {
-        "mediaType": FOREIGN,
-        "digest": format_digest(digest("elsewhere")),
-        "size": 77_000,
-        "urls": ["https://elsewhere.example/layer"],
-    }
-    return [*listed, *listed[1:], elsewhere]
 
 
 @st.composite
@@ -134,7 +189,7 @@ def facts_at(draw: st.DrawFn, moment: int) -> Fact:
     if kind in ("push", "pull"):
         target: dict[str, Any] = {**here, "mediaType": media_type, "size": size, "length": size}
         if with_references:
-            target["references"] = references_of(known)
+            target["references"] = references_of(named)
         return told(moment, kind, **target, **({"tag": tag} if tag else {}))
     if kind == "seen":
         built = draw(st.none() | st.integers(0, 1000))
@@ -155,7 +210,7 @@ def facts_at(draw: st.DrawFn, moment: int) -> Fact:
     if kind == "untag":
         named_tag = draw(st.sampled_from(TAGS))
         return told(moment, "delete", repository=repository, tag=named_tag, **empty)
-    blob = draw(st.sampled_from(BLOBS))
+    blob = draw(st.sampled_from(tuple(STORED_SIZES)))
     stored = draw(st.sampled_from(STORED_SIZES[blob]))
     target = {"repository": repository, "digest": format_digest(blob), "size": stored}
     if kind == "mount":
@@ -237,11 +292,16 @@ def truth_of(facts: Iterable[Fact], mapped: Mapping[str, str] | None = None) -> 
 def _usage(
     facts: list[Fact], manifests: set[tuple[str, bytes]], mapped: Mapping[str, str]
 ) -> dict[str, int]:
-    """Each digest once a workspace: storage's word, else the document's size, else the largest claim."""
+    """Each digest once a workspace: storage's word, else the document's size, else the largest claim.
+
+    Nothing but storage's word counts what has `urls`, what is called a manifest (unless it exists as
+    one), and what an index calls by a name that nobody knows.
+    """
     described = [
         fact for fact in facts if isinstance(fact, ManifestPushed | ManifestSeen | ContentLearned)
     ]
-    contents = {(fact.repository, fact.digest): fact.content for fact in described if fact.content}
+    read = {(fact.repository, fact.digest) for fact in described if fact.content}
+    types = {fact.digest: fact.media_type for fact in described}
     sizes = {fact.digest: fact.size for fact in described}
     stored: dict[bytes, int] = {}
     for fact in facts:
@@ -249,12 +309,17 @@ def _usage(
             stored[fact.digest] = max(fact.size, stored.get(fact.digest, 0))
     documents: dict[str, dict[bytes, int]] = {}
     claims: dict[str, dict[bytes, int]] = {}
-    for repository, named in manifests:
+    for repository, manifest in manifests:
         workspace = mapped.get(repository) or pattern_workspace(repository)
-        documents.setdefault(workspace, {})[named] = sizes[named]
+        documents.setdefault(workspace, {})[manifest] = sizes[manifest]
         largest = claims.setdefault(workspace, {})
-        if content := contents.get((repository, named)):
-            for blob, size in content.blobs:
+        for blob, media_type, size, urls in (
+            NAMED[manifest] if (repository, manifest) in read else ()
+        ):
+            nobody_knows = types[manifest] == OCI_INDEX and "nobody" in media_type
+            if urls or media_type in (OCI_IMAGE, OCI_INDEX) or nobody_knows:
+                size = 0  # noqa: PLW2901 - a word that does not count
+            if size or blob in stored:
                 largest[blob] = max(size, largest.get(blob, 0))
     return {
         workspace: sum(

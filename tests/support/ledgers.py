@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ledger.facts import names_only
 from ledger.packing import unpack_blobs
 from ledger.reading import LIVE_TAG_CONDITION
 from ledger.record import Recorder
@@ -64,7 +65,7 @@ async def recount(pool: Pool) -> dict[str, int]:
         sizes[row["digest"]] = max(row["size"], sizes.get(row["digest"], 0))
         largest = declared.setdefault(row["workspace"], {})
         for digest, size in unpack_blobs(row["blobs"] or b""):
-            largest[digest] = max(size, largest.get(digest, 0))
+            largest[digest] = max(size, largest.get(digest, 0))  # 0: only named
     return {
         workspace: sum((declared[workspace] | documents[workspace] | stored_here).values())
         for workspace in documents
@@ -85,20 +86,29 @@ async def drift(pool: Pool) -> int:
 
 
 async def references_agree(pool: Pool) -> bool:
-    """Whether every reference count equals the number of existing manifests with that digest."""
-    counted: dict[tuple[int, bytes], int] = {}
+    """Whether every reference count equals the number of existing manifests with that digest.
+
+    And of those that only name it, which storage has not spoken of.
+    """
+    counted: dict[tuple[int, bytes], tuple[int, int]] = {}
+    told = {row["digest"] for row in await pool.fetch("SELECT digest FROM stored_blobs")}
     for row in await pool.fetch(
         """SELECT r.workspace_id, m.digest, m.blobs FROM manifests m
            JOIN repositories r ON r.id = m.repository_id WHERE m.present"""
     ):
-        members = {digest for digest, _size in unpack_blobs(row["blobs"] or b"")} | {row["digest"]}
-        for digest in members:
+        members = dict(unpack_blobs(row["blobs"] or b""))
+        for digest in members.keys() | {row["digest"]}:
+            named = digest != row["digest"] and digest not in told
+            named = named and names_only(digest, members[digest])
             key = (row["workspace_id"], digest)
-            counted[key] = counted.get(key, 0) + 1
+            refs, names = counted.get(key, (0, 0))
+            counted[key] = (refs + 1, names + named)
     rows = await pool.fetch(
-        "SELECT workspace_id, digest, refs FROM workspace_digests WHERE refs > 0"
+        "SELECT workspace_id, digest, refs, names FROM workspace_digests WHERE refs > 0"
     )
-    return counted == {(row["workspace_id"], row["digest"]): row["refs"] for row in rows}
+    return counted == {
+        (row["workspace_id"], row["digest"]): (row["refs"], row["names"]) for row in rows
+    }
 
 
 async def rows(pool: Pool) -> dict[str, list[tuple[Any, ...]]]:
@@ -109,8 +119,8 @@ async def rows(pool: Pool) -> dict[str, list[tuple[Any, ...]]]:
               FROM manifests m JOIN repositories r ON r.id = m.repository_id ORDER BY 1, 2, 3""",
         "tags": """SELECT r.name, t.name, r.registry, t.digest, t.set_ns, t.untag_ns
               FROM tags t JOIN repositories r ON r.id = t.repository_id ORDER BY 1, 2, 3""",
-        "digests": """SELECT w.name, d.digest, d.refs, d.size FROM workspace_digests d
-              JOIN workspaces w ON w.id = d.workspace_id WHERE d.refs > 0 ORDER BY 1, 2""",
+        "digests": """SELECT w.name, d.digest, d.refs, d.names, CASE WHEN d.refs > d.names THEN d.size END
+              FROM workspace_digests d JOIN workspaces w ON w.id = d.workspace_id WHERE d.refs > 0 ORDER BY 1, 2""",
         "stored": "SELECT digest, size FROM stored_blobs WHERE size >= 0 ORDER BY 1",
         "usage": "SELECT name, usage_bytes FROM workspaces WHERE usage_bytes <> 0 ORDER BY 1",
     }

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from ledger.counting import Change, Holding, contribution, count, learn_size
-from ledger.facts import BlobStored, Fact
+from ledger.facts import BlobStored, Fact, names_only
 from ledger.fold import Manifest, State, fold
 from quota.levels import level
 from tests.support.histories import REPOSITORIES, pattern_workspace
@@ -97,7 +97,7 @@ class MemoryLedger:
             size
             for _named, item in present
             for member, size in (item.content.blobs if item.content else ())
-            if member == digest
+            if member == digest and not names_only(member, size)
         }
         if digest in self.stored or documents:
             holding.size, holding.stored = self.stored.get(digest, max(documents, default=0)), True
@@ -118,23 +118,26 @@ class MemoryLedger:
     def view(self) -> dict[str, Any]:
         """Counters beside what an independent count says."""
         recount: dict[str, int] = {}
-        references: dict[tuple[str, bytes], int] = {}
+        references: dict[tuple[str, bytes], tuple[int, int]] = {}
         for workspace in set(self.placed.values()):
             claims: dict[bytes, int] = {}
             documents: dict[bytes, int] = {}
-            for named, manifest in self._present(workspace):
-                documents[named] = max(manifest.size, documents.get(named, 0))
+            for named_itself, manifest in self._present(workspace):
+                documents[named_itself] = max(manifest.size, documents.get(named_itself, 0))
                 members = dict(manifest.content.blobs) if manifest.content else {}
                 for digest, size in members.items():
                     claims[digest] = max(size, claims.get(digest, 0))
-                for digest in members.keys() | {named}:
+                for digest in members.keys() | {named_itself}:
                     key = (workspace, digest)
-                    references[key] = references.get(key, 0) + 1
+                    named = digest != named_itself and digest not in self.stored
+                    named = named and names_only(digest, members[digest])
+                    refs, names = references.get(key, (0, 0))
+                    references[key] = (refs + 1, names + named)
             recount[workspace] = sum(
                 self.stored.get(digest, size) for digest, size in (claims | documents).items()
             )
         counted = {
-            (workspace, digest): holding.refs
+            (workspace, digest): (holding.refs, holding.names)
             for workspace, held in self.holdings.items()
             for digest, holding in held.items()
             if holding.refs
@@ -168,7 +171,7 @@ class MemoryLedger:
             for key, item in self.state.manifests.items()
         }
         holdings = {
-            (workspace, digest): (holding.refs, holding.size)
+            (workspace, digest): (holding.refs, holding.names, holding.holders and holding.size)
             for workspace, held in self.holdings.items()
             for digest, holding in held.items()
             if holding.refs

@@ -16,6 +16,7 @@ from ledger.facts import (
 from ledger.fold import State, fold
 from tests.support.histories import (
     IMAGES,
+    INDEXES,
     OCI_IMAGE,
     REPOSITORIES,
     deliveries,
@@ -66,6 +67,22 @@ def test_a_manifest_told_differently_ends_the_same_in_any_order():
     ]
     assert len({msgspec.json.encode(folded(list(given)).manifests[0, named])
                 for given in permutations(facts)}) == 1  # fmt: skip
+
+
+def test_the_rules_of_today_replace_what_earlier_ones_read_in_any_order():
+    named, media_type, size, content = INDEXES[0]
+    here = ("default", "acme/api", named)
+    before = msgspec.structs.replace(content, blobs=(), rules=0, subject_known=True)
+    again = msgspec.structs.replace(content, subject_known=True)
+    facts: list[Fact] = [
+        ManifestPushed(*here, stamp(1), media_type, size, None, content),
+        ContentLearned(*here, media_type, size, before),
+        ContentLearned(*here, media_type, size, again),
+    ]
+    for order in permutations(facts):
+        assert folded(order).manifests[0, named].content == again
+    for order in permutations(facts[:2]):
+        assert folded(order).manifests[0, named].content == before, "it is read again first"
 
 
 def test_an_untag_heard_before_the_push_tells_when_the_tag_left():

@@ -51,7 +51,7 @@ def test_a_person_who_is_sure_needs_one_look():
 
 def known_repository() -> KnownRepository:
     def manifest(*children: bytes) -> KnownManifest:
-        return KnownManifest(1, 1, "type", 10, children)
+        return KnownManifest(1, 1, "type", 10, frozenset(children))
 
     return KnownRepository(
         {b"image": manifest(), b"index": manifest(b"image", b"unheard"), b"untagged": manifest()},

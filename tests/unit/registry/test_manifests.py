@@ -15,6 +15,7 @@ from registry.manifests import (
     parse_manifest,
     signed_payload,
 )
+from registry.media_types import descriptor_kind
 from registry.models import MAX_SIZE, Descriptor, ParsedManifest
 from registry.names import format_digest, parse_digest
 from registry.notifications import decode_event
@@ -56,7 +57,7 @@ def test_every_captured_manifest_says_what_its_json_says():
             expected = [document[key] for key in ("config",) if key in document]
             expected += document.get("layers", []) + document.get("manifests", [])
             assert [
-                (format_digest(d.digest), d.size, d.media_type, d.foreign)
+                (format_digest(d.digest), d.size, d.media_type, d.has_urls)
                 for d in parsed.references
             ] == [
                 (entry["digest"], entry["size"], entry["mediaType"], "urls" in entry)
@@ -101,7 +102,7 @@ def bytes_held(capture: Capture) -> dict[str, int] | None:
             parsed = parse_manifest(manifest.body, manifest.media_type)
             sizes[parse_digest(digest)] = len(manifest.body)
             if parsed.kind == "image":
-                sizes.update({d.digest: d.size for d in parsed.references if not d.foreign})
+                sizes.update({d.digest: d.size for d in parsed.references if not d.has_urls})
     return {workspace: sum(sizes.values()) for workspace, sizes in held.items()}
 
 
@@ -209,23 +210,40 @@ def test_repeated_layers_stay_repeated_and_null_layers_are_none():
     assert parse(image(layers=...)).layers == ()
 
 
+@pytest.mark.parametrize(("urls", "told"), [(["https://a/"], True), ([], False), (None, False)])
+@pytest.mark.parametrize("media_type", ["application/vnd.oci.image.layer.v1.tar+zstd", "x/y", None])
+def test_a_descriptor_tells_whether_it_has_urls_whatever_it_is(media_type, urls, told):
+    [layer] = parse(image(layers=[descriptor(D2, 3, mediaType=media_type, urls=urls)])).layers
+    assert layer.has_urls is told
+
+
 @pytest.mark.parametrize(
-    ("media_type", "urls", "foreign"),
+    ("media_type", "kind"),
     [
-        ("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", ["https://a/"], True),
-        ("application/vnd.oci.image.layer.nondistributable.v1.tar", ["https://a/"], True),
-        ("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", ["https://a/"], True),
-        ("application/vnd.oci.image.layer.v1.tar+gzip", ["https://a/"], True),
-        ("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", [], False),
-        ("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", None, False),
-        # Stored, whatever its urls say: the registry insists on it.
-        ("application/vnd.oci.image.layer.v1.tar+zstd", ["https://a/"], False),
-        ("x/y", ["https://a/"], False),
+        ("application/vnd.oci.image.layer.v1.tar", "blob"),
+        ("application/vnd.oci.image.layer.v1.tar+gzip", "blob"),
+        ("application/vnd.oci.image.layer.v1.tar+zstd", "blob"),
+        ("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", "blob"),
+        ("application/vnd.docker.image.rootfs.diff.tar.gzip", "blob"),
+        ("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "blob"),
+        ("application/vnd.buildkit.cacheconfig.v0", "blob"),
+        ("application/vnd.oci.image.config.v1+json", "blob"),
+        ("application/vnd.docker.container.image.v1+json", "blob"),
+        ("application/vnd.oci.empty.v1+json", "blob"),
+        ("application/octet-stream", "blob"),
+        ("application/vnd.oci.image.manifest.v1+json", "manifest"),
+        ("application/vnd.oci.image.index.v1+json", "manifest"),
+        ("application/vnd.docker.distribution.manifest.v2+json", "manifest"),
+        ("application/vnd.docker.distribution.manifest.v1+prettyjws", "manifest"),
+        ("application/vnd.oci.artifact.manifest.v1+json", "manifest"),
+        ("application/vnd.oci.image.layer", "unknown"),
+        ("application/vnd.oci.image.manifest.v2+json", "unknown"),
+        ("application/json", "unknown"),
+        ("", "unknown"),
     ],
 )
-def test_foreign_layers_are_those_that_the_registry_does_not_store(media_type, urls, foreign):
-    [layer] = parse(image(layers=[descriptor(D2, 3, mediaType=media_type, urls=urls)])).layers
-    assert layer.foreign is foreign
+def test_a_media_type_says_what_a_descriptor_names(media_type, kind):
+    assert descriptor_kind(media_type) == kind
 
 
 @pytest.mark.parametrize(
