@@ -80,9 +80,9 @@ def test_the_rules_of_today_replace_what_earlier_ones_read_in_any_order():
         ContentLearned(*here, media_type, size, again),
     ]
     for order in permutations(facts):
-        assert folded(order).manifests[0, named].content == again
+        assert folded(list(order)).manifests[0, named].content == again
     for order in permutations(facts[:2]):
-        assert folded(order).manifests[0, named].content == before, "it is read again first"
+        assert folded(list(order)).manifests[0, named].content == before, "it is read again first"
 
 
 def test_an_untag_heard_before_the_push_tells_when_the_tag_left():
