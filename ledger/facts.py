@@ -71,7 +71,8 @@ class ManifestSeen(msgspec.Struct, frozen=True, gc=False, tag=True):
     """The registry showed a manifest to us (reconciliation, settling): it exists, nobody told a push.
 
     Stamped by the registry's `Date`. `created_ns` is when the image says it was built, where that
-    can be believed: an estimate of its age, for as long as no push of it is known.
+    can be believed, and not before what the look knew otherwise: an estimate of its age. `named_ns` is
+    when the tag came to name it, as far as the look knew: not before that moment.
     """
 
     registry: str
@@ -83,6 +84,7 @@ class ManifestSeen(msgspec.Struct, frozen=True, gc=False, tag=True):
     tag: str | None = None
     content: Content | None = None
     created_ns: int | None = None
+    named_ns: int | None = None
 
 
 class ManifestDeleted(msgspec.Struct, frozen=True, gc=False, tag=True):

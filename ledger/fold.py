@@ -5,7 +5,7 @@ delete; it exists when the first is newer. A delete that only an event tells cou
 digest is known as a blob of its repository, too: then the event may be about that one, and only an
 answer of the registry counts. Per tag the newest set and the newest untag; it is live when the manifest that
 it names exists and the set is newer than that manifest's delete and than the untag. Every rule
-takes a maximum, so the order of facts and their repetition do not matter.
+takes a maximum, or keeps what is behind one, so the order of facts and their repetition do not matter.
 """
 
 import msgspec
@@ -25,6 +25,7 @@ from ledger.facts import (
     Stamp,
     TagRemoved,
 )
+from ledger.naming import Named, Run, TagSet, behind, named, with_set
 
 RACE_NS = 5_000_000_000
 """Two sets of one tag this close together (nanoseconds of event time) may hold in either order."""
@@ -88,6 +89,18 @@ class Tag(msgspec.Struct, gc=False):
     digest: bytes | None = None
     set: Stamp = NEVER
     untag: Stamp = NEVER
+    other: Stamp = NEVER
+    """The newest set to another digest than this."""
+    run: Run = ()
+    """The sets to this digest behind that and behind the untag."""
+    partial: bool = False
+    """Whether an earlier release wrote it, so that what was before its newest set then is not known."""
+    more: bool = False
+    """Whether the ledger keeps sets of the run that are not here (`store.py`)."""
+
+    def named(self, manifest: Manifest) -> Named:
+        """When it came to name its digest, given the manifest it names."""
+        return named(behind(self.run, manifest.delete), (self.other, self.untag))
 
     def live(self, manifest: Manifest | None) -> bool:
         """Whether the tag answers, given the manifest it names."""
@@ -146,6 +159,7 @@ def fold(state: State, repository_id: int, fact: RepositoryFact) -> None:
         tag = _tag(state, (repository_id, fact.tag))
         if fact.stamp > tag.untag:
             tag.untag = fact.stamp
+            tag.run = behind(tag.run, fact.stamp)
             _left(state, repository_id, tag.digest, fact.stamp)
     elif isinstance(fact, ManifestPulled):
         manifest = _manifest(state, (repository_id, fact.digest))
@@ -183,12 +197,23 @@ def _exists(state: State, repository_id: int, fact: ManifestPushed | ManifestSee
     if fact.stamp > tag.set:
         if tag.digest != fact.digest:
             _left(state, repository_id, tag.digest, fact.stamp)
+            tag.other, tag.run, tag.partial = tag.set, (), False
         tag.set, tag.digest = fact.stamp, fact.digest
-    elif tag.digest != fact.digest and is_news:
-        # The move away was heard before the move here.
-        _left(state, repository_id, fact.digest, tag.set)
+    elif tag.digest != fact.digest:
+        if is_news:  # the move away was heard before the move here
+            _left(state, repository_id, fact.digest, tag.set)
+        tag.other = max(tag.other, fact.stamp)
+        tag.run = behind(tag.run, tag.other)
+    if tag.digest == fact.digest and fact.stamp > max(tag.other, tag.untag):
+        tag.run = with_set(tag.run, _tag_set(fact))
     if tag.untag > fact.stamp and is_news:
         _left(state, repository_id, fact.digest, tag.untag)
+
+
+def _tag_set(fact: ManifestPushed | ManifestSeen) -> TagSet:
+    if isinstance(fact, ManifestPushed):
+        return TagSet(fact.stamp, fact.stamp[0], pushed=True)
+    return TagSet(fact.stamp, -1 if fact.named_ns is None else fact.named_ns, pushed=False)
 
 
 def _describe(manifest: Manifest, media_type: str, size: int, content: Content | None) -> None:

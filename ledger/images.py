@@ -10,8 +10,11 @@ from ledger.packing import unpack_digests
 from ledger.reading import (
     LIVE_TAG_CONDITION,
     MANIFEST_COLUMNS,
+    NAMED,
     PUSHED,
     ManifestView,
+    NamedTag,
+    named_tag,
     view_of_row,
 )
 from runtime.postgres import Connection
@@ -44,7 +47,7 @@ WHERE r.registry = $1 AND r.name = $2 AND m.digest = $3 AND m.present
 """  # noqa: S608 - constants
 
 TAGS = f"""
-SELECT t.repository_id, t.digest, t.name
+SELECT t.repository_id, t.digest, t.name, {NAMED}
 FROM unnest($1::int[], $2::bytea[]) AS wanted(repository_id, digest)
 JOIN manifests m USING (repository_id, digest)
 JOIN tags t USING (repository_id, digest)
@@ -57,25 +60,25 @@ SELECT repository_id, digest, children, pulled_ns FROM manifests
 WHERE repository_id = ANY($1::int[]) AND present AND children IS NOT NULL
 """
 
-# Tagged images of each app, the newest first. A tag that names a subject (`sha256-<hex>.sig`) makes
-# none. What an index holds is told apart afterwards: few have tags of their own. Tags are looked up
-# behind the sort (`OFFSET 0` keeps them there), until there are enough: not of all images of the app.
+# Tagged images of each app, the newest first, by the age that `naming.age_of` gives them. A tag that
+# names a subject (`sha256-<hex>.sig`) makes none. What an index holds is told apart afterwards: few have
+# tags of their own.
 NEWEST = f"""
 SELECT wanted.app, newest.repository_id, newest.digest
 FROM unnest($2::text[]) AS wanted(app)
 CROSS JOIN LATERAL (
-  SELECT m.repository_id, m.digest
+  SELECT tag.repository_id, tag.digest,
+         coalesce(nullif(max(tag.named_ns), -1), max(tag.dated_ns), nullif(max(tag.created_ns), -1),
+                  nullif(max(tag.first_push_ns), -1), max(tag.push_ns)) AS age_ns
   FROM (
-    SELECT m.repository_id, m.digest, m.present, m.delete_ns, m.delete_id, {PUSHED} AS pushed_ns
-    FROM repositories r JOIN manifests m ON m.repository_id = r.id
-    WHERE r.workspace_id = $1 AND r.app = wanted.app AND m.present AND m.subject IS NULL
-    ORDER BY pushed_ns DESC, m.digest OFFSET 0) m
-  CROSS JOIN LATERAL (
-    SELECT FROM tags t WHERE t.repository_id = m.repository_id AND t.digest = m.digest
-      AND t.name !~ '^sha(256|384|512)-[0-9a-f]{{64}}([.][A-Za-z0-9_.-]+)?$'
-      AND {LIVE_TAG_CONDITION}
-    LIMIT 1) tagged
-  ORDER BY m.pushed_ns DESC, m.digest LIMIT $3) newest
+    SELECT t.repository_id, t.digest, {NAMED}, m.dated_ns, m.created_ns, m.push_ns,
+           t.name !~ '^sha(256|384|512)-[0-9a-f]{{64}}([.][A-Za-z0-9_.-]+)?$' AS own
+    FROM repositories r JOIN tags t ON t.repository_id = r.id
+    JOIN manifests m ON m.repository_id = t.repository_id AND m.digest = t.digest
+    WHERE r.workspace_id = $1 AND r.app = wanted.app AND m.subject IS NULL AND {LIVE_TAG_CONDITION}
+  ) tag
+  GROUP BY tag.repository_id, tag.digest HAVING bool_or(tag.own)
+  ORDER BY age_ns DESC, tag.digest LIMIT $3) newest
 """  # noqa: S608 - constants
 
 PRESENT = """
@@ -222,12 +225,12 @@ def _children(views: Iterable[ManifestView]) -> set[ManifestKey]:
 
 
 async def _views(connection: Connection, rows: list[Any]) -> list[ManifestView]:
-    tags: dict[ManifestKey, list[str]] = {}
+    tags: dict[ManifestKey, list[NamedTag]] = {}
     if rows:
         for tag in await connection.fetch(
             TAGS, [row["repository_id"] for row in rows], [row["digest"] for row in rows]
         ):
-            tags.setdefault((tag["repository_id"], tag["digest"]), []).append(tag["name"])
+            tags.setdefault((tag["repository_id"], tag["digest"]), []).append(named_tag(tag))
     views = []
     for row in rows:
         key = (row["repository_id"], row["digest"])

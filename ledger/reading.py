@@ -9,6 +9,7 @@ import asyncpg
 import msgspec
 
 from ledger.facts import Content, names_only
+from ledger.naming import Age, Named, age_of
 from ledger.packing import unpack_blobs, unpack_digests
 from runtime.postgres import Connection
 
@@ -20,11 +21,18 @@ LIVE_TAG_CONDITION = """
 """
 
 
-PUSHED = "CASE WHEN m.push_ns >= 0 THEN m.push_ns ELSE m.created_ns END"
+# The newest push; of an image that was only found, a person's date or its own word.
+PUSHED = """CASE WHEN m.push_ns >= 0 THEN m.push_ns
+            WHEN m.dated_ns >= 0 THEN m.dated_ns ELSE m.created_ns END"""
+# When a tag came to name its digest (`naming.py`). Of a row that an earlier release wrote: when it was
+# set, unless that was a look, which is stamped in whole seconds.
+NAMED = """CASE WHEN t.history_set_ns = t.set_ns THEN t.named_ns
+           WHEN t.set_ns % 1000000000 <> 0 THEN t.set_ns ELSE -1 END AS named_ns,
+       CASE WHEN t.history_set_ns = t.set_ns THEN t.first_push_ns ELSE -1 END AS first_push_ns"""
 MANIFEST_COLUMNS = f"""
 m.repository_id, r.registry, r.name AS repository, r.app, m.digest, m.size, m.media_type,
 m.present, {PUSHED} AS pushed_ns, greatest(m.push_ns, m.seen_ns) AS known_ns,
-m.push_ns < 0 AS estimated, m.delete_ns, m.pulled_ns, m.left_ns,
+m.push_ns < 0 AS estimated, m.delete_ns, m.pulled_ns, m.left_ns, m.push_ns, m.created_ns, m.dated_ns,
 m.config_media_type, m.artifact_type, m.subject, m.subject_known, m.blobs, m.children, m.claimed_ns,
 m.read_by
 """
@@ -123,6 +131,8 @@ class ManifestView(msgspec.Struct, frozen=True, gc=False):
     left_ns: int
     content: Content | None
     tags: tuple[str, ...]
+    age: Age
+    """What order, `min_age` and "newest" go by."""
 
 
 # Indexes that are gone stay in: the moment a child's last parent left is its delete.
@@ -133,7 +143,7 @@ WHERE r.workspace_id = $1 AND (m.present OR m.children IS NOT NULL)
 """  # noqa: S608 - a constant
 
 LIVE_TAGS = f"""
-SELECT t.repository_id, t.digest, t.name
+SELECT t.repository_id, t.digest, t.name, {NAMED}
 FROM repositories r
 JOIN tags t ON t.repository_id = r.id
 JOIN manifests m ON m.repository_id = t.repository_id AND m.digest = t.digest
@@ -144,10 +154,10 @@ ORDER BY t.name
 
 async def manifests_of(connection: Connection, workspace_id: int) -> list[ManifestView]:
     """Every manifest of a workspace. Call it in one REPEATABLE READ transaction with `sizes_of`."""
-    tags: dict[tuple[int, bytes], list[str]] = {}
+    tags: dict[tuple[int, bytes], list[NamedTag]] = {}
     # A stretch at a time: others of the process get their turn between two of them.
     async for row in connection.cursor(LIVE_TAGS, workspace_id, prefetch=_PREFETCH):
-        tags.setdefault((row["repository_id"], row["digest"]), []).append(row["name"])
+        tags.setdefault((row["repository_id"], row["digest"]), []).append(named_tag(row))
     views = []
     async for row in connection.cursor(MANIFESTS, workspace_id, prefetch=_PREFETCH):
         key = (row["repository_id"], row["digest"])
@@ -155,9 +165,25 @@ async def manifests_of(connection: Connection, workspace_id: int) -> list[Manife
     return views
 
 
-def view_of_row(row: asyncpg.Record, tags: Sequence[str]) -> ManifestView:
+NamedTag = tuple[str, Named]
+"""A live tag, and when it came to name its manifest."""
+
+
+def named_tag(row: asyncpg.Record) -> NamedTag:
+    """A row with a tag's name and `NAMED`."""
+    return row["name"], Named(row["named_ns"], row["first_push_ns"])
+
+
+def view_of_row(row: asyncpg.Record, tags: Sequence[NamedTag]) -> ManifestView:
     """A row of `MANIFEST_COLUMNS` with the live tags on it."""
-    columns: list[Any] = [*list(row.values())[:_VIEW_COLUMNS], content_of_row(row), tuple(tags)]
+    age = age_of(
+        [named for _name, named in tags],
+        push_ns=row["push_ns"],
+        dated_ns=-1 if row["dated_ns"] is None else row["dated_ns"],
+        built_ns=row["created_ns"],
+    )
+    names = tuple([name for name, _named in tags])
+    columns: list[Any] = [*list(row.values())[:_VIEW_COLUMNS], content_of_row(row), names, age]
     return ManifestView(*columns)
 
 

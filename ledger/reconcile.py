@@ -72,6 +72,29 @@ class KnownTag(msgspec.Struct, frozen=True, gc=False):
     set_ns: int
 
 
+class Floor(msgspec.Struct, frozen=True):
+    """What is found in a repository now was not there at this moment. Nanoseconds, UTC.
+
+    The end of the last pass over it, in a workspace that may be cleaned: what was found at the first
+    installation tells its age itself.
+    """
+
+    ns: int | None = None
+    unread: dict[str, int | None] = {}
+    """A tag, or a digest as text, that the pass could not read → the moment that holds for it instead."""
+
+    def of(self, reference: str) -> int | None:
+        """The moment for one tag or digest; None: nobody had looked before."""
+        return self.unread.get(reference, self.ns)
+
+    def no_older(self, reference: str, moment_ns: int | None) -> int | None:
+        """A moment that something says of itself, or the floor where that is later."""
+        floor = self.of(reference)
+        if floor is None or moment_ns is None:
+            return moment_ns if floor is None else floor
+        return max(floor, moment_ns)
+
+
 class KnownRepository(msgspec.Struct, frozen=True):
     """All that the ledger has of one repository."""
 
@@ -79,6 +102,7 @@ class KnownRepository(msgspec.Struct, frozen=True):
     tags: dict[str, KnownTag]
     suspected: dict[str, datetime]
     """Reference (a tag, or a digest as text) → since when it is missing (UTC)."""
+    floor: Floor = Floor()
 
 
 # The ledger's repositories with something in them, and which workspace they count for.
@@ -111,14 +135,85 @@ WHERE r.registry = $1 AND r.name = $2
 """
 
 
+# A repository that no pass has met was not there when the last one ended that would have met it.
+# Passes of earlier releases did not say whether they saw the whole list.
+FLOOR = """
+WITH place AS (
+  SELECT coalesce((SELECT w.name FROM repositories r JOIN workspaces w ON w.id = r.workspace_id
+                   WHERE r.registry = $1 AND r.name = $2), $3) AS workspace)
+SELECT w.repository IS NOT NULL AS walked, w.unread,
+       (extract(epoch FROM greatest(w.walked_at, p.finished_at)) * 1000000000)::int8 AS walked_ns,
+       (SELECT (extract(epoch FROM max(finished_at)) * 1000000000)::int8 FROM reconcile_passes, place
+        WHERE registry = $1 AND state = 'finished' AND coalesce(listed, message IS NULL)
+          AND (reconcile_passes.workspace IS NULL OR reconcile_passes.workspace = place.workspace)
+       ) AS passed_ns
+FROM place JOIN workspaces here ON here.name = place.workspace
+LEFT JOIN repository_walks w ON w.registry = $1 AND w.repository = $2
+LEFT JOIN reconcile_passes p ON p.id = w.pass_id AND w.walked_at IS NOT NULL
+WHERE here.configured OR NOT here.found_by_reconciliation
+"""
+
+KEEP_WALK = """
+INSERT INTO repository_walks (registry, repository, pass_id, walked_at, unread)
+VALUES ($1, $2, $3, $4, $5::text::jsonb)
+ON CONFLICT (registry, repository) DO UPDATE
+SET pass_id = excluded.pass_id, walked_at = excluded.walked_at, unread = excluded.unread
+"""
+
+# It was there, and nobody could look: what is in it may be as old as it says.
+NOT_WALKED = """
+INSERT INTO repository_walks (registry, repository, pass_id, walked_at, unread)
+VALUES ($1, $2, $3, 'epoch'::timestamptz + ($4::int8 / 1000) * interval '1 microsecond', '{}')
+ON CONFLICT DO NOTHING
+"""
+
+_unread = msgspec.json.Decoder(dict[str, int | None]).decode
+
+
+async def floor(connection: Connection, registry: str, repository: str, *, usual: str) -> Floor:
+    """What a look may take for granted. `usual`: the workspace of a repository that nobody knows."""
+    row = await connection.fetchrow(FLOOR, registry, repository, usual)
+    if row is None:
+        return Floor()
+    if not row["walked"]:
+        return Floor(row["passed_ns"])
+    return Floor(row["walked_ns"], _unread(row["unread"]))
+
+
+async def keep_walk(
+    connection: Connection,
+    registry: str,
+    repository: str,
+    pass_id: int,
+    *,
+    now: datetime,
+    unread: Mapping[str, int | None],
+) -> None:
+    """Remember that a pass went through a repository, but for what could not be read."""
+    told = msgspec.json.encode(unread).decode()
+    await connection.execute(KEEP_WALK, registry, repository, pass_id, now, told)
+
+
+async def not_walked(
+    connection: Connection, registry: str, repository: str, pass_id: int, floor_ns: int | None
+) -> None:
+    """Remember that a pass met a repository that could not be looked at; what was known of it stays."""
+    await connection.execute(NOT_WALKED, registry, repository, pass_id, floor_ns)
+
+
 async def repositories(connection: Connection, registry: str) -> dict[str, tuple[str, bool]]:
     """Repository → (workspace, whether the ledger has a manifest there)."""
     rows = await connection.fetch(REPOSITORIES, registry)
     return {row["name"]: (row["workspace"], row["holds"]) for row in rows}
 
 
-async def known(connection: Connection, registry: str, repository: str) -> KnownRepository:
-    """What the ledger has of a repository (nothing of an unknown one), at one moment."""
+async def known(
+    connection: Connection, registry: str, repository: str, *, usual: str
+) -> KnownRepository:
+    """What the ledger has of a repository (nothing of an unknown one), at one moment.
+
+    `usual`: the workspace of a repository that nobody knows.
+    """
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         manifests = await connection.fetch(MANIFESTS, registry, repository)
         tags = await connection.fetch(TAGS, registry, repository)
@@ -126,6 +221,7 @@ async def known(connection: Connection, registry: str, repository: str) -> Known
         children = {row["digest"]: _may_be_manifests(row) for row in manifests if row["children"]}
         unknown = set().union(*children.values()) - {row["digest"] for row in manifests}
         blobs = frozenset(await store.load_stored(connection, unknown))
+        not_before = await floor(connection, registry, repository, usual=usual)
     nothing = frozenset[bytes]()
     return KnownRepository(
         {
@@ -140,6 +236,7 @@ async def known(connection: Connection, registry: str, repository: str) -> Known
         },
         {row["name"]: KnownTag(row["digest"], row["set_ns"]) for row in tags},
         {row["reference"]: row["missing_since"] for row in suspected},
+        not_before,
     )
 
 
@@ -225,7 +322,7 @@ WHERE id = $1
 END = """
 UPDATE reconcile_passes
 SET state = $2, message = $3, changed_at = $4::timestamptz,
-    finished_at = CASE WHEN $2 = 'finished' THEN $4::timestamptz END
+    finished_at = CASE WHEN $2 = 'finished' THEN $4::timestamptz END, listed = $5
 WHERE id = $1
 """
 
@@ -260,10 +357,16 @@ async def advance_pass(connection: Connection, current: Pass, now: datetime) -> 
 
 
 async def end_pass(
-    connection: Connection, pass_id: int, *, state: str, message: str | None, now: datetime
+    connection: Connection,
+    pass_id: int,
+    *,
+    state: str,
+    message: str | None,
+    now: datetime,
+    listed: bool,
 ) -> None:
-    """A pass is `finished`, or `stopped` before that."""
-    await connection.execute(END, pass_id, state, message, now)
+    """A pass is `finished`, or `stopped` before that. `listed`: whether it saw all repositories' names."""
+    await connection.execute(END, pass_id, state, message, now, listed)
 
 
 async def last_pass(

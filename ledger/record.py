@@ -17,11 +17,13 @@ from ledger.facts import (
     Content,
     DigestDeleted,
     Fact,
+    ManifestDeleted,
     ManifestPushed,
     ManifestSeen,
     RepositoryFact,
+    TagRemoved,
 )
-from ledger.fold import Manifest, ManifestKey, State, TagKey, fold, manifest_key, tag_key
+from ledger.fold import Manifest, ManifestKey, State, Tag, TagKey, fold, manifest_key, tag_key
 from ledger.outbox import QuotaEvent
 from ledger.settlement import TaggedPush, tagged_push
 from registry.workspaces import WorkspaceRule
@@ -221,7 +223,8 @@ class Recorder:
         }
         changed_tags = {key: tag for key, tag in state.tags.items() if before.tags.get(key) != tag}
         await store.save_manifests(connection, changed_manifests, before.manifests)
-        await store.save_tags(connection, changed_tags, before.tags)
+        renamed = _deleted_between(before, state, changed_manifests)
+        await store.save_tags(connection, renamed | changed_tags, before.tags, state.manifests)
         await store.add_tag_checks(connection, state.raced, now + _CHECK_TAGS_AFTER)
         await store.add_manifest_checks(
             connection,
@@ -325,6 +328,8 @@ async def _load(connection: Connection, located: Sequence[Located]) -> tuple[Sta
     deleted |= counted
     tags = await store.load_tags(connection, tag_keys)
     tags |= await store.load_tags_on(connection, deleted)
+    if late := _cut_late(tags, located):
+        await store.load_repeats(connection, late)
     named_by_tags = {(key[0], tag.digest) for key, tag in tags.items() if tag.digest is not None}
     manifests = await store.load_manifests(connection, manifest_keys | named_by_tags | children)
     # An index of indexes: its size is that of all its images.
@@ -360,6 +365,46 @@ async def _load(connection: Connection, located: Sequence[Located]) -> tuple[Sta
         unsure=before.unsure,
     )
     return before, state
+
+
+def _deleted_between(
+    before: State, after: State, changed: Mapping[ManifestKey, Manifest]
+) -> dict[TagKey, Tag]:
+    """Tags that came to name their manifest at another moment, as a delete of it counts now or no more."""
+    deleted = {
+        key: old.blob != manifest.blob
+        for key, manifest in changed.items()
+        if (old := before.manifests.get(key)) is not None
+        and (old.sure, old.heard, old.blob) != (manifest.sure, manifest.heard, manifest.blob)
+    }
+    found: dict[TagKey, Tag] = {}
+    for key, tag in after.tags.items() if deleted else ():
+        named = (key[0], tag.digest or b"")
+        if named in deleted and (deleted[named] or tag.set > after.manifests[named].delete):
+            found[key] = tag
+    return found
+
+
+def _cut_late(tags: Mapping[TagKey, Tag], located: Sequence[Located]) -> dict[TagKey, Tag]:
+    """Tags whose run may end up shorter by a fact that is older than their newest set."""
+    long = {key: tag for key, tag in tags.items() if tag.more}
+    if not long:
+        return {}
+    named: dict[ManifestKey, list[TagKey]] = {}
+    for key, tag in long.items():
+        named.setdefault((key[0], tag.digest or b""), []).append(key)
+    late: dict[TagKey, Tag] = {}
+    for repository, fact in located:
+        if isinstance(fact, ManifestDeleted | DigestDeleted):
+            keys = named.get((repository.id, fact.digest), [])
+        elif isinstance(fact, ManifestPushed | ManifestSeen | TagRemoved) and fact.tag is not None:
+            keys = [(repository.id, fact.tag)]
+        else:
+            continue
+        for key in keys:
+            if key in long and fact.stamp < long[key].set:
+                late[key] = long[key]
+    return late
 
 
 async def _look_up(

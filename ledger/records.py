@@ -7,7 +7,7 @@ import msgspec
 
 from ledger import store
 from ledger.fold import Manifest, Tag
-from ledger.reading import LIVE_TAG_CONDITION, MANIFEST_COLUMNS, ManifestView, view_of_row
+from ledger.reading import LIVE_TAG_CONDITION, MANIFEST_COLUMNS, PUSHED, ManifestView, view_of_row
 from runtime.postgres import Connection
 
 _PART = 1000
@@ -15,8 +15,8 @@ _PART = 1000
 # A push that an event told has a time, an image that was found an estimate; else the look counts.
 _RECORDS = f"""
 SELECT {MANIFEST_COLUMNS}, t.name AS tag, r.workspace_id, w.name AS workspace,
-       CASE WHEN m.push_ns >= 0 THEN m.push_ns
-            WHEN m.created_ns >= 0 THEN m.created_ns ELSE m.seen_ns END AS moment_ns
+       CASE WHEN m.push_ns < 0 AND coalesce(m.dated_ns, -1) < 0 AND m.created_ns < 0
+            THEN m.seen_ns ELSE {PUSHED} END AS moment_ns
 FROM repositories r JOIN workspaces w ON w.id = r.workspace_id
 JOIN tags t ON t.repository_id = r.id
 JOIN manifests m ON m.repository_id = t.repository_id AND m.digest = t.digest

@@ -35,6 +35,7 @@ RIGHTS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
         "repositories": {CONSUMER: _KEEP, API: _KEEP, REPORT: _READ},
         "manifests": {CONSUMER: _KEEP, API: _KEEP, REPORT: _READ},
         "tags": {CONSUMER: _KEEP, API: _KEEP, REPORT: _READ},
+        "tag_repeats": {CONSUMER: _ALL, API: _ALL, REPORT: _READ},
         "workspace_digests": {CONSUMER: _KEEP, API: _KEEP, REPORT: _READ},
         "repository_blobs": {CONSUMER: _ADD, API: _ADD, REPORT: _READ},
         "stored_blobs": {CONSUMER: _KEEP, API: _KEEP, REPORT: _READ},
@@ -52,6 +53,7 @@ RIGHTS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
         # The API's own.
         "handled_dead_letters": {API: _KEEP, REPORT: _READ},
         "reconcile_passes": {API: _KEEP, REPORT: _READ},
+        "repository_walks": {API: _KEEP, REPORT: _READ},
         "reconcile_drift": {API: _KEEP, REPORT: _READ},
         "suspected_absences": {API: _ALL, REPORT: _READ},
         "recounts": {API: _KEEP, REPORT: _READ},

@@ -39,13 +39,13 @@ WHERE c.state = 'running' AND c.heartbeat_at < $1::timestamptz - $2::interval OR
 
 ADD_ITEMS = """
 INSERT INTO cleanup_items (run_id, position, unit, repository_id, digest, app, tags, code, why,
-                           promised_bytes, push_ns, media_type)
+                           promised_bytes, push_ns, media_type, aged_ns)
 SELECT $1, position, unit, repository_id, digest, app, tags::jsonb, code, why, promised_bytes,
-       push_ns, media_type
+       push_ns, media_type, nullif(aged_ns, -1)
 FROM unnest($2::int[], $3::int[], $4::int[], $5::bytea[], $6::text[], $7::text[], $8::text[],
-            $9::text[], $10::int8[], $11::int8[], $12::text[])
+            $9::text[], $10::int8[], $11::int8[], $12::text[], $13::int8[])
   AS given(position, unit, repository_id, digest, app, tags, code, why, promised_bytes, push_ns,
-           media_type)
+           media_type, aged_ns)
 """
 
 HEARTBEAT = """
@@ -112,7 +112,7 @@ WHERE i.run_id = $1 ORDER BY i.position
 RECORDED_ITEMS = """
 SELECT i.position, i.unit, i.repository_id, r.registry, r.name AS repository, i.digest, i.app,
        i.tags, i.code, i.why, i.promised_bytes, i.push_ns, coalesce(i.media_type, '') AS media_type,
-       i.state, i.freed_bytes, i.failure, i.document
+       coalesce(i.aged_ns, -1) AS aged_ns, i.state, i.freed_bytes, i.failure, i.document
 FROM cleanup_items i JOIN repositories r ON r.id = i.repository_id
 WHERE i.run_id = $1 ORDER BY i.position
 """
@@ -139,6 +139,8 @@ class Item(msgspec.Struct, frozen=True):
     promised_bytes: int
     push_ns: int
     media_type: str
+    aged_ns: int = -1
+    """Its age when it was planned: what is put back is as old as it was. -1: not known."""
 
     @property
     def key(self) -> tuple[str, str, bytes]:
@@ -260,6 +262,7 @@ async def add_items(connection: Connection, run_id: UUID, items: Sequence[Item])
         [item.promised_bytes for item in items],
         [item.push_ns for item in items],
         [item.media_type for item in items],
+        [item.aged_ns for item in items],
     )
 
 

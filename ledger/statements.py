@@ -57,7 +57,8 @@ CROSS JOIN LATERAL (
 """
 
 LOAD_TAGS = """
-SELECT t.repository_id, t.name, t.digest, t.set_ns, t.set_id, t.untag_ns, t.untag_id
+SELECT t.repository_id, t.name, t.digest, t.set_ns, t.set_id, t.untag_ns, t.untag_id,
+       t.history_set_ns, t.history_partial, t.history
 FROM unnest($1::int[], $2::text[]) AS wanted(repository_id, name)
 CROSS JOIN LATERAL (
   SELECT * FROM tags WHERE repository_id = wanted.repository_id AND name = wanted.name LIMIT 1) t
@@ -65,7 +66,8 @@ CROSS JOIN LATERAL (
 
 # Live or not: the fold decides.
 LOAD_TAGS_ON_MANIFESTS = """
-SELECT t.repository_id, t.name, t.digest, t.set_ns, t.set_id, t.untag_ns, t.untag_id
+SELECT t.repository_id, t.name, t.digest, t.set_ns, t.set_id, t.untag_ns, t.untag_id,
+       t.history_set_ns, t.history_partial, t.history
 FROM unnest($1::int[], $2::bytea[]) AS wanted(repository_id, digest)
 JOIN tags t USING (repository_id, digest)
 """
@@ -100,9 +102,13 @@ WHERE m.repository_id = given.repository_id AND m.digest = given.digest
 CHANGE_TAGS = """
 UPDATE tags t SET
     digest = given.digest, set_ns = given.set_ns, set_id = given.set_id,
-    untag_ns = given.untag_ns, untag_id = given.untag_id
-FROM unnest($1::int[], $2::text[], $3::bytea[], $4::int8[], $5::bytea[], $6::int8[], $7::bytea[])
-  AS given(repository_id, name, digest, set_ns, set_id, untag_ns, untag_id)
+    untag_ns = given.untag_ns, untag_id = given.untag_id,
+    named_ns = given.named_ns, first_push_ns = given.first_push_ns,
+    history_set_ns = given.set_ns, history_partial = given.history_partial, history = given.history
+FROM unnest($1::int[], $2::text[], $3::bytea[], $4::int8[], $5::bytea[], $6::int8[], $7::bytea[],
+            $8::int8[], $9::int8[], $10::int8[], $11::bool[], $12::bytea[])
+  AS given(repository_id, name, digest, set_ns, set_id, untag_ns, untag_id, named_ns, first_push_ns,
+           history_set_ns, history_partial, history)
 WHERE t.repository_id = given.repository_id AND t.name = given.name
 """
 
@@ -122,6 +128,28 @@ LOAD_BLOBS = """
 SELECT b.repository_id, b.digest
 FROM unnest($1::int[], $2::bytea[]) AS wanted(repository_id, digest)
 JOIN repository_blobs b USING (repository_id, digest)
+"""
+
+LOAD_REPEATS = """
+SELECT s.repository_id, s.name, s.set_ns, s.set_id, s.moment_ns, s.pushed
+FROM unnest($1::int[], $2::text[]) AS wanted(repository_id, name)
+JOIN tag_repeats s USING (repository_id, name)
+"""
+
+# The same set may be told again.
+ADD_REPEATS = """
+INSERT INTO tag_repeats (repository_id, name, set_ns, set_id, moment_ns, pushed)
+SELECT * FROM unnest($1::int[], $2::text[], $3::int8[], $4::bytea[], $5::int8[], $6::bool[])
+ON CONFLICT DO NOTHING
+"""
+
+# A tag that moved on: what it named before can never matter again. All of it where `since_ns` is null.
+FORGET_REPEATS = """
+DELETE FROM tag_repeats s
+USING unnest($1::int[], $2::text[], $3::int8[], $4::bytea[])
+  AS given(repository_id, name, since_ns, since_id)
+WHERE s.repository_id = given.repository_id AND s.name = given.name
+  AND (given.since_ns IS NULL OR (s.set_ns, s.set_id) < (given.since_ns, given.since_id))
 """
 
 # -- bytes -------------------------------------------------------------------------------------

@@ -7,11 +7,13 @@ from operator import itemgetter
 from typing import Any
 
 import asyncpg
+import msgspec
 
 from ledger import statements
 from ledger.counting import Holding
 from ledger.facts import NEVER, Content, Stamp
 from ledger.fold import Manifest, ManifestKey, Tag, TagKey
+from ledger.naming import Run, TagSet, behind, heads, with_set
 from ledger.packing import pack_blobs, pack_digests, unpack_blobs, unpack_digests
 from runtime.postgres import Connection
 
@@ -64,13 +66,57 @@ def manifest_of(row: asyncpg.Record) -> Manifest:
     )
 
 
+class _History(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a tag's row holds of its sets beside the newest one."""
+
+    other: Stamp
+    heads: Run
+    more: bool
+
+
+_pack_history = msgspec.msgpack.Encoder().encode
+_unpack_history = msgspec.msgpack.Decoder(_History).decode
+_SECOND_NS = 1_000_000_000
+_NO_MANIFEST = Manifest()
+
+
 def tag_of(row: asyncpg.Record) -> Tag:
     """A row of `tags` as the fold knows it."""
-    return Tag(
+    tag = Tag(
         digest=row["digest"],
         set=_stamp(row["set_ns"], row["set_id"]),
         untag=_stamp(row["untag_ns"], row["untag_id"]),
     )
+    known = row["history_set_ns"] == row["set_ns"]
+    if known and row["history"] is not None:
+        history = _unpack_history(row["history"])
+        tag.other, tag.run, tag.more = history.other, history.heads, history.more
+    else:
+        tag.run = _only_set(tag)
+    tag.partial = bool(row["history_partial"]) if known else tag.digest is not None
+    return tag
+
+
+def _only_set(tag: Tag) -> Run:
+    """The run of a tag of which one set is known. Looks are stamped in whole seconds, pushes are not."""
+    if tag.digest is None or tag.set <= tag.untag:
+        return ()
+    pushed = tag.set[0] % _SECOND_NS != 0
+    return (TagSet(tag.set, tag.set[0] if pushed else -1, pushed),)
+
+
+def _history_of(tag: Tag, manifest: Manifest, *, more: bool) -> bytes | None:
+    """What `tag_of` reads back; null where that is what it would take anyway.
+
+    Of the deletes of its manifest either may come to count.
+    """
+    if tag.other == NEVER and not more and tag.run == _only_set(tag):
+        return None
+    kept = heads(tag.run)
+    for delete in (manifest.sure, manifest.heard):
+        for tag_set in heads(behind(tag.run, delete)):
+            kept = with_set(kept, tag_set)
+    return _pack_history(_History(tag.other, kept, more))
 
 
 async def load_manifests(
@@ -114,7 +160,10 @@ _MANIFEST_COLUMNS = (
     *("config_media_type", "artifact_type", "subject", "subject_known", "blobs", "children"),
     *("claimed_ns", "read_by", "present", "sure_ns", "sure_id", "heard_ns", "heard_id"),
 )
-_TAG_COLUMNS = ("repository_id", "name", "digest", "set_ns", "set_id", "untag_ns", "untag_id")
+_TAG_COLUMNS = (
+    *("repository_id", "name", "digest", "set_ns", "set_id", "untag_ns", "untag_id", "named_ns"),
+    *("first_push_ns", "history_set_ns", "history_partial", "history"),
+)
 _HOLDING_COLUMNS = ("digest", "workspace_id", "refs", "names", "size", "stored", "mixed")
 
 
@@ -186,14 +235,40 @@ def _content_columns(
     )
 
 
+async def load_repeats(connection: Connection, tags: Mapping[TagKey, Tag]) -> None:
+    """Complete the runs of some tags: a fact that came late may lie anywhere in them."""
+    ordered = sorted(tags)
+    rows = await connection.fetch(
+        statements.LOAD_REPEATS, [key[0] for key in ordered], [key[1] for key in ordered]
+    )
+    for row in sorted(rows, key=itemgetter("set_ns", "set_id")):
+        tag = tags[row["repository_id"], row["name"]]
+        tag_set = TagSet((row["set_ns"], row["set_id"]), row["moment_ns"], row["pushed"])
+        tag.run = with_set(tag.run, tag_set)
+    for tag in tags.values():
+        tag.run = behind(tag.run, max(tag.other, tag.untag))
+
+
 async def save_tags(
-    connection: Connection, changed: Mapping[TagKey, Tag], known: Container[TagKey]
+    connection: Connection,
+    changed: Mapping[TagKey, Tag],
+    before: Mapping[TagKey, Tag],
+    manifests: Mapping[ManifestKey, Manifest],
 ) -> None:
-    """Write tags as they stand; `known` are those that the ledger has already."""
+    """Write tags as they stand; `before` are those that the ledger has already, as they were.
+
+    `manifests` has what they name.
+    """
     added: list[tuple[Any, ...]] = []
     altered: list[tuple[Any, ...]] = []
+    repeats: list[tuple[Any, ...]] = []
+    forgotten: list[tuple[Any, ...]] = []
     for key, tag in sorted(changed.items(), key=_by_key):
-        (altered if key in known else added).append(
+        old = before.get(key)
+        more = _keep_run(key, tag, old, repeats, forgotten)
+        manifest = manifests.get((key[0], tag.digest or b""), _NO_MANIFEST)
+        named = tag.named(manifest)
+        (added if old is None else altered).append(
             (
                 key[0],
                 key[1],
@@ -202,11 +277,46 @@ async def save_tags(
                 tag.set[1] or None,
                 tag.untag[0],
                 tag.untag[1] or None,
+                named.moment_ns,
+                named.first_push_ns,
+                tag.set[0],
+                tag.partial,
+                _history_of(tag, manifest, more=more),
             )
         )
     await _add(connection, "tags", _TAG_COLUMNS, added)
     if altered:
         await connection.execute(statements.CHANGE_TAGS, *_columns(altered))
+    if forgotten:
+        await connection.execute(statements.FORGET_REPEATS, *_columns(forgotten))
+    if repeats:
+        await connection.execute(statements.ADD_REPEATS, *_columns(repeats))
+
+
+def _keep_run(
+    key: TagKey,
+    tag: Tag,
+    old: Tag | None,
+    repeats: list[tuple[Any, ...]],
+    forgotten: list[tuple[Any, ...]],
+) -> bool:
+    """What of a tag's run goes into `tag_repeats`, or out of it; whether anything stands there then.
+
+    A run of one set needs no row there. The row in `tags` has what the age follows from.
+    """
+    several = len(tag.run) > 1
+    there = old is not None and old.more
+    if old is not None and there and (not several or tag.run[0].stamp > old.run[0].stamp):
+        since = tag.run[0].stamp if several else (None, None)
+        forgotten.append((*key, *since))
+    if several and (old is None or tag.run != old.run):
+        known = {tag_set.stamp for tag_set in old.run} if old is not None and there else set()
+        repeats += [
+            (*key, *tag_set.stamp, tag_set.moment_ns, tag_set.pushed)
+            for tag_set in tag.run
+            if tag_set.stamp not in known
+        ]
+    return several
 
 
 async def add_blobs(connection: Connection, blobs: Iterable[ManifestKey]) -> set[ManifestKey]:

@@ -155,6 +155,8 @@ manifests = Table(
         comment="from 0 on: blobs is what a platform said, nobody has read it yet",
     ),
     Column("read_by", SmallInteger, comment="rules by which blobs was read; null: earlier ones"),
+    Column("dated_ns", BigInteger, comment="how old a person says it is; null: nobody did"),
+    Column("dated_stamp", LargeBinary, comment="when that was said; the newest counts"),
     Column("fetch_attempts", SmallInteger),
     _timestamp("fetch_after"),
     PrimaryKeyConstraint("repository_id", "digest"),
@@ -193,8 +195,27 @@ tags = Table(
     Column("untag_ns", BigInteger, nullable=False, server_default="-1"),
     Column("set_id", LargeBinary),
     Column("untag_id", LargeBinary),
+    # Null where an earlier release wrote the row; so is all of it where `history_set_ns` is not `set_ns`.
+    Column("named_ns", BigInteger, comment="when it came to name its digest; -1: not known"),
+    Column("first_push_ns", BigInteger, comment="where that is not known: its first push since"),
+    Column("history_set_ns", BigInteger, comment="the set_ns that these columns belong to"),
+    Column("history_partial", Boolean, comment="begins with what an earlier release had left"),
+    Column("history", LargeBinary, comment="packed; null: no other set is known"),
     PrimaryKeyConstraint("repository_id", "name"),
     Index(None, "repository_id", "digest"),
+)
+
+tag_repeats = Table(
+    "tag_repeats",
+    metadata,
+    Column("repository_id", Integer, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("set_ns", BigInteger, nullable=False),
+    Column("set_id", LargeBinary, nullable=False),
+    Column("moment_ns", BigInteger, nullable=False, comment="-1: a look that knew none"),
+    Column("pushed", Boolean, nullable=False),
+    PrimaryKeyConstraint("repository_id", "name", "set_ns", "set_id"),
+    comment="sets of a tag to the digest that it named already",
 )
 
 workspace_digests = Table(
@@ -349,10 +370,25 @@ reconcile_passes = Table(
     Column("repositories", Integer, nullable=False, server_default="0", comment="done so far"),
     Column("manifests", BigInteger, nullable=False, server_default="0", comment="asked for so far"),
     Column("message", Text, comment="what ended it early"),
+    Column("listed", Boolean, comment="whether it saw the whole list of repositories"),
     _timestamp("started_at", nullable=False),
     _timestamp("changed_at", nullable=False),
     _timestamp("finished_at"),
     CheckConstraint("state in ('running', 'finished', 'stopped')", name="state_known"),
+)
+
+repository_walks = Table(
+    "repository_walks",
+    metadata,
+    Column("registry", Text, nullable=False),
+    Column("repository", Text, nullable=False),
+    Column("pass_id", BigInteger, nullable=False),
+    _timestamp("walked_at"),
+    Column(
+        "unread", JSONB, nullable=False, comment="what could not be read: reference to earlier ns"
+    ),
+    PrimaryKeyConstraint("registry", "repository"),
+    comment="the last pass over each repository: what is found after it is no older",
 )
 
 recounts = Table(
@@ -493,6 +529,7 @@ cleanup_items = Table(
     Column("failure", Text),
     Column("push_ns", BigInteger, nullable=False, comment="newest push known when it was planned"),
     Column("media_type", Text),
+    Column("aged_ns", BigInteger, comment="how old it was when it was planned; null: not known"),
     Column("document", LargeBinary, comment="the manifest's bytes, kept for undo"),
     _timestamp("done_at"),
     Column(

@@ -14,7 +14,7 @@ from runtime.postgres import Connection
 ITEMS = """
 SELECT i.run_id, i.position, i.unit, i.repository_id, r.registry, r.name AS repository, i.digest,
        i.app, i.tags, i.code, i.why, i.promised_bytes, i.push_ns,
-       coalesce(i.media_type, '') AS media_type, i.state, i.freed_bytes, i.failure, i.document,
+       coalesce(i.media_type, '') AS media_type, coalesce(i.aged_ns, -1) AS aged_ns, i.state, i.freed_bytes, i.failure, i.document,
        i.gone_ns
 FROM cleanup_items i
 JOIN cleanup_runs c ON c.id = i.run_id

@@ -15,6 +15,7 @@ import asyncpg
 
 from ledger import garbage, outbox, plans, reading, runs, workspaces
 from ledger.outbox import QuotaEvent
+from ledger.reconcile import floor
 from ledger.runs import AlreadyRunningError, Item, Lease, RecordedItem, Run, TakenOver
 from quota import recheck, stored
 from quota.decision import target_bytes
@@ -407,9 +408,17 @@ class Job:
         }
         corrected = False
         for repository in sorted(repositories - self._checked):
+            async with self._tools.pool.acquire() as connection:
+                not_before = await floor(
+                    connection, DEFAULT_REGISTRY, repository, usual=self._workspace
+                )
             try:
                 found = await recheck.differences(
-                    self._tools.client, snapshot, repository, new_id=self._tools.new_id
+                    self._tools.client,
+                    snapshot,
+                    repository,
+                    floor=not_before,
+                    new_id=self._tools.new_id,
                 )
             except RegistryError as error:
                 stop = stopped_by(error)
@@ -459,6 +468,7 @@ class Job:
                         promised_bytes=member.freed_bytes,
                         push_ns=view.known_ns,
                         media_type=view.media_type,
+                        aged_ns=view.age.ns,
                     )
                 )
             units.append(items)

@@ -100,6 +100,8 @@ def _item(
         ),
         "pushed_at": rfc3339(view.pushed_ns) if view.pushed_ns >= 0 else None,
         "pushed_at_estimated": view.estimated,
+        "named_at": rfc3339(view.age.ns) if view.age.ns >= 0 else None,
+        "named_by": view.age.source,
         "last_pulled_at": rfc3339(pulled_ns) if pulled_ns >= 0 else None,
         "protected_by": protected_by(view, views, above, pulled_ns, rules),
     }

@@ -126,9 +126,10 @@ def seen(
     *,
     tag: str | None = None,
     created: int | None = None,
+    named: int | None = None,
     registry: str = DEFAULT_REGISTRY,
 ) -> ManifestSeen:
-    """The fact that a look brings."""
+    """The fact that a look brings. `named`: before that moment the tag did not name it (nanoseconds)."""
     return ManifestSeen(
         registry,
         repository,
@@ -139,6 +140,7 @@ def seen(
         tag,
         look.content,
         created,
+        named,
     )
 
 

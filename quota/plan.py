@@ -83,7 +83,7 @@ class Manifest:
     """False: it may or may not be a referrer."""
     tags: tuple[str, ...]
     pushed_at_ns: int
-    """Newest push, of any tag on it."""
+    """Since when it is what its newest tag names; what has no tag: its newest push. Age and order go by it."""
     age_known: bool
     """False: `pushed_at_ns` is not to be believed."""
     last_pulled_at_ns: int | None
@@ -92,11 +92,18 @@ class Manifest:
     size_known: bool
     """False: blobs and children are not known yet."""
     registry: str = "default"
+    last_push_ns: int | None = None
+    """Its newest push, where that is another moment: a mirror pushes unchanged tags again and again."""
 
     @property
     def key(self) -> ManifestKey:
         """What names it in the workspace."""
         return (self.registry, self.repository, self.digest)
+
+    @property
+    def newest_push_ns(self) -> int:
+        """What grace is counted from: whoever pushes something now may be about to use it."""
+        return self.pushed_at_ns if self.last_push_ns is None else self.last_push_ns
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,8 +74,9 @@ def protected_by(
     days = policy.keep_pulled_days
     if days is not None and pulled_ns >= 0 and rules.now_ns - pulled_ns < days * DAY_S * SECOND_NS:
         found.append(f"keep_pulled_days:{days}")
-    age_s = max(rules.now_ns - view.pushed_ns, 0) // SECOND_NS
-    if view.pushed_ns >= 0 and age_s < policy.min_age_s:
+    age_s = max(rules.now_ns - view.age.ns, 0) // SECOND_NS
+    belongs = above and not view.tags
+    if view.age.ns >= 0 and age_s < policy.min_age_s and not belongs:
         found.append(f"min_age:{policy.min_age_s}")
     return found
 

@@ -94,10 +94,13 @@ class Protections:
         if not manifest.age_known:
             return "age_unknown", "when it was pushed is not known"
         age_s = self._seconds_since(manifest.pushed_at_ns)
-        ago = f"{format_seconds(age_s)} ago"
-        if age_s < policy.min_age_s:
-            return "too_young", f"pushed {ago}, min_age is {format_seconds(policy.min_age_s)}"
-        if self._pushed_again(number) and age_s < policy.untagged_grace_s:
+        if age_s < policy.min_age_s and not self._belongs(number):
+            done = "tagged" if manifest.tags else "pushed"
+            young, least = format_seconds(age_s), format_seconds(policy.min_age_s)
+            return "too_young", f"{done} {young} ago, min_age is {least}"
+        push_s = self._seconds_since(manifest.newest_push_ns)
+        if push_s < policy.untagged_grace_s and self._pushed_again(number):
+            ago = f"{format_seconds(push_s)} ago"
             return "pushed_again", f"pushed again after its index, {ago}: a push may be under way"
         return self._unknown(number, manifest)
 
@@ -126,7 +129,7 @@ class Protections:
 
     def _grace(self, number: int) -> Kept | None:
         manifest = self._source.manifests[number]
-        left = max(manifest.pushed_at_ns, manifest.unreferenced_since_ns or 0)
+        left = max(manifest.newest_push_ns, manifest.unreferenced_since_ns or 0)
         since_s = self._seconds_since(left)
         grace_s = self._policy.untagged_grace_s
         if since_s >= grace_s:
@@ -156,4 +159,8 @@ class Protections:
         if parents is None or number in self._graph.subjects or self._graph.own_tags[number]:
             return False
         manifests = self._source.manifests
-        return manifests[number].pushed_at_ns > max(manifests[n].pushed_at_ns for n in parents)
+        return manifests[number].newest_push_ns > max(manifests[n].newest_push_ns for n in parents)
+
+    def _belongs(self, number: int) -> bool:
+        """Whether it is part of what holds it, and as old as that: a mirror pushes it again by digest."""
+        return self._graph.held(number) and not self._graph.own_tags[number]

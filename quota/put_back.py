@@ -121,6 +121,8 @@ def _seen(tools: Tools, kept: Kept, tags: Sequence[str], date: datetime) -> list
             len(kept.document),
             tag,
             content,
+            # A tag that was pushed after the plan came to name it by that push, which the ledger knows.
+            named_ns=item.aged_ns if item.aged_ns >= 0 and tag in item.tags else None,
         )
         for tag in (tags or (None,))
     ]

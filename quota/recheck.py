@@ -16,6 +16,7 @@ from uuid import UUID
 from ledger.contents import content_of_manifest
 from ledger.facts import ContentLearned, Fact
 from ledger.reading import ManifestView
+from ledger.reconcile import Floor
 from quota.looking import look_at, seen, stamp_of
 from quota.snapshot import Snapshot
 from registry.client import RegistryClient
@@ -64,9 +65,17 @@ class Differences:
 
 
 async def differences(
-    client: RegistryClient, snapshot: Snapshot, repository: str, *, new_id: Callable[[], UUID]
+    client: RegistryClient,
+    snapshot: Snapshot,
+    repository: str,
+    *,
+    floor: Floor,
+    new_id: Callable[[], UUID],
 ) -> Differences:
-    """Ask for every tag that either of them knows. Raises RegistryError."""
+    """Ask for every tag that either of them knows. Raises RegistryError.
+
+    A tag whose push nobody told of came to name what it names after `floor`.
+    """
     known = {
         tag: view.digest
         for view in snapshot.manifests
@@ -87,7 +96,8 @@ async def differences(
             answered.add(state.digest)
             if state.digest is None or state.digest == known.get(tag):
                 continue
-            fact = await _tag_seen(client, repository, tag, state.digest, new_id)
+            since = floor.of(tag)
+            fact = await _tag_seen(client, repository, tag, state.digest, since, new_id)
             if fact is not None:
                 log.warning("ledger_corrected", repository=repository, tag=tag)
                 facts.append(fact)
@@ -99,6 +109,7 @@ async def _tag_seen(
     repository: str,
     tag: str,
     digest: bytes,
+    since: int | None,
     new_id: Callable[[], UUID],
 ) -> Fact | None:
     try:
@@ -109,4 +120,5 @@ async def _tag_seen(
         raise RegistryError(f"{repository}:{tag} cannot be read: {error}") from error
     if look.content is None:
         raise RegistryError(f"{repository}:{tag} is of a media type that is not understood")
-    return seen(repository, look, stamp_of(look.date, new_id), tag=tag)
+    stamp = stamp_of(look.date, new_id)
+    return seen(repository, look, stamp, tag=tag, named=since)

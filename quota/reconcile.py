@@ -154,7 +154,12 @@ class Reconciler:
             await each(range(_REPOSITORIES_AT_ONCE), lambda _number: self._work(run))
         except RegistryError as error:
             await rows.end_pass(
-                self._pool, current.id, state="stopped", message=str(error), now=self._clock()
+                self._pool,
+                current.id,
+                state="stopped",
+                message=str(error),
+                now=self._clock(),
+                listed=run.listed,
             )
             raise
         finally:
@@ -176,6 +181,7 @@ class Reconciler:
                 workspace = known[name][0] if name in known else self._rule.split(name).workspace
                 if wanted in (None, workspace):
                     names.add(name)
+            run.listed = True
         except (RegistryDenied, RegistryRefused) as error:
             run.notes.append(
                 "The registry does not let its repositories be listed, so only those were looked "
@@ -190,11 +196,15 @@ class Reconciler:
         while run.waiting:
             repository = run.waiting.popleft()
             run.open.add(repository)
+            known = await self._known(repository)
             try:
-                await self._reconcile(run, repository)
+                await self._reconcile(run, repository, known)
             except RegistryError as error:
                 await self._excuse(error)
                 run.tell_problem(f"{repository}: {error}")
+                await rows.not_walked(
+                    self._pool, DEFAULT_REGISTRY, repository, run.current.id, known.floor.ns
+                )
             run.open.discard(repository)
             run.progress.done += 1
             run.advance(repository)
@@ -210,8 +220,8 @@ class Reconciler:
                 raise error
             await self._client.ping()
 
-    async def _reconcile(self, run: "_Run", repository: str) -> None:
-        known = await self._known(repository)
+    async def _reconcile(self, run: "_Run", repository: str, known: KnownRepository) -> None:
+        begun_with = known.floor
         missed: set[bytes] = set()
         walk = RepositoryWalk(
             self._client,
@@ -230,10 +240,19 @@ class Reconciler:
                 known = await self._without_what_arrived(repository, findings)
             if not findings.empty:
                 await self._record(run, repository, findings, known, missed)
+        await rows.keep_walk(
+            self._pool,
+            DEFAULT_REGISTRY,
+            repository,
+            run.current.id,
+            now=self._clock(),
+            unread={reference: begun_with.of(reference) for reference in walk.unread},
+        )
 
     async def _known(self, repository: str) -> KnownRepository:
         async with self._pool.acquire() as connection:
-            return await rows.known(connection, DEFAULT_REGISTRY, repository)
+            usual = self._rule.split(repository).workspace
+            return await rows.known(connection, DEFAULT_REGISTRY, repository, usual=usual)
 
     async def _without_what_arrived(self, repository: str, findings: Findings) -> KnownRepository:
         """Leave out what its own notification told the ledger meanwhile."""
@@ -293,7 +312,12 @@ class Reconciler:
             drift = await rows.drift(connection, run.current.id)
             await rows.announce_drift(connection, run.current, drift, now=now, new_id=self._new_id)
             await rows.end_pass(
-                connection, run.current.id, state="finished", message=run.obstacle, now=now
+                connection,
+                run.current.id,
+                state="finished",
+                message=run.obstacle,
+                now=now,
+                listed=run.listed,
             )
             suspected = await rows.count_suspected(connection)
         if any(item.found for item in drift):
@@ -335,6 +359,8 @@ class _Run(msgspec.Struct):
     open: set[str] = msgspec.field(default_factory=set)
     problems: list[str] = msgspec.field(default_factory=list)
     notes: list[str] = msgspec.field(default_factory=list)
+    listed: bool = False
+    """Whether all repositories' names were seen."""
     finished: list[str] = msgspec.field(default_factory=list)
     """Done, but not yet behind the cursor: something before them is still open."""
 

@@ -155,9 +155,10 @@ def _manifest(
         subject=None if content is None else content.subject,
         subject_known=_subject_known(view),
         tags=view.tags,
+        pushed_at_ns=max(view.age.ns, 0),
+        age_known=view.age.ns >= 0,
         # A push that an event told has a time; an image that was found may have an estimate.
-        pushed_at_ns=max(view.pushed_ns, 0),
-        age_known=view.pushed_ns >= 0,
+        last_push_ns=max(view.pushed_ns, 0),
         last_pulled_at_ns=view.pulled_ns if view.pulled_ns >= 0 else None,
         unreferenced_since_ns=since if since >= 0 else None,
         size_known=content is not None and not claimed,

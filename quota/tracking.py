@@ -13,7 +13,8 @@ from uuid import UUID, uuid4
 import msgspec
 
 from ledger import images as image_rows
-from ledger import reading
+from ledger import reading, records
+from ledger import reconcile as reconcile_rows
 from ledger.contents import believable, content_of_manifest, may_be_manifests, undeclared
 from ledger.facts import BlobStored, Fact, names_only
 from ledger.mapping import CleanupRunningError, Mapper, MovedMeanwhileError
@@ -118,8 +119,9 @@ class Tracker:
             except (RegistryError, ManifestError) as error:
                 raise TrackingError(f"the registry could not tell: {error}") from error
             await self._place(pushed, may)
+            since = await self._since(pushed, looked.top)
             await self._recorder.record(
-                self._facts(pushed, looked), now=self._clock(), source="track"
+                self._facts(pushed, looked, since), now=self._clock(), source="track"
             )
             tracked = await self._account(pushed, looked.top)
             if tracked is not None:
@@ -229,7 +231,20 @@ class Tracker:
             created = await created_ns(self._client, repository, look.config, now=self._clock())
         return _Found(look, created, [BlobStored(blob, size) for blob, size in stored.items()])
 
-    def _facts(self, pushed: Pushed, looked: _Looked) -> list[Fact]:
+    async def _since(self, pushed: Pushed, digest: bytes) -> int | None:
+        """The last pass over the repository, where the ledger does not know yet what the tag names."""
+        async with self._pool.acquire() as connection:
+            known = await records.find_repository(connection, DEFAULT_REGISTRY, pushed.repository)
+            if known is not None:
+                standing = await records.standing(connection, known[0], pushed.tag)
+                if standing.tag.digest == digest and standing.tag.live(standing.manifest):
+                    return None
+            not_before = await reconcile_rows.floor(
+                connection, DEFAULT_REGISTRY, pushed.repository, usual=pushed.workspace
+            )
+        return not_before.of(pushed.tag)
+
+    def _facts(self, pushed: Pushed, looked: _Looked, since: int | None) -> list[Fact]:
         """Observations, stamped by the registry's clock: they never overrule a newer event."""
         facts: list[Fact] = [*looked.blobs]
         top, found = looked.top, looked.found
@@ -244,6 +259,7 @@ class Tracker:
                     stamp_of(what.look.date, self._new_id),
                     tag=pushed.tag if digest == top and looked.tagged else None,
                     created=newest if digest == top else what.created,
+                    named=since if digest == top and looked.tagged else None,
                 )
             )
         return facts

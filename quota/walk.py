@@ -96,6 +96,8 @@ class RepositoryWalk:
         self._suspected: set[str] = set()
         self._unclear: set[str] = set()
         """References that could not be asked for: what was suspected of them still is."""
+        self.unread: set[str] = set()
+        """Those and what could not be fetched: they may have been there before this pass."""
 
     async def findings(self) -> AsyncIterator[Findings]:
         """What differs, a part at a time. Raises RegistryError when the registry is away."""
@@ -124,6 +126,7 @@ class RepositoryWalk:
             state, look = answer
             if look is not None and look.digest not in fetched:
                 self._unclear.add(tag)
+                self.unread.add(tag)
                 continue
             if state.digest is None:
                 if tag in self._known.tags:
@@ -163,6 +166,7 @@ class RepositoryWalk:
         except (RegistryError, ManifestError) as error:
             await self._excuse(error, f"{self._repository}:{tag}", found)
             self._unclear.add(tag)
+            self.unread.add(tag)
             return None
 
     # Manifests
@@ -199,6 +203,7 @@ class RepositoryWalk:
             look = look_at(stored)
         except (RegistryError, ManifestError) as error:
             await self._excuse(error, f"{self._repository}@{format_digest(digest)}", found)
+            self.unread.add(format_digest(digest))
             return None
         return await self._dated(look, found)
 
@@ -211,6 +216,7 @@ class RepositoryWalk:
             )
         except RegistryError as error:
             await self._excuse(error, f"{self._repository}@{format_digest(look.digest)}", found)
+            self.unread.add(format_digest(look.digest))
             return None
         return _Fetched(look, created)
 
@@ -276,18 +282,30 @@ class RepositoryWalk:
         for tag, digest, date in named:
             stamp = stamp_of(date, self._new_id)
             if (what := fetched.get(digest)) is not None:
-                fact = seen(self._repository, what.look, stamp, tag=tag, created=ages[digest])
+                created = self._known.floor.no_older(tag, ages[digest])
+                since = self._since(tag, created)
+                fact = seen(
+                    self._repository, what.look, stamp, tag=tag, created=created, named=since
+                )
             else:
                 known = self._known.manifests.get(digest)
                 if known is None and digest not in self._fetched:
+                    self.unread.add(tag)
                     continue  # what the tag names could not be read
-                fact = _known_again(self._repository, digest, known, stamp, tag)
+                since = self._since(tag, None)
+                fact = _known_again(self._repository, digest, known, stamp, tag, since)
             tagged.add(digest)
             found.facts.append(fact)
         for digest, what in fetched.items():
             if digest not in tagged:
                 stamp = stamp_of(what.look.date, self._new_id)
-                found.facts.append(seen(self._repository, what.look, stamp, created=ages[digest]))
+                created = self._known.floor.no_older(format_digest(digest), ages[digest])
+                found.facts.append(seen(self._repository, what.look, stamp, created=created))
+
+    def _since(self, tag: str, created: int | None) -> int | None:
+        """Before which moment the tag did not name what it names now; None: nobody had looked."""
+        floor = self._known.floor.of(tag)
+        return None if floor is None else max(floor, created or floor)
 
     def _ages(self, fetched: dict[bytes, _Fetched]) -> dict[bytes, int | None]:
         """Digest → when it was built, nanoseconds: an index is as new as its newest child."""
@@ -346,6 +364,7 @@ def _known_again(
     known: KnownManifest | None,
     stamp: tuple[int, bytes],
     tag: str,
+    since: int | None,
 ) -> ManifestSeen:
     """A tag on a manifest that the ledger has: what it contains is known."""
     return ManifestSeen(
@@ -356,6 +375,7 @@ def _known_again(
         known.media_type if known is not None else "",
         known.size if known is not None else 0,
         tag,
+        named_ns=since,
     )
 
 

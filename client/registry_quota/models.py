@@ -57,6 +57,8 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     """What deleting just this one would free."""
     pushed_at: datetime | None
     pushed_at_estimated: bool
+    named_at: datetime | None
+    named_by: str | None
     last_pulled_at: datetime | None
     protected_by: list[str]
 

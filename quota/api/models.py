@@ -125,6 +125,20 @@ class ImageAnswer(Answer):
     unique_bytes: Annotated[Count, Field(description="What deleting just this one would free.")]
     pushed_at: datetime | None
     pushed_at_estimated: Annotated[bool, Field(description="No push of it is known.")]
+    named_at: Annotated[
+        datetime | None,
+        Field(
+            description="What its age and its place among the newest go by: when a tag last came to name "
+            "it. Null: not known, so it is kept."
+        ),
+    ]
+    named_by: Annotated[
+        Literal["tag", "date", "image", "push"] | None,
+        Field(
+            description="Where that is from: a `tag` that came to name it, a person's `date`, the `image` "
+            "itself (an estimate), a `push` of what has no tag or had it already."
+        ),
+    ]
     last_pulled_at: datetime | None
     protected_by: Annotated[
         list[str],

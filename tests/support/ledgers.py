@@ -117,8 +117,10 @@ async def rows(pool: Pool) -> dict[str, list[tuple[Any, ...]]]:
         "manifests": """SELECT r.name, m.digest, r.registry, m.push_ns, m.push_id, m.seen_ns, m.seen_id,
               m.delete_ns, m.delete_id, m.sure_ns, m.sure_id, m.heard_ns, m.heard_id, m.created_ns, m.pulled_ns, m.size, m.media_type, m.blobs, m.children, m.present
               FROM manifests m JOIN repositories r ON r.id = m.repository_id ORDER BY 1, 2, 3""",
-        "tags": """SELECT r.name, t.name, r.registry, t.digest, t.set_ns, t.untag_ns
+        "tags": """SELECT r.name, t.name, r.registry, t.digest, t.set_ns, t.untag_ns, t.named_ns, t.first_push_ns
               FROM tags t JOIN repositories r ON r.id = t.repository_id ORDER BY 1, 2, 3""",
+        "repeats": """SELECT r.name, s.name, s.set_ns, s.set_id, s.moment_ns, s.pushed
+              FROM tag_repeats s JOIN repositories r ON r.id = s.repository_id ORDER BY 1, 2, 3, 4""",
         "digests": """SELECT w.name, d.digest, d.refs, d.names, CASE WHEN d.refs > d.names THEN d.size END
               FROM workspace_digests d JOIN workspaces w ON w.id = d.workspace_id WHERE d.refs > 0 ORDER BY 1, 2""",
         "stored": "SELECT digest, size FROM stored_blobs WHERE size >= 0 ORDER BY 1",
@@ -133,7 +135,7 @@ async def rows(pool: Pool) -> dict[str, list[tuple[Any, ...]]]:
 async def empty(pool: Pool) -> None:
     """Forget everything (a test that tries many histories in one database)."""
     await pool.execute(
-        """TRUNCATE workspaces, repositories, manifests, tags, workspace_digests, stored_blobs,
+        """TRUNCATE workspaces, repositories, manifests, tags, tag_repeats, workspace_digests, stored_blobs,
            outbox, observations, consumer_offsets, size_checks, reconcile_passes
            RESTART IDENTITY CASCADE"""
     )

@@ -97,19 +97,20 @@ class Oracle:
             for pulled_at in [self[n].last_pulled_at_ns]
         )
         parents = self.parents(number)
+        belongs = bool(self.holders(number)) and not self.own_tags(number)
         pushed_again = (
             bool(parents)
             and not self.own_tags(number)
             and not self.subjects(number)
-            and all(self[p].pushed_at_ns < manifest.pushed_at_ns for p in parents)
-            and age_ns < policy.untagged_grace_s * second
+            and all(self[p].newest_push_ns < manifest.newest_push_ns for p in parents)
+            and max(source.now_ns - manifest.newest_push_ns, 0) < policy.untagged_grace_s * second
         )
         return (
             used
             or pulled
             or pushed_again
             or any(fnmatchcase(t, g) for t in manifest.tags for g in policy.keep_tags)
-            or age_ns < policy.min_age_s * second
+            or (age_ns < policy.min_age_s * second and not belongs)
             or not (manifest.age_known and manifest.subject_known and manifest.size_known)
             or any(
                 named not in [self[n].digest for n in self.neighbours(number)]
@@ -203,7 +204,7 @@ class Oracle:
             return False
         manifest = self[number]
         if not self.own_tags(number):
-            left = max(manifest.pushed_at_ns, manifest.unreferenced_since_ns or 0)
+            left = max(manifest.newest_push_ns, manifest.unreferenced_since_ns or 0)
             if max(self.source.now_ns - left, 0) < self.source.policy.untagged_grace_s * 10**9:
                 return False
             if self.is_only_untagged(number):

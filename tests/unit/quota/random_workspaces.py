@@ -66,6 +66,7 @@ def manifests(draw: st.DrawFn) -> tuple[Manifest, ...]:
                     tags=tuple(tags),
                     pushed_at_ns=pushed,
                     age_known=draw(seldom(value=False, usual=True)),
+                    last_push_ns=draw(seldom(NOW_NS - 30 * 60 * 10**9, None)),
                     last_pulled_at_ns=draw(seldom(NOW_NS - DAY_NS, None)),
                     unreferenced_since_ns=draw(seldom(NOW_NS - HOUR_NS, None)),
                     **content,

@@ -151,7 +151,7 @@ def test_younger_than_min_age_stays(days, stays):
     why, sentence = verdict(crowded(), policy=open_policy(min_age_s=days * DAY_S))
     assert (why == "too_young") is stays
     if stays:
-        assert sentence == "kept: pushed 99 days ago, min_age is 100 days"
+        assert sentence == "kept: tagged 99 days ago, min_age is 100 days"
 
 
 def test_a_push_that_a_registry_dates_into_the_future_is_new_and_nothing_worse():

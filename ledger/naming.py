@@ -1,0 +1,122 @@
+"""When a tag came to name its digest, and how old an image is. PURE.
+
+A moved tag, a rollback and a new tag are news of an image; the same push again is none, however often a
+mirror sends it. So of every tag the sets to the digest that it names are kept, back to what it named
+before (`Tag.run` in the fold): the first of them is the moment. What lies before can never matter
+again, whatever else is learned: this run, the newest set to another digest and the removals are all
+that the rule needs of a tag's history, and each of them is the same in whatever order facts come.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from operator import attrgetter
+from typing import Literal
+
+import msgspec
+
+from ledger.facts import Stamp
+
+UNKNOWN = -1
+
+Source = Literal["tag", "date", "image", "push"]
+"""What an age goes by: a tag that came to name it, a person's date, the image's own word, a push."""
+
+
+class TagSet(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A set of a tag to the digest that it names."""
+
+    stamp: Stamp
+    moment_ns: int
+    """When the tag came to name it, if this set did it: a push's time, or what is known of a look; -1."""
+    pushed: bool
+    """False: somebody looked, and so it was."""
+
+
+Run = tuple[TagSet, ...]
+"""Sets of a tag to one digest, oldest first, none to another between them."""
+
+_stamp = attrgetter("stamp")
+
+
+def with_set(run: Run, tag_set: TagSet) -> Run:
+    """The run with one more set; one that it has already changes nothing."""
+    if not run or tag_set.stamp > run[-1].stamp:
+        return (*run, tag_set)
+    place = bisect_left(run, tag_set.stamp, key=_stamp)
+    if run[place].stamp == tag_set.stamp:
+        return run
+    return (*run[:place], tag_set, *run[place:])
+
+
+def behind(run: Run, barrier: Stamp) -> Run:
+    """What of a run is newer than a moment at which the tag did not name the digest."""
+    if not run or run[0].stamp > barrier:
+        return run
+    return tuple(tag_set for tag_set in run if tag_set.stamp > barrier)
+
+
+def heads(run: Run) -> Run:
+    """The few sets of a run, however long, from which `named` says the same."""
+    if len(run) == 1:
+        return run
+    chosen = set(run[:1])
+    if run and not run[0].pushed:
+        looks = [tag_set for tag_set in run if not tag_set.pushed]
+        chosen.add(max(looks, key=lambda look: (look.moment_ns, look.stamp)))
+        chosen.update([tag_set for tag_set in run if tag_set.pushed][:1])
+    return tuple(sorted(chosen, key=_stamp))
+
+
+class Named(msgspec.Struct, frozen=True, gc=False):
+    """When a tag came to name its digest. Nanoseconds; -1: not known."""
+
+    moment_ns: int = UNKNOWN
+    first_push_ns: int = UNKNOWN
+    """Where that is not known, the first push of the run: the tag named it before already."""
+
+
+def named(run: Run, before: Iterable[Stamp]) -> Named:
+    """What a run tells. `before`: moments at which the tag named something else, or nothing.
+
+    A run that a push began began with it. Where a look found it first, it began no earlier than that
+    look knew, nor than what was before; where neither is there, nobody knows.
+    """
+    if not run:
+        return Named()
+    if run[0].pushed:
+        return Named(run[0].moment_ns)
+    known = [tag_set.moment_ns for tag_set in run if not tag_set.pushed]
+    known += [stamp[0] for stamp in before]
+    if max(known) >= 0:
+        return Named(max(known))
+    return Named(UNKNOWN, next((s.moment_ns for s in run if s.pushed), UNKNOWN))
+
+
+class Age(msgspec.Struct, frozen=True, gc=False):
+    """Since when an image is what it is. Nanoseconds; -1: not known."""
+
+    ns: int = UNKNOWN
+    source: Source | None = None
+
+
+def age_of(tags: Iterable[Named], *, push_ns: int, dated_ns: int, built_ns: int) -> Age:
+    """The age that order, `min_age` and "newest" go by.
+
+    The newest moment at which one of its tags came to name it. Where none is known: a person's date,
+    else when the image says it was built (but never before the pass that had not found it yet), else
+    its first push under a tag that it had. What has no tag is as old as its newest push.
+    """
+    moments, first_pushes = [UNKNOWN], [UNKNOWN]
+    for tag in tags:
+        moments.append(tag.moment_ns)
+        first_pushes.append(tag.first_push_ns)
+    untagged = len(moments) == 1
+    ages: list[tuple[int, Source]] = [
+        (max(moments), "tag"),
+        (push_ns if untagged else UNKNOWN, "push"),
+        (dated_ns, "date"),
+        (built_ns, "image"),
+        (max(first_pushes), "push"),
+        (push_ns, "push"),
+    ]
+    return next((Age(ns, source) for ns, source in ages if ns >= 0), Age())
