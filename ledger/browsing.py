@@ -85,12 +85,18 @@ SELECT run_id, state, count(*) AS items FROM cleanup_items
 WHERE run_id = ANY($1::uuid[]) GROUP BY run_id, state
 """
 
+# The row's version grows with every change of it, also one that leaves all its figures as they were:
+# two readings are alike only when nothing happened between them.
 PULSE = """
-SELECT w.usage_bytes, w.quota_bytes, w.level, w.changed_at,
+SELECT w.usage_bytes, w.quota_bytes, w.level, w.enforcement, w.changed_at,
+       w.xmin::text::int8 AS row_version,
        (SELECT least(coalesce(sum(v.bytes), 0), 4611686018427387904) FROM reservations v
          WHERE v.workspace_id = w.id AND v.expires_at > $2)::int8 AS reserved_bytes,
        coalesce((SELECT max(o.id) FROM outbox o WHERE o.workspace_id = w.id), 0) AS last_event,
-       (SELECT max(c.started_at) FROM cleanup_runs c WHERE c.workspace_id = w.id) AS last_run_at
+       (SELECT max(c.started_at) FROM cleanup_runs c WHERE c.workspace_id = w.id) AS last_run_at,
+       (SELECT max(l.reported_at) FROM leases l WHERE l.workspace_id = w.id) AS leased_at,
+       (SELECT count(*) FROM leases l WHERE l.workspace_id = w.id AND l.expires_at > $2) AS leases,
+       (SELECT max(g.finished_at) FROM gc_verifications g) AS collection_seen_at
 FROM workspaces w WHERE w.id = $1
 """
 
@@ -157,10 +163,18 @@ class Pulse(msgspec.Struct, frozen=True):
     usage_bytes: int
     quota_bytes: int
     level: str
+    enforcement: str
     changed_at: datetime
+    row_version: int
     reserved_bytes: int
     last_event: int
     last_run_at: datetime | None
+    leased_at: datetime | None
+    """The newest report of what is in use."""
+    leases: int
+    """Sources whose report still counts."""
+    collection_seen_at: datetime | None
+    """When the registry was last asked what a garbage collection freed."""
     running: Progress | None
 
 
@@ -220,9 +234,11 @@ async def item_states(
     return found
 
 
-async def pulse(connection: Connection, workspace_id: int, *, now: datetime) -> Pulse:
-    """How a workspace stands; cheap enough to be asked twice a second."""
+async def pulse(connection: Connection, workspace_id: int, *, now: datetime) -> Pulse | None:
+    """How a workspace stands, cheap enough to be asked twice a second; None: it is gone."""
     row = await connection.fetchrow(PULSE, workspace_id, now)
+    if row is None:
+        return None
     running = await connection.fetchrow(RUNNING, workspace_id)
     return Pulse(**row, running=None if running is None else Progress(**running))
 

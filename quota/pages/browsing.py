@@ -124,8 +124,8 @@ class Browsing:
         async with self._pool.acquire() as connection:
             return await browsing.item_states(connection, run_ids)
 
-    async def pulse(self, workspace_id: int) -> Pulse:
-        """How a workspace stands."""
+    async def pulse(self, workspace_id: int) -> Pulse | None:
+        """How a workspace stands; None: it is gone."""
         async with self._pool.acquire() as connection:
             return await browsing.pulse(connection, workspace_id, now=self._clock())
 

@@ -75,6 +75,15 @@ class Figures(Generic[Value]):
         await asyncio.wait([task], timeout=wait)
         return self._known.get(workspace_id)
 
+    def newer_in(self, known: Known[Value] | None, state: object) -> float | None:
+        """Seconds after which to ask again for the figure of a state; None: this is it."""
+        if known is None:
+            return WAIT_SECONDS
+        if known.state == state:
+            return None
+        age = (self._clock() - known.as_of).total_seconds()
+        return max(WAIT_SECONDS, known.cost_seconds * _RENEW_AFTER - age)
+
     async def _renew(self, name: str, workspace_id: int, state: object) -> None:
         try:
             async with self._one_at_a_time:

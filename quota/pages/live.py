@@ -2,10 +2,12 @@
 
 `summary` carries the bar and a cleanup's progress as HTML whenever they change; `changed` tells the
 other parts to fetch themselves anew, at most every two seconds and once more when it is quiet again;
-`signed-out` ends it when the session has ended.
+`signed-out` ends it when the session has ended. A stream begins at the version that its page was made
+of (`from`), or that it last told of (`Last-Event-ID`): what happened between is told at once.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -20,7 +22,7 @@ from quota.pages.browsing import Browsing
 from quota.pages.render import HEADERS, Renderer, workspace_path
 from quota.pages.sessions import Sessions, Visitor
 from quota.pages.visits import Visits
-from quota.pages.workspaces import Workspaces
+from quota.pages.workspaces import Workspaces, version_of
 from runtime.lifecycle import Stopping
 from runtime.logs import get_logger
 from runtime.postgres import UNAVAILABLE
@@ -78,51 +80,65 @@ class Live:
         self, request: web.Request, view: WorkspaceView, response: web.StreamResponse
     ) -> None:
         shown: Pulse | None = None
-        told: Pulse | None = None
-        told_at = checked_at = alive_at = time.monotonic()
+        told = request.headers.get("Last-Event-ID") or request.query.get("from")
+        checked_at = alive_at = again_at = time.monotonic()
+        told_at = checked_at - _PARTS_EVERY_SECONDS
         while not await self._stopping.sleep(_EVERY_SECONDS if shown is not None else 0.01):
             now = time.monotonic()
             try:
                 pulse = await self._pulse(view.id)
+                if pulse is None:
+                    # The workspace is gone: what the page fetches then leads to where that is said.
+                    await send(response, "signed-out", "gone")
+                    return
                 # Before anything is shown, and now and then while there is nothing to show.
                 may_look = True
                 if pulse != shown or now - checked_at >= _CHECK_SESSION_SECONDS:
                     checked_at = now
                     visitor = await self._sessions.visitor(request)
                     may_look = visitor is not None and visitor.principal.may("read", view.name)
-                summary = await self._summary(view) if may_look and pulse != shown else None
+                summary, again = None, None
+                if may_look and (pulse != shown or now >= again_at):
+                    summary, again = await self._summary(view, pulse)
             except UNAVAILABLE:
                 continue
             if not may_look:
                 await send(response, "signed-out", "now")
                 return
-            if shown is None:
-                told = pulse
             if summary is not None:
                 shown = pulse
                 alive_at = now
+                again_at = math.inf if again is None else now + again
                 await send(response, "summary", summary)
-            if pulse != told and now - told_at >= _PARTS_EVERY_SECONDS:
-                told, told_at = pulse, now
-                await send(response, "changed", "now")
+            version = version_of(pulse)
+            if told is None:
+                told = version
+            if version != told and now - told_at >= _PARTS_EVERY_SECONDS:
+                told, told_at = version, now
+                await send(response, "changed", "now", identifier=version)
             if now - alive_at >= _SIGN_OF_LIFE_SECONDS:
                 alive_at = now
                 await response.write(b": alive\n\n")
 
-    async def _pulse(self, workspace_id: int) -> Pulse:
+    async def _pulse(self, workspace_id: int) -> Pulse | None:
         async with self._reading:
             known = self._readings.get(workspace_id)
             now = time.monotonic()
             if known is None or now - known[0] >= _EVERY_SECONDS * 0.9:
-                known = (now, await self._browsing.pulse(workspace_id))
+                pulse = await self._browsing.pulse(workspace_id)
+                if pulse is None:
+                    return None
+                known = (now, pulse)
                 self._readings[workspace_id] = known
             return known[1]
 
-    async def _summary(self, view: WorkspaceView) -> str:
-        values = await self._workspaces.summary_of(view)
-        return self._renderer.text(
+    async def _summary(self, view: WorkspaceView, pulse: Pulse) -> tuple[str, float | None]:
+        """Its HTML, and in how many seconds it will have newer figures (None: they are the newest)."""
+        values = await self._workspaces.summary_of(view, pulse)
+        text = self._renderer.text(
             "parts/summary_content.html", view=view, path=workspace_path(view.name), **values
         )
+        return text, self._workspaces.awaited_again(values["awaiting"], pulse)
 
 
 async def streamed(
@@ -146,7 +162,10 @@ async def streamed(
     return response
 
 
-async def send(response: web.StreamResponse, event: str, data: str) -> None:
-    """One server-sent event."""
+async def send(
+    response: web.StreamResponse, event: str, data: str, *, identifier: str | None = None
+) -> None:
+    """One server-sent event; a browser whose connection breaks says the last `identifier` it had."""
+    head = "" if identifier is None else f"id: {identifier}\n"
     lines = "".join(f"data: {line}\n" for line in data.splitlines())
-    await response.write(f"event: {event}\n{lines}\n".encode())
+    await response.write(f"{head}event: {event}\n{lines}\n".encode())

@@ -1,14 +1,17 @@
 """The pages themselves: the list, a workspace, each of its parts alone, a cleanup."""
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable
 from datetime import datetime
+from http import HTTPStatus
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
 from aiohttp import web
 
+from ledger.browsing import Pulse
 from ledger.reading import WorkspaceView
 from quota.accounts import Accounts
 from quota.api.problems import ProblemError
@@ -42,6 +45,8 @@ class Look(msgspec.Struct, frozen=True):
     request: web.Request
     visitor: Visitor
     view: WorkspaceView
+    pulse: Pulse
+    """How the workspace stood before anything else of it was read."""
     patient: bool
     """One part alone was asked for."""
 
@@ -49,6 +54,11 @@ class Look(msgspec.Struct, frozen=True):
     def wait(self) -> float:
         """Seconds that figures may take. A whole page has waited for all of them together."""
         return _PATIENT_SECONDS if self.patient else 0.0
+
+
+def version_of(pulse: Pulse) -> str:
+    """A name of what a workspace's page shows: it goes with the page, and the stream begins there."""
+    return hashlib.sha256(msgspec.json.encode(pulse)).hexdigest()[:16]
 
 
 class Workspaces:
@@ -143,40 +153,55 @@ class Workspaces:
 
     async def workspace(self, request: web.Request, visitor: Visitor) -> web.StreamResponse:
         """A workspace with all its parts."""
-        view = await self.view(request, visitor, "read")
-        look = Look(request, visitor, view, patient=False)
+        look = await self._look(request, visitor, patient=False)
         await asyncio.gather(
-            self._breakdown(view, WAIT_SECONDS),
-            self._awaited(view, view.changed_at),
+            self._breakdown(look, WAIT_SECONDS),
+            self._awaited(look.view, look.pulse),
             self._preview(look, WAIT_SECONDS),
         )
         values: dict[str, Any] = {}
         for make in self._parts.values():
             values |= await make(look)
-        return self._renderer.page("workspace.html", **self._common(look), **values)
+        return self._renderer.page(
+            "workspace.html", **self._common(look), **values, version=version_of(look.pulse)
+        )
 
     async def part(self, request: web.Request, visitor: Visitor) -> web.StreamResponse:
         """One part of a workspace: alone on a page, or to be put in its place."""
-        view = await self.view(request, visitor, "read")
         name = request.match_info["part"]
-        look = Look(request, visitor, view, patient=True)
-        values = {**self._common(look), **await self._parts[name](look), "part": name}
+        try:
+            look = await self._look(request, visitor, patient=True)
+        except ProblemError as error:
+            if error.status != HTTPStatus.NOT_FOUND or not is_part(request):
+                raise
+            # The workspace is gone, or out of reach: the whole page says so, not a part of it.
+            to = workspace_path(workspace_of(request))
+            return html("", status=error.status, headers={"HX-Redirect": to})
+        values = {**self._common(look), **await self._parts[name](look)}
         if is_part(request):
             return html(self._renderer.text(f"parts/{name}.html", **values))
-        return self._renderer.page("part.html", **values)
+        return self._renderer.page("part.html", **values, part=name)
 
     async def cleanup(self, request: web.Request, visitor: Visitor) -> web.StreamResponse:
         """A cleanup with every image and its reason."""
-        view = await self.view(request, visitor, "read")
+        look = await self._look(request, visitor, patient=True)
         try:
             run_id = UUID(request.match_info["id"])
         except ValueError as error:
             raise ProblemError(404, "There is no such cleanup.") from error
-        run = await self._runs.get(view, run_id)
+        run = await self._runs.get(look.view, run_id)
         if run is None:
             raise ProblemError(404, "There is no such cleanup in this workspace.")
-        look = Look(request, visitor, view, patient=True)
         return self._renderer.page("cleanup.html", **self._common(look), run=run)
+
+    async def _look(self, request: web.Request, visitor: Visitor, *, patient: bool) -> Look:
+        view = await self.view(request, visitor, "read")
+        pulse = await self._browsing.pulse(view.id)
+        # The settings after it, too: what changes from here on, the page's stream tells.
+        view = await self.view(request, visitor, "read")
+        if pulse is None:
+            raise ProblemError(404, "There is no such workspace, or it is not yours.")
+        return Look(request, visitor, view, pulse, patient=patient)
 
     def _common(self, look: Look) -> dict[str, Any]:
         policy = parse_policy(look.view.policy)
@@ -195,17 +220,14 @@ class Workspaces:
 
     async def summary(self, look: Look) -> dict[str, Any]:
         """The bar, the figures, and the cleanup that runs."""
-        return await self.summary_of(look.view)
+        return await self.summary_of(look.view, look.pulse)
 
-    async def summary_of(self, view: WorkspaceView) -> dict[str, Any]:
+    async def summary_of(self, view: WorkspaceView, pulse: Pulse) -> dict[str, Any]:
         """Also sent by itself while something happens."""
-        pulse = await self._browsing.pulse(view.id)
-        awaiting = await self._awaited(view, pulse.changed_at)
-        breakdown = await self._breakdown(view, 0)
+        awaiting = await self._awaited(view, pulse)
         return {
             "pulse": pulse,
             "awaiting": awaiting,
-            "breakdown": breakdown,
             "bar": charts.bar(
                 quota_bytes=pulse.quota_bytes,
                 usage_bytes=pulse.usage_bytes,
@@ -241,18 +263,18 @@ class Workspaces:
 
     async def apps(self, look: Look) -> dict[str, Any]:
         """Who takes how much."""
-        return {"breakdown": await self._breakdown(look.view, look.wait)}
+        return await self._breakdown(look, look.wait)
 
     async def images(self, look: Look) -> dict[str, Any]:
         """A page of images."""
         query = _image_query(look.request)
-        known = await self._breakdown(look.view, look.wait if query.sort in BY_SIZE else 0)
+        sizes = await self._breakdown(look, look.wait if query.sort in BY_SIZE else 0)
         preview = await self._preview(look, 0)
         return {
-            "breakdown": known,
-            "protections": {} if preview is None else preview.protections,
+            **sizes,
+            **preview,
             "images": await self._browsing.images(
-                look.view, query, limit=_IMAGES_A_PAGE, known=known
+                look.view, query, limit=_IMAGES_A_PAGE, known=sizes["breakdown"]
             ),
             "image_query": query,
             "image_values": {
@@ -266,13 +288,17 @@ class Workspaces:
 
     async def next(self, look: Look) -> dict[str, Any]:
         """What a cleanup would delete now."""
-        return {"preview": await self._preview(look, look.wait)}
+        return await self._preview(look, look.wait)
 
-    async def _preview(self, look: Look, wait: float) -> Preview | None:
-        view = look.view
-        state = (view.changed_at, view.reserved_bytes)
+    async def _preview(self, look: Look, wait: float) -> dict[str, Any]:
+        """The plan as it would be, and in how many seconds there is a newer one (None: not older)."""
+        view, pulse = look.view, look.pulse
+        state = (pulse.row_version, pulse.reserved_bytes, pulse.leased_at, pulse.leases)
         known = await self._previews.of(view.name, view.id, state, wait=wait)
-        return None if known is None else known.value
+        return {
+            "preview": None if known is None else known.value,
+            "preview_again": self._previews.newer_in(known, state),
+        }
 
     async def cleanups(self, look: Look) -> dict[str, Any]:
         """Runs, newest first."""
@@ -297,11 +323,23 @@ class Workspaces:
         )
         return {"events": events, "more_events": more}
 
-    async def _awaited(self, view: WorkspaceView, changed_at: datetime) -> Known[int] | None:
-        return await self._awaiting.of(view.name, view.id, changed_at)
+    async def _awaited(self, view: WorkspaceView, pulse: Pulse) -> Known[int] | None:
+        return await self._awaiting.of(view.name, view.id, _bytes_state(pulse))
 
-    async def _breakdown(self, view: WorkspaceView, wait: float) -> Known[Breakdown] | None:
-        return await self._breakdowns.of(view.name, view.id, view.changed_at, wait=wait)
+    def awaited_again(self, known: Known[int] | None, pulse: Pulse) -> float | None:
+        """Seconds after which a summary has newer figures; None: they are the newest."""
+        return self._awaiting.newer_in(known, _bytes_state(pulse))
+
+    async def _breakdown(self, look: Look, wait: float) -> dict[str, Any]:
+        """Sizes of all images, and in how many seconds there are newer ones (None: not older)."""
+        view, state = look.view, look.pulse.changed_at
+        known = await self._breakdowns.of(view.name, view.id, state, wait=wait)
+        return {"breakdown": known, "breakdown_again": self._breakdowns.newer_in(known, state)}
+
+
+def _bytes_state(pulse: Pulse) -> object:
+    """What changes with the bytes that wait for a registry's collection."""
+    return (pulse.changed_at, pulse.collection_seen_at)
 
 
 def _image_query(request: web.Request) -> ImageQuery:

@@ -12,13 +12,16 @@ _HOP = {"transfer-encoding", "connection", "content-encoding", "content-length",
 
 
 @asynccontextmanager
-async def slow_deletes(url: str, seconds: float) -> AsyncIterator[str]:
-    """Serve the registry at `url` under an address of its own, yielded."""
+async def slow_deletes(url: str, wait: float | asyncio.Semaphore) -> AsyncIterator[str]:
+    """Serve the registry at `url` under an address of its own, yielded.
+
+    A delete takes so many seconds, or begins when the semaphore lets it.
+    """
     async with aiohttp.ClientSession(auto_decompress=False) as session:
 
         async def forward(request: web.Request) -> web.Response:
             if request.method == "DELETE":
-                await asyncio.sleep(seconds)
+                await (asyncio.sleep(wait) if isinstance(wait, float) else wait.acquire())
             headers = {k: v for k, v in request.headers.items() if k.lower() not in _HOP}
             async with session.request(
                 request.method,

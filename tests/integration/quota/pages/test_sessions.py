@@ -97,10 +97,10 @@ async def test_a_stream_that_fails_goes_on_or_ends_and_is_no_other_answer(
     summary_of = Workspaces.summary_of
     outcomes = [None, failure]
 
-    async def fails_at_the_second(self, view):
+    async def fails_at_the_second(self, view, pulse):
         if outcomes and (error := outcomes.pop(0)):
             raise error
-        return await summary_of(self, view)
+        return await summary_of(self, view, pulse)
 
     monkeypatch.setattr(Workspaces, "summary_of", fails_at_the_second)
     cookie = {"Cookie": f"{COOKIE}={visitor.cookie}"}
