@@ -1,17 +1,32 @@
 """`registry-quota plan` and `registry-quota cleanup`: what would go and why, and making room now."""
 
 import asyncio
+import sys
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Annotated, Any, Final, NoReturn
 from uuid import UUID
 
 import typer
+from rich.console import Console
 
 from cli.client import ApiClient, ApiError, api_client, workspace_path
-from cli.console import CommandError, console, emit_json, plain, size, table
+from cli.console import (
+    CommandError,
+    ago,
+    console,
+    emit_json,
+    errors,
+    image_name,
+    plain,
+    size,
+    table,
+)
 from cli.options import AsJson, WorkspaceName
 from cli.progress import Work, progress, watched
 from cli.workspaces import parse_size
+from quota.going import Going, going_of
+from quota.words import plural
 
 Document = dict[str, Any]
 
@@ -90,20 +105,41 @@ def cleanup(
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait until it is done, however long that takes.")
     ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask: carry out what was just shown.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Delete what the policy allows until the target is reached.
 
-    Exit code 0 done, 1 something failed, 3 refused by a breaker or a guard.
+    On a terminal it shows what would go, asks, and carries out exactly that. With --yes it does so
+    without asking. Where nobody can be asked (a pipe, a schedule) it cleans towards the target.
+    Exit code 0 done, 1 something failed or nobody agreed, 3 refused by a breaker or a guard.
     """
     if dry_run:
         _show_and_exit(asyncio.run(_plan(workspace, plan_id)), as_json=as_json)
+    if plan_id is None and (yes or sys.stdin.isatty()):
+        plan_id = _agreed(asyncio.run(_plan(workspace)), ask=not yes, as_json=as_json)
     outcome, obstacle = asyncio.run(_clean(workspace, plan_id, timeout, wait=wait))
     if as_json:
         emit_json(outcome)
     else:
         show_outcome(workspace, outcome, obstacle)
     raise typer.Exit(exit_code(outcome))
+
+
+def _agreed(document: Document, *, ask: bool, as_json: bool) -> UUID:
+    """The plan's id, when what it deletes was shown and agreed to. Raises typer.Exit otherwise."""
+    going = going_of(document)
+    if document["blocks"]:
+        _show_and_exit(document, as_json=as_json)
+    if going and not as_json:
+        show_going(console, document, going)
+    elif going and ask:
+        show_going(errors, document, going)
+    if going and ask and not typer.confirm(f"Delete {plural(len(going), 'image')}?", err=True):
+        raise CommandError("nothing was deleted")
+    return UUID(document["id"])
 
 
 def _show_and_exit(document: Document, *, as_json: bool) -> NoReturn:
@@ -265,6 +301,40 @@ def _beside(document: Document) -> str:
     return "".join(told)
 
 
+def show_going(to: Console, document: Document, going: Sequence[Going]) -> None:
+    """What a plan deletes, an image a row: bytes, age, last pull; and who says what is in use."""
+    made_at = datetime.fromisoformat(document["made_at"])
+    table(
+        "",
+        ["would go", ">frees", ">pushed", ">last pull"],
+        [
+            (
+                image_name(item.repository, item.tags, item.digest),
+                size(item.freed_bytes),
+                ago(item.pushed_at, made_at) or "not known",
+                ago(item.last_pulled_at, made_at) or "never seen",
+            )
+            for item in going
+        ],
+        to=to,
+    )
+    sources = [lease["source"] for lease in document["lease_sources"]]
+    to.print(
+        f"None of them is in use by what {plain(', '.join(sources))} last reported."
+        if sources
+        else "What is in use is not known here: nobody reports it (registry-quota leases put).",
+        soft_wrap=True,
+    )
+    for warning in document["warnings"]:
+        to.print(f"[yellow]{plain(warning['code'])}[/]: {plain(warning['why'])}", soft_wrap=True)
+    to.print(
+        f"{plural(len(going), 'image')} would go and free {size(document['freed_bytes'])}: "
+        f"{size(document['usage_bytes'])} → {size(document['usage_after_bytes'])}, "
+        f"target {size(document['target_bytes'])}",
+        soft_wrap=True,
+    )
+
+
 def show_outcome(workspace: str, outcome: Document, obstacle: str | None) -> None:
     """Print what a cleanup did, what it could not do, and why it stopped."""
     images: Sequence[Document] = outcome["images"]
@@ -300,12 +370,11 @@ def _summary(outcome: Document) -> str:
 
 
 def _row(action: str, image: Document) -> tuple[str, ...]:
-    repository, tags = image["repository"], image["tags"]
     # The action stands in the column before it.
     why = image["why"].removeprefix("kept: ").removeprefix("deleted: ")
     return (
         action,
-        f"{repository}:{', '.join(tags)}" if tags else f"{repository}@{image['digest'][:19]}",
+        image_name(image["repository"], image["tags"], image["digest"]),
         "" if action == "keep" else size(image["freed_bytes"]),
         why,
     )

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
 from rich.cells import cell_len
@@ -10,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
+
+from quota.words import format_seconds
 
 console = Console(highlight=False, emoji=False)
 errors = Console(stderr=True, highlight=False, emoji=False)
@@ -50,23 +53,43 @@ def plain(value: object) -> str:
     return escape(harmless(value))
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def image_name(repository: str, tags: Sequence[str], digest: str) -> str:
+    """`acme/api:1.2, latest`, or `acme/api@sha256:0123456789ab` without a tag. PURE."""
+    return f"{repository}:{', '.join(tags)}" if tags else f"{repository}@{digest[:19]}"
+
+
+def ago(moment: str | None, now: datetime) -> str | None:
+    """`3 days ago`, of an ISO 8601 moment; None stays None. PURE."""
+    if moment is None:
+        return None
+    seconds = max(int((now - datetime.fromisoformat(moment)).total_seconds()), 0)
+    return f"{format_seconds(seconds)} ago"
+
+
+def table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    to: Console | None = None,
+) -> None:
     """Print a table; columns that begin with `>` are set to the right.
 
     Where nobody looks (a pipe, a file) it has no frame, and a line a row, however wide.
     """
     names = [name.removeprefix(">") for name in columns]
     right = [name.startswith(">") for name in columns]
-    if not console.is_terminal:
+    shown = console if to is None else to
+    if not shown.is_terminal:
         cells = [names, *([harmless(cell) for cell in row] for row in rows)]
-        print("\n".join([*([title] if title else []), *aligned(cells, right)]), file=console.file)
+        print("\n".join([*([title] if title else []), *aligned(cells, right)]), file=shown.file)
         return
     view = Table(title=title or None, title_justify="left", header_style="bold", pad_edge=False)
     for name, to_the_right in zip(names, right, strict=True):
         view.add_column(name, justify="right" if to_the_right else "left")
     for row in rows:
         view.add_row(*(Text(harmless(cell)) for cell in row))
-    console.print(view)
+    shown.print(view)
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:

@@ -1,8 +1,8 @@
 """Cleanups that a person or program asks for: plans that are stored, runs, and the record of both."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -16,7 +16,7 @@ from ledger.runs import AlreadyRunningError
 from quota.cleanup import Cleaner
 from quota.decision import target_bytes
 from quota.outcome import Outcome, PlanChangedError
-from quota.plan import Plan
+from quota.plan import Decision, Manifest, Plan
 from quota.snapshot import Incoming, Snapshot
 from quota.stored import Steps, steps_of
 from registry.names import format_digest
@@ -31,6 +31,8 @@ _WARNINGS = {
     "images_not_found": "the registry answers for no tag of some images: they count among no newest",
 }
 _MOST_NAMED = 5
+_BEGIN_LOOK_SECONDS = 0.05
+"""Between two looks whether a run has begun."""
 
 
 class NoSuchPlanError(Exception):
@@ -119,9 +121,12 @@ class Runs:
         await asyncio.wait([task], timeout=timeout_s)
         return task.result() if task.done() else outcome
 
-    async def apply(self, view: WorkspaceView, plan_id: UUID, timeout_s: float) -> Outcome:
+    async def apply(
+        self, view: WorkspaceView, plan_id: UUID, timeout_s: float, *, begin_only: bool = False
+    ) -> Outcome:
         """Carry out a stored plan as it was shown, after checking that it still holds.
 
+        With `begin_only` it is waited for until its run is on record (or it has ended), no longer.
         Raises NoSuchPlanError, PlanExpiredError, PlanRefusedError; nothing was deleted then.
         """
         stored = await self._find_plan(view, plan_id)
@@ -154,7 +159,12 @@ class Runs:
                 " out, apply it when that has ended",
                 ["another cleanup of the workspace is still running"],
             ) from error
-        await asyncio.wait([task], timeout=max(0.0, end - loop.time()))
+        while not task.done() and (left := end - loop.time()) > 0:
+            if begin_only and outcome.run_id is not None:
+                break
+            await asyncio.wait(
+                [task], timeout=min(left, _BEGIN_LOOK_SECONDS) if begin_only else left
+            )
         if not task.done():
             return outcome
         try:
@@ -206,6 +216,11 @@ def _run(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _document(snapshot: Snapshot, plan: Plan, warnings: Sequence[str]) -> dict[str, Any]:
+    heads = {member.key: unit.manifest for unit in plan.units for member in unit.members[1:]}
+    users: dict[bytes, list[str]] = {}
+    for lease in snapshot.leases:
+        for digest in lease.digests:
+            users.setdefault(digest, []).append(lease.source)
     return {
         "workspace": plan.workspace,
         "usage_bytes": plan.usage_before_bytes,
@@ -221,17 +236,44 @@ def _document(snapshot: Snapshot, plan: Plan, warnings: Sequence[str]) -> dict[s
             {"code": block.code, "why": block.sentence} for block in (*plan.warnings, *plan.notes)
         ]
         + [{"code": code, "why": _WARNINGS[code]} for code in warnings],
-        "images": [
+        "lease_sources": [
             {
-                "repository": decision.manifest.repository,
-                "app": decision.manifest.app,
-                "digest": format_digest(decision.manifest.digest),
-                "tags": list(decision.manifest.tags),
-                "action": "keep" if decision.keep else "delete",
-                "code": decision.why,
-                "why": decision.sentence,
-                "freed_bytes": decision.freed_bytes,
+                "source": lease.source,
+                "reported_at": lease.reported_at,
+                "stale": lease.stale(snapshot.now),
             }
+            for lease in snapshot.leases
+        ],
+        "images": [
+            _planned(decision, heads.get(decision.manifest.key), users)
             for decision in plan.as_listed
         ],
     }
+
+
+def _planned(
+    decision: Decision, head: Manifest | None, users: Mapping[bytes, Sequence[str]]
+) -> dict[str, Any]:
+    """A manifest of a plan; `head` is the image that takes it along, `users` are of leased digests."""
+    manifest = decision.manifest
+    names = (manifest.digest, *manifest.blobs, *manifest.children) if users else ()
+    return {
+        "repository": manifest.repository,
+        "app": manifest.app,
+        "digest": format_digest(manifest.digest),
+        "tags": list(manifest.tags),
+        "action": "keep" if decision.keep else "delete",
+        "code": decision.why,
+        "why": decision.sentence,
+        "freed_bytes": decision.freed_bytes,
+        "goes_with": None if head is None else format_digest(head.digest),
+        "pushed_at": _moment(manifest.pushed_at_ns) if manifest.age_known else None,
+        "last_pulled_at": (
+            None if manifest.last_pulled_at_ns is None else _moment(manifest.last_pulled_at_ns)
+        ),
+        "used_by": sorted({source for name in names for source in users.get(name, ())}),
+    }
+
+
+def _moment(ns: int) -> datetime:
+    return datetime.fromtimestamp(ns // 10**9, UTC)

@@ -303,6 +303,20 @@ class PlannedImage(Answer):
     code: str
     why: str
     freed_bytes: Count
+    goes_with: Annotated[
+        str | None, Field(description="Digest of the image whose deletion takes it along.")
+    ]
+    pushed_at: datetime | None
+    last_pulled_at: datetime | None
+    used_by: Annotated[list[str], Field(description="Lease sources that have it in use.")]
+
+
+class LeaseSource(Answer):
+    """Who reports what is in use."""
+
+    source: str
+    reported_at: datetime
+    stale: bool
 
 
 class PlanBlock(Answer):
@@ -331,6 +345,7 @@ class PlanAnswer(Answer):
     why_not: str | None
     blocks: list[PlanBlock]
     warnings: list[PlanBlock]
+    lease_sources: list[LeaseSource]
     images: list[PlannedImage]
 
 

@@ -1,8 +1,13 @@
 """A whole system for the commands that talk to one, and a way to call them as a person does."""
 
 import asyncio
+import fcntl
 import os
+import pty
+import re
+import struct
 import sys
+import termios
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
@@ -55,3 +60,47 @@ def command(system: System) -> Command:
         return Ran(process.returncode or 0, out.decode(), err.decode())
 
     return run
+
+
+@pytest.fixture
+def on_a_terminal(system: System) -> Command:
+    """As `command`, on a terminal of 80 columns where somebody answers what it asks."""
+
+    async def run(*arguments: str, answer: str = "", **environment: str) -> Ran:
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 80, 0, 0))
+        clean = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("RQ_", "ORBIT_")) and name not in {"COLUMNS", "NO_COLOR"}
+        }
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "cli.main",
+            *arguments,
+            env=clean
+            | {"RQ_RUN_DIR": str(system.stack.run_dir.root), "TERM": "xterm"}
+            | environment,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+        )
+        os.close(theirs)
+        if answer:
+            os.write(ours, f"{answer}\n".encode())
+        shown = b""
+        while chunk := await asyncio.to_thread(_read, ours):
+            shown += chunk
+        os.close(ours)
+        code = await asyncio.wait_for(process.wait(), 60)
+        return Ran(code, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()), "")
+
+    return run
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # Linux says so when the other end is closed
+        return b""

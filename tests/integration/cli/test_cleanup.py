@@ -77,6 +77,43 @@ async def test_a_shown_plan_is_carried_out_refused_when_used_up_and_undone(syste
     assert "no such image" in lost.err
 
 
+async def test_on_a_terminal_it_shows_what_goes_and_deletes_only_what_was_agreed_to(
+    system, command, on_a_terminal
+):
+    name = await workspace_with(system, command, images=7, quota_bytes=400_000)
+    kept = await on_a_terminal("cleanup", name, answer="n")
+    assert kept.code == 1, kept.out
+    assert "nothing was deleted" in kept.out
+    for shown in (f"{name}/api:1.0", f"{name}/api:1.1", "never seen", "seconds ago", "49.5 KB"):
+        assert shown in kept.out, kept.out
+    assert "What is in use is not known here" in kept.out
+    assert "Delete 2 images? [y/N]" in kept.out
+    assert len(await system.images(name)) == 7
+
+    lease = {"source": "k8s-prod", "digests": [], "ttl_s": 60}
+    await system.call("POST", f"/v1/workspaces/{name}/leases", lease)
+    agreed = await on_a_terminal("cleanup", name, answer="y")
+    assert agreed.code == 0, agreed.out
+    assert "None of them is in use by what k8s-prod last reported." in agreed.out
+    assert sorted(image["tags"][0] for image in await system.images(name)) == [
+        f"1.{number}" for number in range(2, 7)
+    ]
+    _status, runs = await system.call("GET", f"/v1/workspaces/{name}/cleanups")
+    assert [run["cause"] for run in runs["items"]] == ["plan"]
+
+
+async def test_with_yes_a_program_is_not_asked_and_gets_the_plan_that_was_made(system, command):
+    name = await workspace_with(system, command, images=7, quota_bytes=400_000)
+    ran = await command("cleanup", name, "--yes", "--json")
+    assert ran.code == 0, ran
+    assert len(json.loads(ran.out)["images"]) == 2
+    _status, runs = await system.call("GET", f"/v1/workspaces/{name}/cleanups")
+    assert [run["plan_id"] is not None for run in runs["items"]] == [True]
+    again = await command("cleanup", name, "-y")
+    assert again.code == 0
+    assert "nothing to do" in again.out
+
+
 async def test_a_long_cleanup_is_waited_for_when_that_is_wanted(system, command):
     name = await workspace_with(system, command, images=12, quota_bytes=700_000)
     pool = await open_pool(system.environment["RQ_DATABASE_URL"], size=4, name="test")
@@ -99,7 +136,12 @@ async def test_a_breaker_refuses_with_exit_code_3_and_says_why(system, command):
     name = await workspace_with(
         system, command, images=5, quota_bytes=200_000, max_images_per_run=1
     )
-    for arguments in (("plan", name), ("cleanup", name), ("cleanup", name, "--dry-run")):
+    for arguments in (
+        ("plan", name),
+        ("cleanup", name),
+        ("cleanup", name, "--dry-run"),
+        ("cleanup", name, "--yes"),
+    ):
         ran = await command(*arguments)
         assert ran.code == 3, ran
         assert "max_images_per_run" in ran.out
