@@ -119,7 +119,7 @@ def cleanup(
     if dry_run:
         _show_and_exit(asyncio.run(_plan(workspace, plan_id)), as_json=as_json)
     if plan_id is None and (yes or sys.stdin.isatty()):
-        plan_id = _agreed(asyncio.run(_plan(workspace)), ask=not yes, as_json=as_json)
+        plan_id = _agreed(asyncio.run(_plan(workspace, None)), ask=not yes, as_json=as_json)
     outcome, obstacle = asyncio.run(_clean(workspace, plan_id, timeout, wait=wait))
     if as_json:
         emit_json(outcome)
@@ -329,8 +329,8 @@ def show_going(to: Console, document: Document, going: Sequence[Going]) -> None:
         to.print(f"[yellow]{plain(warning['code'])}[/]: {plain(warning['why'])}", soft_wrap=True)
     to.print(
         f"{plural(len(going), 'image')} would go and free {size(document['freed_bytes'])}: "
-        f"{size(document['usage_bytes'])} → {size(document['usage_after_bytes'])}, "
-        f"target {size(document['target_bytes'])}",
+        f"{size(document['usage_bytes'])} → {size(document['usage_after_bytes'])}"
+        f"{_beside(document)}, target {size(document['target_bytes'])}",
         soft_wrap=True,
     )
 

@@ -1,4 +1,4 @@
-"""`registry-quota workspaces list|show|set|map`."""
+"""`registry-quota workspaces list|show|set|map|delete`."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from cli.client import api_client, workspace_path
+from cli.client import ApiError, api_client, workspace_path
 from cli.console import CommandError, console, emit_json, plain, size, table
 from cli.options import AsJson, WorkspaceName, workspace_names
 from quota.policy import DEFAULT_POLICY, GLOB_FIELDS, policy_document
@@ -18,6 +18,7 @@ from registry_quota import Mapped, Usage, Workspace
 
 commands = typer.Typer(help="Who stores how much of what they may.", no_args_is_help=True)
 
+_CONFLICT = 409
 _SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMGTP]?)(?:i?B)?$", re.IGNORECASE)
 
 
@@ -164,6 +165,30 @@ def _rule_value(name: str, text: str) -> Any:
     if name in GLOB_FIELDS and not isinstance(value, list):
         return [part.strip() for part in text.split(",") if part.strip()]
     return value
+
+
+@commands.command("delete")
+def delete_workspace(workspace: WorkspaceName, as_json: AsJson = False) -> None:
+    """Remove an empty workspace, with its settings and its history.
+
+    Exit code 3 when it still holds images, reservations, leases or a running cleanup. A push that comes
+    later makes it anew, at the default quota.
+    """
+
+    async def delete() -> None:
+        async with api_client() as api:
+            await api.call("DELETE", workspace_path(workspace))
+
+    try:
+        asyncio.run(delete())
+    except ApiError as error:
+        if error.status == _CONFLICT:
+            raise CommandError(str(error), exit_code=3) from error
+        raise
+    if as_json:
+        emit_json({"workspace": workspace, "deleted": True})
+        return
+    console.print(f"{plain(workspace)} is removed")
 
 
 @commands.command("map")

@@ -372,10 +372,11 @@ async def unsettled(connection: Connection) -> list[tuple[str, str, bytes]]:
 
 CHANGED_USAGE = """
 SELECT l.id, l.name, l.quota_bytes, coalesce(r.usage_bytes, 0) AS usage_bytes, l.level,
-       coalesce(l.first_image_at, r.first_image_at) IS NOT NULL AS has_images
+       l.first_image_at IS NOT NULL OR coalesce(r.usage_bytes, 0) > 0 AS has_images
 FROM public.workspaces l LEFT JOIN replayed.workspaces r USING (name)
+-- One that is empty again, and was removed, had images once: it stays away.
 WHERE l.usage_bytes <> coalesce(r.usage_bytes, 0)
-   OR (l.first_image_at IS NULL AND r.first_image_at IS NOT NULL)
+   OR (l.first_image_at IS NULL AND r.usage_bytes > 0)
 ORDER BY l.id
 """
 

@@ -31,6 +31,43 @@ WHERE id = $1
 """
 
 
+HOLDS = """
+SELECT (SELECT count(*) FROM repositories r JOIN manifests m ON m.repository_id = r.id
+         WHERE r.workspace_id = $1 AND m.present) AS manifests,
+       (SELECT count(*) FROM reservations v
+         WHERE v.workspace_id = $1 AND v.expires_at > $2 AND v.settled_by IS NULL) AS reservations,
+       (SELECT coalesce(array_agg(l.source ORDER BY l.source), '{}') FROM leases l
+         WHERE l.workspace_id = $1) AS lease_sources,
+       EXISTS (SELECT FROM cleanup_runs c WHERE c.workspace_id = $1 AND c.state = 'running')
+         AS cleaning
+"""
+
+# The row stays, as that of a name nobody has pushed to: what is known of its repositories (that an image
+# was deleted, too) goes on being right, and the next push finds its place and makes it visible again.
+# What was deleted in it stays on record for as long as such records are kept.
+HIDE = """
+UPDATE workspaces
+SET first_image_at = NULL, configured = false, found_by_reconciliation = false, quota_bytes = $2,
+    policy = '{}', enforcement = 'advisory', level = 'ok', changed_at = $3
+WHERE id = $1
+"""
+
+FORGET = (
+    "DELETE FROM usage_history WHERE workspace_id = $1",
+    "DELETE FROM reservations WHERE workspace_id = $1",
+    "DELETE FROM cleanup_plans WHERE workspace_id = $1",
+)
+
+
+class Holds(msgspec.Struct, frozen=True):
+    """What keeps a workspace from being removed."""
+
+    manifests: int
+    reservations: int
+    lease_sources: list[str]
+    cleaning: bool
+
+
 class Settings(msgspec.Struct, frozen=True):
     """What somebody sets; None leaves a part as it is."""
 
@@ -83,3 +120,22 @@ async def configure(
     )
     await history.sample(connection, [workspace], now)
     await outbox.add_events(connection, events, now=now, new_id=new_id)
+
+
+async def remove(
+    connection: Connection, name: str, *, default_quota_bytes: int, now: datetime
+) -> Holds | None:
+    """Take away an empty workspace: its settings, its history, its place in every list.
+
+    What it holds otherwise, and then nothing was changed; None for one that is not known. Call it within
+    a transaction: a push waits for the workspace's lock and comes after it.
+    """
+    workspace = await lock_workspace(connection, name)
+    if workspace is None:
+        return None
+    holds = Holds(*(await connection.fetchrow(HOLDS, workspace.id, now)).values())
+    if holds == Holds(0, 0, [], cleaning=False):
+        await connection.execute(HIDE, workspace.id, default_quota_bytes, now)
+        for statement in FORGET:
+            await connection.execute(statement, workspace.id)
+    return holds

@@ -15,11 +15,12 @@ from ledger.images import Cursor
 from ledger.reading import WorkspaceView
 from ledger.record import LevelRule
 from ledger.reservations import Reservation
-from ledger.workspaces import Settings
+from ledger.workspaces import Holds, Settings
 from quota import images
 from quota.listing import describe_page
 from quota.policy import DEFAULT_POLICY, Policy, parse_policy
 from quota.usage import untagged
+from quota.words import plural
 from runtime.logs import get_logger
 from runtime.postgres import Pool, retry_conflicts
 
@@ -27,6 +28,31 @@ log = get_logger(__name__)
 
 _RECOMPUTE_AFTER = 20
 """The graph's figures may be older than the account by this many times what computing them takes."""
+
+
+class NotEmptyError(Exception):
+    """A workspace that is to be removed still holds something; `reasons` say what, and what to do."""
+
+    def __init__(self, name: str, reasons: list[str]) -> None:
+        super().__init__(f"workspace {name!r} is not empty: {'; '.join(reasons)}")
+        self.reasons = reasons
+
+
+def _reasons(holds: Holds) -> list[str]:
+    found = []
+    if holds.manifests:
+        stored = plural(holds.manifests, "manifest")
+        found.append(f"it stores {stored}: delete them in the registry, or map their repositories")
+    if holds.reservations:
+        found.append(
+            f"{plural(holds.reservations, 'reservation')} of a build: let it end, or release it"
+        )
+    if holds.lease_sources:
+        sources = ", ".join(holds.lease_sources)
+        found.append(f"it has leases of {sources}: `registry-quota leases retire` ends them")
+    if holds.cleaning:
+        found.append("a cleanup is running: wait for its end")
+    return found
 
 
 class Graph(msgspec.Struct, frozen=True):
@@ -113,6 +139,23 @@ class Accounts:
             policy=view.policy,
         )
         return view
+
+    async def remove(self, name: str) -> None:
+        """Remove an empty workspace. Raises NotEmptyError with what it holds; nothing is changed then."""
+
+        async def attempt() -> Holds | None:
+            async with self._pool.acquire() as connection, connection.transaction():
+                return await workspaces.remove(
+                    connection,
+                    name,
+                    default_quota_bytes=self._default_quota_bytes,
+                    now=self._clock(),
+                )
+
+        holds = await retry_conflicts(attempt)
+        if holds is not None and (reasons := _reasons(holds)):
+            raise NotEmptyError(name, reasons)
+        log.info("workspace_removed", workspace=name)
 
     async def usage(self, view: WorkspaceView) -> dict[str, Any]:
         """`GET …/usage`: what is stored, exact; the graph's figures with their own time."""

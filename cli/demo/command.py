@@ -8,14 +8,18 @@ import signal
 import time
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from cli.client import api_client, settings_here
 from cli.console import CommandError
+from quota.words import plural
+
+_WORKSPACE: Final = "demo"
 
 
 def register(app: typer.Typer) -> None:
@@ -27,14 +31,15 @@ def demo(
     connected: Annotated[
         bool,
         typer.Option(
-            "--connected", help="On the system that the settings reach, in a workspace of its own."
+            "--connected",
+            help="On the system that the settings reach, in a new workspace of its own.",
         ),
     ] = False,
 ) -> None:
     """Show the main job on real parts, and verify it: push, account, announce, clean up.
 
-    Beside a running `dev up` (`make run`) of the same folder it uses that stack with a fresh
-    workspace, else it starts and stops its own. Exits 0 only if all of it held.
+    Beside a running `dev up` (`make run`) of the same folder it uses that stack, else it starts and
+    stops its own. Its workspace is `demo`, emptied first, and stays. Exits 0 only if all of it held.
     """
     try:
         from devstack.errors import StackError
@@ -79,6 +84,7 @@ async def _until_signal(work: Coroutine[Any, Any, bool]) -> bool:
 async def _demo(*, connected: bool) -> bool:
     """True when everything held."""
     from cli.demo import show
+    from cli.demo.empty import empty
     from cli.demo.events import quota_events
     from cli.demo.images import Builder
     from cli.demo.push import choose_pusher
@@ -88,14 +94,23 @@ async def _demo(*, connected: bool) -> bool:
     began = time.monotonic()
     show.begin()
     async with AsyncExitStack() as held_open:
+        own = False
         if not connected:
-            os.environ.update(await _environment(held_open))
+            environment, own = await _environment(held_open)
+            os.environ.update(environment)
         settings = settings_here()
-        workspace = f"demo-{secrets.token_hex(4)}"
+        fresh = secrets.token_hex(4)
+        # Elsewhere a workspace of this name may be somebody's.
+        workspace = f"demo-{fresh}" if connected else _WORKSPACE
         api = await held_open.enter_async_context(api_client())
         registry = await held_open.enter_async_context(registry_client(settings))
         await registry.ping()
-        events = await held_open.enter_async_context(quota_events(settings, workspace, show.event))
+        if not connected and (gone := await empty(api, registry, workspace)):
+            show.aside(f"emptied the workspace {workspace} ({plural(gone, 'manifest')})")
+        began_at = datetime.now(UTC)
+        events = await held_open.enter_async_context(
+            quota_events(settings, workspace, show.event, since=began_at)
+        )
         folder = Path(held_open.enter_context(TemporaryDirectory(prefix="registry-quota-demo-")))
         story = Story(
             workspace=workspace,
@@ -103,16 +118,17 @@ async def _demo(*, connected: bool) -> bool:
             registry=registry,
             pusher=choose_pusher(registry, folder, anonymous=settings.registry_username is None),
             events=events,
-            builder=Builder(seed=workspace),
+            builder=Builder(seed=f"{workspace} {fresh}"),
         )
         verdicts = await story.tell()
         held = all(verdict.held for verdict in verdicts)
         show.end(held=held, seconds=time.monotonic() - began)
+        show.where(settings.api_address(), workspace, connected=connected, own=own)
     return held
 
 
-async def _environment(held_open: AsyncExitStack) -> dict[str, str]:
-    """How to reach the stack: the one that runs in this folder, else our own, held open."""
+async def _environment(held_open: AsyncExitStack) -> tuple[dict[str, str], bool]:
+    """How to reach the stack that runs in this folder, else our own (True), held open."""
     from cli.demo import show
     from devstack.config import StackConfig
     from devstack.foreground import running_stack
@@ -123,10 +139,10 @@ async def _environment(held_open: AsyncExitStack) -> dict[str, str]:
     running = await running_stack(config.run_dir)
     if running is not None:
         show.aside(f"using the stack that runs in {config.run_dir}")
-        return running
+        return running, False
     show.aside(f"starting a stack in {config.run_dir} (its data stays there)")
     own = await held_open.enter_async_context(Stack(config, say=show.aside))
     if not own.has_registry:
         hint = how_to_connect(own.webhook_url, own.webhook_token, own.registry_port)
         raise CommandError(f"the demo needs a registry:\n{hint}")
-    return own.environment
+    return own.environment, True

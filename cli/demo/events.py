@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
@@ -11,6 +12,7 @@ from aiokafka.errors import KafkaError
 
 from cli.console import CommandError
 from runtime.consumers import end_consumer
+from runtime.errors import text_of
 from runtime.kafka import QUOTA_EVENTS_TOPIC, connection_options
 from runtime.settings import Settings
 
@@ -20,9 +22,9 @@ Event = dict[str, Any]
 
 @asynccontextmanager
 async def quota_events(
-    settings: Settings, workspace: str, show: Callable[[Event], None]
+    settings: Settings, workspace: str, show: Callable[[Event], None], *, since: datetime
 ) -> AsyncIterator[list[Event]]:
-    """The list of the workspace's events from now on. It grows by itself; each is shown first.
+    """The list of what happened in the workspace `since`. It grows by itself; each is shown first.
 
     Raises CommandError when Kafka does not answer.
     """
@@ -34,18 +36,19 @@ async def quota_events(
     async def read() -> None:
         async for record in consumer:
             event = json.loads(record.value)
-            if event["subject"] == workspace:
+            # What happened before may be published only now.
+            if event["subject"] == workspace and datetime.fromisoformat(event["time"]) >= since:
                 show(event)
                 seen.append(event)
 
     try:
         await consumer.start()
-        # Only the future matters: the workspace is new. Positions are known when this returns.
+        # Only the future matters: the workspace is empty. Positions are known when this returns.
         await consumer.seek_to_end()
     except KafkaError as error:
         await end_consumer(consumer)
         raise CommandError(
-            f"Kafka at {settings.kafka_bootstrap} does not answer ({error!r}); check RQ_KAFKA_BOOTSTRAP"
+            f"Kafka at {settings.kafka_bootstrap} does not answer ({text_of(error)}); check RQ_KAFKA_BOOTSTRAP"
         ) from error
     reading = asyncio.create_task(read())
     try:

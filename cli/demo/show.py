@@ -193,3 +193,18 @@ def end(*, held: bool, seconds: float) -> None:
         _line(f"\n[bold green]All of it held.[/] {seconds:.1f} s in all.")
     else:
         _line(f"\n[bold red]Not all of it held[/] (see ✗ above). {seconds:.1f} s in all.")
+
+
+def where(address: str, workspace: str, *, connected: bool, own: bool) -> None:
+    """Where to look at what is there now, how to sign in, how to stop."""
+    token = "an API token" if connected else "the token of `grep RQ_API_TOKEN .run/env`"
+    if own:
+        note("This stack ends now and its data stays. `make run` starts it again; then look at")
+    else:
+        note("Look at")
+    _line(
+        f"  {plain(f'{address}/workspaces/{workspace}')} in a browser, signed in with {token}, or"
+    )
+    _line(f"  registry-quota images {plain(workspace)}    registry-quota plan {plain(workspace)}")
+    if not (own or connected):
+        note("Ctrl-C in the terminal of `make run` stops everything.")

@@ -10,7 +10,7 @@ from ledger.mapping import CleanupRunningError, Mapper, MovedMeanwhileError
 from ledger.reading import WorkspaceView
 from ledger.workspaces import Settings
 from quota.access import Authenticate
-from quota.accounts import Accounts
+from quota.accounts import Accounts, NotEmptyError
 from quota.api.access import enter, enter_holder, entered, identify
 from quota.api.answers import answer, workspace_document
 from quota.api.describe import CURSOR, Query, describe, limit
@@ -80,6 +80,7 @@ class Api:
             web.get(workspace, self.get_workspace),
             web.put(workspace, self.put_workspace),
             web.patch(workspace, self.patch_workspace),
+            web.delete(workspace, self.delete_workspace),
             web.get(f"{workspace}/usage", self.usage),
             web.get(f"{workspace}/images", self.images),
             web.get(f"{workspace}/events", self.events),
@@ -192,6 +193,25 @@ class Api:
         name = await self._enter(request, "admin")
         body = await body_of(request, WorkspacePatch)
         return await self._configure(name, body, await self._accounts.policy(name))
+
+    @describe(
+        "workspaces",
+        "Remove an empty workspace, with its settings and its history.",
+        scope="admin",
+        answers={204: None},
+        problems=(404, 409),
+        details="409 says what it still holds: images, reservations, leases, a running cleanup. A push"
+        " that comes later makes it anew, at the default quota.",
+    )
+    async def delete_workspace(self, request: web.Request) -> web.Response:
+        """Scope `admin`."""
+        view = await self._workspace(request, "admin")
+        try:
+            await self._accounts.remove(view.name)
+        except NotEmptyError as error:
+            errors = [{"field": "workspace", "message": reason} for reason in error.reasons]
+            raise ProblemError(409, str(error), errors=errors) from error
+        return web.Response(status=204)
 
     async def _configure(
         self, name: str, body: WorkspacePatch, policy_before: Policy

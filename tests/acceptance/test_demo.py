@@ -101,9 +101,49 @@ async def test_beside_a_running_stack_it_uses_that_one(system, path):
     assert_all_of_it_held(output, process.returncode)
     assert f"using the stack that runs in {run_dir}" in output
     assert ("our own push" in output) == (shutil.which("skopeo", path=path) is None)
-    found = re.search(r"A fresh workspace, (demo-\w+)", output)
-    assert found
-    assert (await system.get(f"/v1/workspaces/{found[1]}/usage"))["level"] == "ok"
+    assert "A fresh workspace, demo, with" in output
+    assert (await system.get("/v1/workspaces/demo/usage"))["level"] == "ok"
+    assert (
+        f"{system.environment['RQ_API_URL']}/workspaces/demo in a browser, signed in with" in output
+    )
+    assert "Ctrl-C in the terminal of `make run` stops everything." in output
+
+
+async def test_a_demo_begins_with_an_empty_workspace_whatever_was_done_to_it(system):
+    run_dir = system.stack.run_dir.root
+    path = "/v1/workspaces/demo"
+    settings = {"quota_bytes": 1000, "enforcement": "strict", "policy": {"keep_tags": ["*"]}}
+    await system.call("PATCH", path, settings)
+    await system.call("POST", f"{path}/leases", {"source": "k8s", "digests": [], "ttl_s": 60})
+    await system.call("POST", f"{path}/reservations", {"build_id": "ci-1", "bytes": 5})
+    async with demo(run_dir) as process:
+        said, _ = await process.communicate()
+    assert_all_of_it_held(said.decode(), process.returncode)
+    assert (await system.get(path))["enforcement"] == "advisory"
+
+
+async def test_the_commands_of_the_readme_work_after_it_as_they_stand(system):
+    lines = block("README.md", "tried by tests/acceptance/test_demo.py").splitlines()
+    commands = [shlex.split(line, comments=True) for line in lines]
+    assert commands.pop(0) == [".", ".venv/bin/activate"]
+    assert all(command[0] == "registry-quota" for command in commands)
+    for command in commands:
+        endless = "tail" in command
+        if "--install-completion" in command:
+            continue
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "cli.main", *command[1:]),
+            cwd=ROOT,
+            env={**os.environ, "RQ_RUN_DIR": str(system.stack.run_dir.root)},
+            stdout=PIPE,
+            stderr=STDOUT,
+        )
+        if endless:
+            assert process.stdout is not None
+            assert await asyncio.wait_for(process.stdout.readline(), 60)
+            process.send_signal(signal.SIGINT)
+        said, _ = await asyncio.wait_for(process.communicate(), 60)
+        assert endless or process.returncode == 0, (command, said.decode())
 
 
 async def test_ctrl_c_ends_its_own_stack(tmp_path):

@@ -10,10 +10,10 @@ REFERENCE = Path(__file__).resolve().parents[3] / "docs/reference"
 
 PROMISED = {
     *("serve", "dev up", "demo", "migrate", "doctor", "images", "plan", "cleanup", "restore"),
-    *("workspaces list", "workspaces show", "workspaces set", "reconcile", "events tail"),
+    *("workspaces list", "workspaces show", "workspaces set", "workspaces delete", "reconcile"),
     *("dead-letters list", "dead-letters show", "dead-letters retry", "dead-letters drop"),
     *("status", "replay", "tokens create", "tokens list", "tokens revoke", "verify", "gc verify"),
-    *("leases put", "leases list", "leases retire", "alerts forward", "version"),
+    *("leases put", "leases list", "leases retire", "alerts forward", "version", "events tail"),
 }
 WITHOUT_RESULT = {"serve", "dev up", "demo", "alerts forward"}
 """What runs until it is stopped, or tells a story."""
