@@ -16,6 +16,7 @@ from typing import Any, Final
 from quota.plan import Manifest, PlanInput
 from quota.planner import make_plan
 from quota.policy import Policy
+from registry.kinds import IMAGE
 
 SIZES: Final = (10_000, 100_000)
 _LAYERS: Final = 18
@@ -63,6 +64,7 @@ def workspace(images: int, seed: int = 1) -> PlanInput:
                 last_pulled_at_ns=None,
                 unreferenced_since_ns=None,
                 size_known=True,
+                kind=IMAGE,
             )
         )
     held = {m.digest for m in manifests} | {d for m in manifests for d in m.blobs}

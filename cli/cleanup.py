@@ -264,8 +264,8 @@ def show_plan(document: Document, *, as_json: bool) -> None:
     images = sorted(document["images"], key=lambda image: image["action"] != "delete")
     table(
         "",
-        ["", "image", ">frees", "why"],
-        [_row(image["action"], image) for image in images],
+        ["", "image", "kind", ">frees", "why"],
+        [_planned(image) for image in images],
     )
     going = sum(image["action"] == "delete" for image in images)
     console.print(
@@ -367,6 +367,11 @@ def _summary(outcome: Document) -> str:
         return "nothing to do, the target is reached already"
     reached = "target reached" if outcome["target_reached"] else "target not reached"
     return f"{freed}, {reached}{run}"
+
+
+def _planned(image: Document) -> tuple[str, ...]:
+    action, name, *rest = _row(image["action"], image)
+    return (action, name, image.get("kind") or "not known", *rest)
 
 
 def _row(action: str, image: Document) -> tuple[str, ...]:

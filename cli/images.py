@@ -33,11 +33,12 @@ def images(
         return
     table(
         "",
-        ["repository", "tags", "digest", ">size", ">unique", "pushed"],
+        ["repository", "tags", "kind", "digest", ">size", ">unique", "pushed"],
         [
             (
                 item["repository"],
                 " ".join(item["tags"]) or "-",
+                item["kind"] or "not known",
                 item["digest"][:19],
                 "pending" if item["size_pending"] else size(item["size_bytes"]),
                 size(item["unique_bytes"]),

@@ -1,4 +1,4 @@
-"""Sizes that no event told: the manifest is fetched by digest, off the hot path.
+"""What no event told, a size or an artifact's type: the manifest is fetched by digest, off the hot path.
 
 Until then it is *size pending*: its document counts, its layers are unknown, the partition does not
 wait. A failure is tried again later, ever more rarely, and never becomes a 0. What an earlier release
@@ -112,6 +112,13 @@ class SizeResolver:
                 connection, registry=DEFAULT_REGISTRY, now=self._clock(), limit=_AT_ONCE
             )
             self._metrics.pending.set(await reading.count_pending(connection))
+            # Sizes first: these are known of an artifact, only what it is is not.
+            due += await reading.unread_artifacts(
+                connection,
+                registry=DEFAULT_REGISTRY,
+                now=self._clock(),
+                limit=_AT_ONCE - len(due),
+            )
         if not due:
             return 0
         # The client itself bounds how many requests are open.
@@ -120,7 +127,10 @@ class SizeResolver:
         postponed: list[PendingManifest] = []
         for item, answer in zip(due, answers, strict=True):
             if isinstance(answer, Unread):
-                log.info("size_still_pending", **_told(item, answer))
+                if item.size_known:
+                    log.info("kind_still_unknown", **_told(item, answer))
+                else:
+                    log.info("size_still_pending", **_told(item, answer))
                 postponed.append(item)
             else:
                 facts += _facts(item, *answer)

@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import Final
 
 from ledger.facts import EMPTY_BLOB, Content
+from registry.kinds import artifact_type_of, is_cache_type
 from registry.media_types import (
     IMAGE_TYPES,
     MANIFEST_TYPES,
@@ -38,10 +39,13 @@ def content_of_references(
     blobs = _index_entries(references) if kind == "index" else _blobs(references)
     if blobs is None:
         return None
+    config_media_type = references[0].media_type if media_type in IMAGE_TYPES else ""
+    layers = references[1:] if config_media_type else references
     return Content(
         blobs=blobs,
         children=_children(references, kind),
-        config_media_type=references[0].media_type if media_type in IMAGE_TYPES else "",
+        config_media_type=_cache_type(references) if kind == "index" else config_media_type,
+        artifact_type=artifact_type_of(config_media_type, (r.media_type for r in layers), ""),
         rules=RULES,
     )
 
@@ -72,11 +76,16 @@ def content_of_manifest(
     blobs = _index_entries(references) if parsed.kind == "index" else _blobs(references, stored)
     if blobs is None:
         return None
+    config_media_type = parsed.config.media_type if parsed.config is not None else ""
     return Content(
         blobs=blobs,
         children=_children(references, parsed.kind),
-        config_media_type=parsed.config.media_type if parsed.config is not None else "",
-        artifact_type=parsed.artifact_type or "",
+        config_media_type=config_media_type or _cache_type(parsed.children),
+        artifact_type=artifact_type_of(
+            config_media_type,
+            (layer.media_type for layer in parsed.layers),
+            parsed.artifact_type or "",
+        ),
         subject=parsed.subject,
         subject_known=True,
         rules=RULES,
@@ -116,6 +125,11 @@ def _index_entries(entries: Iterable[Descriptor]) -> tuple[tuple[bytes, int], ..
         size = item.size if of_a_blob and believable(item.digest, item.size) else 0
         found[item.digest] = max(size, found.get(item.digest, 0))
     return tuple(found.items())
+
+
+def _cache_type(entries: Iterable[Descriptor]) -> str:
+    """The media type of the entry that makes an index a build cache: it stands where a config would."""
+    return next((item.media_type for item in entries if is_cache_type(item.media_type)), "")
 
 
 def _blobs(

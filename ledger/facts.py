@@ -42,7 +42,9 @@ class Content(msgspec.Struct, frozen=True, gc=False):
     children: tuple[bytes, ...] = ()
     """Digests of what may be manifests: all entries of an index, others by their media type."""
     config_media_type: str = ""
+    """Of an index: that of an entry that makes it a build cache."""
     artifact_type: str = ""
+    """`artifactType`; of what is packed like an image without being one what its layers say."""
     subject: bytes | None = None
     subject_known: bool = False
     """False while only `references` of an event are known: they never name the subject."""

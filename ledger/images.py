@@ -1,10 +1,11 @@
 """Images of a workspace, a page at a time: cost follows the page, not the workspace."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import msgspec
 
+from ledger.facts import Content
 from ledger.fold import ManifestKey
 from ledger.packing import unpack_digests
 from ledger.reading import (
@@ -17,6 +18,7 @@ from ledger.reading import (
     named_tag,
     view_of_row,
 )
+from registry.following import DIGEST_TAG
 from runtime.postgres import Connection
 
 # Newest push first; the cursor is the last row's key.
@@ -60,25 +62,49 @@ SELECT repository_id, digest, children, pulled_ns FROM manifests
 WHERE repository_id = ANY($1::int[]) AND present AND children IS NOT NULL
 """
 
-# Tagged images of each app, the newest first, by the age that `naming.age_of` gives them. A tag that
-# names a subject (`sha256-<hex>.sig`) makes none. What an index holds is told apart afterwards: few have
-# tags of their own.
+# What the kinds of an app's manifests follow from, each once.
+SHAPES = """
+SELECT DISTINCT r.app, m.media_type, coalesce(m.config_media_type, '') AS config_media_type,
+       coalesce(m.artifact_type, '') AS artifact_type, m.subject_known, m.blobs IS NULL AS pending,
+       m.claimed_ns >= 0 AS claimed
+FROM repositories r JOIN manifests m ON m.repository_id = r.id
+WHERE r.workspace_id = $1 AND r.app = ANY($2::text[]) AND m.present AND m.subject IS NULL
+"""
+
+# Tagged images of each row (an app's images, its charts …), the newest first, by the shapes that stand
+# in it and by the age that `naming.age_of` gives them. A tag that names a digest (`sha256-<hex>.sig`)
+# makes none. What an index holds and what follows another tag are told apart afterwards: few are in the
+# way.
 NEWEST = f"""
-SELECT wanted.app, newest.repository_id, newest.digest
-FROM unnest($2::text[]) AS wanted(app)
+SELECT place.number, newest.repository_id, newest.digest
+FROM unnest($2::int[], $3::text[]) AS place(number, app)
 CROSS JOIN LATERAL (
   SELECT tag.repository_id, tag.digest,
          coalesce(nullif(max(tag.named_ns), -1), max(tag.dated_ns), nullif(max(tag.created_ns), -1),
                   nullif(max(tag.first_push_ns), -1), max(tag.push_ns)) AS age_ns
   FROM (
     SELECT t.repository_id, t.digest, {NAMED}, m.dated_ns, m.created_ns, m.push_ns,
-           t.name !~ '^sha(256|384|512)-[0-9a-f]{{64}}([.][A-Za-z0-9_.-]+)?$' AS own
+           t.name !~ '{DIGEST_TAG}' AS own
     FROM repositories r JOIN tags t ON t.repository_id = r.id
     JOIN manifests m ON m.repository_id = t.repository_id AND m.digest = t.digest
-    WHERE r.workspace_id = $1 AND r.app = wanted.app AND m.subject IS NULL AND {LIVE_TAG_CONDITION}
+    WHERE r.workspace_id = $1 AND r.app = place.app AND m.subject IS NULL AND {LIVE_TAG_CONDITION}
+      AND EXISTS (
+        SELECT FROM unnest($4::int[], $5::text[], $6::text[], $7::text[])
+          AS shape(number, media_type, config_media_type, artifact_type)
+        WHERE shape.number = place.number AND shape.media_type = m.media_type
+          AND shape.config_media_type = coalesce(m.config_media_type, '')
+          AND shape.artifact_type = coalesce(m.artifact_type, ''))
   ) tag
   GROUP BY tag.repository_id, tag.digest HAVING bool_or(tag.own)
-  ORDER BY age_ns DESC, tag.digest LIMIT $3) newest
+  ORDER BY age_ns DESC, tag.digest LIMIT $8) newest
+"""  # noqa: S608 - constants
+
+TAGGED = f"""
+SELECT t.repository_id, t.name, t.digest
+FROM unnest($1::int[], $2::text[]) AS wanted(repository_id, name)
+JOIN tags t USING (repository_id, name)
+JOIN manifests m ON m.repository_id = t.repository_id AND m.digest = t.digest
+WHERE {LIVE_TAG_CONDITION}
 """  # noqa: S608 - constants
 
 PRESENT = """
@@ -95,9 +121,6 @@ SELECT
    JOIN manifests m ON m.repository_id = t.repository_id AND m.digest = t.digest
    WHERE r.workspace_id = $1 AND {LIVE_TAG_CONDITION}) AS tags
 """  # noqa: S608 - constants
-
-
-_MOST_TAGGED_CHILDREN = 100
 
 
 class Cursor(msgspec.Struct, frozen=True):
@@ -180,26 +203,66 @@ async def indexes(connection: Connection, repository_ids: Iterable[int]) -> list
     ]
 
 
+class Shape(msgspec.Struct, frozen=True):
+    """What the kind of a manifest follows from, in an app; content None: nobody has read it."""
+
+    app: str
+    media_type: str
+    content: Content | None
+
+
+async def shapes(connection: Connection, workspace_id: int, apps: Iterable[str]) -> list[Shape]:
+    """The shapes of what exists in some apps."""
+    return [
+        Shape(
+            row["app"],
+            row["media_type"],
+            None
+            if row["pending"] or row["claimed"]
+            else Content(
+                config_media_type=row["config_media_type"],
+                artifact_type=row["artifact_type"],
+                subject_known=row["subject_known"],
+            ),
+        )
+        for row in await connection.fetch(SHAPES, workspace_id, sorted(set(apps)))
+    ]
+
+
 async def newest(
-    connection: Connection, workspace_id: int, apps: Iterable[str], keep: int
-) -> set[ManifestKey]:
-    """The newest `keep` images of each app; one in several repositories of it is one image."""
-    # Copies of an image stand together, and few children have tags: this is enough in all but odd cases.
-    most = 2 * keep + _MOST_TAGGED_CHILDREN
-    rows = await connection.fetch(NEWEST, workspace_id, sorted(set(apps)), most)
-    above = await indexes(connection, (row["repository_id"] for row in rows))
-    children = {(parent.repository_id, digest) for parent in above for digest in parent.children}
-    digests: dict[str, list[bytes]] = {}
-    found = set()
-    for row in rows:
-        if (row["repository_id"], row["digest"]) in children:
-            continue
-        known = digests.setdefault(row["app"], [])
-        if row["digest"] not in known:
-            known.append(row["digest"])
-        if row["digest"] in known[:keep]:
-            found.add((row["repository_id"], row["digest"]))
-    return found
+    connection: Connection,
+    workspace_id: int,
+    rows: Sequence[tuple[str, Collection[Shape]]],
+    limit: int,
+) -> list[list[ManifestKey]]:
+    """For each (app, shapes that stand in a row): its tagged manifests, the newest `limit` first."""
+    numbers = range(len(rows))
+    given = sorted(
+        {
+            (number, shape.media_type, content.config_media_type, content.artifact_type)
+            for number, (_app, found) in zip(numbers, rows, strict=True)
+            for shape in found
+            if (content := shape.content) is not None
+        }
+    )
+    columns: list[list[Any]] = [list(column) for column in zip(*given, strict=True)] or [[]] * 4
+    keys: list[list[ManifestKey]] = [[] for _ in rows]
+    for row in await connection.fetch(
+        NEWEST, workspace_id, list(numbers), [app for app, _found in rows], *columns, limit
+    ):
+        keys[row["number"]].append((row["repository_id"], row["digest"]))
+    return keys
+
+
+async def tagged(
+    connection: Connection, names: Iterable[tuple[int, str]]
+) -> dict[tuple[int, str], bytes]:
+    """(repository id, tag) → the digest that it names, of those that answer."""
+    wanted = sorted(set(names))
+    if not wanted:
+        return {}
+    rows = await connection.fetch(TAGGED, [key[0] for key in wanted], [key[1] for key in wanted])
+    return {(row["repository_id"], row["name"]): row["digest"] for row in rows}
 
 
 async def present(connection: Connection, keys: Iterable[ManifestKey]) -> set[ManifestKey]:

@@ -11,6 +11,7 @@ import msgspec
 from ledger.facts import Content, names_only
 from ledger.naming import Age, Named, age_of
 from ledger.packing import unpack_blobs, unpack_digests
+from registry.media_types import DOCKER_CONFIG, OCI_CONFIG
 from runtime.postgres import Connection
 
 # A tag answers: its manifest exists, and it was set after that manifest's delete and its own removal.
@@ -275,7 +276,7 @@ FROM consumer_offsets ORDER BY cluster_id, topic, partition
 
 
 class PendingManifest(msgspec.Struct, frozen=True):
-    """A manifest whose content is not known."""
+    """A manifest whose document has to be read."""
 
     repository_id: int
     repository: str
@@ -283,6 +284,8 @@ class PendingManifest(msgspec.Struct, frozen=True):
     attempts: int
     media_type: str
     """What its event called it."""
+    size_known: bool = False
+    """True: only what kind of artifact it is waits for its document."""
 
 
 PENDING = """
@@ -292,6 +295,26 @@ WHERE m.present AND (m.blobs IS NULL OR m.claimed_ns >= 0) AND r.registry = $1
   AND (m.fetch_after IS NULL OR m.fetch_after <= $2)
 ORDER BY m.fetch_after NULLS FIRST LIMIT $3
 """
+
+# No notification carries `artifactType`: what has no image's config is told by its document alone.
+UNREAD_ARTIFACT = (
+    "present AND NOT subject_known AND claimed_ns < 0 AND blobs IS NOT NULL AND children IS NULL"
+    " AND artifact_type IS NULL"
+    f" AND config_media_type IS DISTINCT FROM '{OCI_CONFIG}'"
+    f" AND config_media_type IS DISTINCT FROM '{DOCKER_CONFIG}'"
+)
+"""The condition of `manifests_unread_artifact_idx`, word for word: a query is answered from it."""
+
+UNREAD_ARTIFACTS = f"""
+SELECT m.repository_id, r.name AS repository, m.digest, coalesce(m.fetch_attempts, 0), m.media_type,
+       true AS size_known
+FROM (
+  SELECT repository_id, digest, fetch_attempts, fetch_after, media_type FROM manifests
+  WHERE {UNREAD_ARTIFACT}) m
+JOIN repositories r ON r.id = m.repository_id
+WHERE r.registry = $1 AND (m.fetch_after IS NULL OR m.fetch_after <= $2)
+ORDER BY m.fetch_after NULLS FIRST LIMIT $3
+"""  # noqa: S608 - a constant
 
 COUNT_PENDING = """
 SELECT count(*) FROM manifests WHERE present AND (blobs IS NULL OR claimed_ns >= 0)
@@ -330,6 +353,16 @@ async def read_before(
         if content is not None:
             found.append((PendingManifest(*list(row.values())[:5]), content))
     return found
+
+
+async def unread_artifacts(
+    connection: Connection, *, registry: str, now: datetime, limit: int
+) -> list[PendingManifest]:
+    """Artifacts of one registry whose kind no notification told, and whose turn has come."""
+    return [
+        PendingManifest(*row.values())
+        for row in await connection.fetch(UNREAD_ARTIFACTS, registry, now, limit)
+    ]
 
 
 async def count_pending(connection: Connection) -> int:
@@ -396,6 +429,23 @@ async def subject_exists(
     lengths = [length for length, _prefix in subjects]
     prefixes = [prefix for _length, prefix in subjects]
     return bool(await connection.fetchval(SUBJECT_EXISTS, repository_id, digest, lengths, prefixes))
+
+
+# On another manifest than the one that asks.
+TAG_ANSWERS = f"""
+SELECT EXISTS (
+  SELECT FROM tags t JOIN manifests m ON m.repository_id = t.repository_id AND m.digest = t.digest
+  WHERE t.repository_id = $1 AND t.name = ANY($3::text[]) AND t.digest <> $2 AND {LIVE_TAG_CONDITION})
+"""  # noqa: S608 - a constant
+
+
+async def tag_answers(
+    connection: Connection, repository_id: int, digest: bytes, names: Sequence[str]
+) -> bool:
+    """Whether any of these tags names another manifest than this one."""
+    if not names:
+        return False
+    return bool(await connection.fetchval(TAG_ANSWERS, repository_id, digest, names))
 
 
 PULLED = """

@@ -5,7 +5,6 @@ hold something (`Arrival`) is it new, so duplicates and replays change nothing h
 made after a push, by its own time, are none of its business.
 """
 
-import re
 import struct
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
@@ -16,12 +15,12 @@ import msgspec
 
 from ledger.facts import NEVER, ManifestPushed, RepositoryFact
 from ledger.fold import RACE_NS, State
+from registry.following import subject_of_tag, tags_named_by
+from registry.kinds import ATTACHED, CACHE, own_kind
 
 MOST_REMEMBERED: Final = 50
 """Pushes of one app that are remembered: enough for a percentile, little to write."""
 
-# `sha256-<hex>` and `sha256-<hex>.sig|.att|…`: signatures and other referrers, no images of a build.
-_REFERRER_TAG = re.compile(r"sha(256|384|512)-[0-9a-f]{64,128}(\..*)?", re.DOTALL)
 _ENTRY = struct.Struct(">8sQ?")
 _KEY_BYTES = 8
 
@@ -77,10 +76,28 @@ def tagged_push(state: State, repository_id: int, fact: RepositoryFact) -> Tagge
         NEVER if manifest is None else manifest.push
     ):
         return None
-    if _REFERRER_TAG.fullmatch(fact.tag):
+    if subject_of_tag(fact.tag) is not None or _comes_along(fact):
         return None
     moved = tag is None or tag.digest != fact.digest
     return TaggedPush(fact.stamp[0], fact.digest, fact.tag, moved)
+
+
+def _comes_along(push: ManifestPushed) -> bool:
+    """Whether it is nothing that a build is for: its cache, or an SBOM or signature beside its image."""
+    content = push.content
+    if content is None:
+        return False
+    kind = own_kind(
+        push.media_type,
+        content.config_media_type,
+        content.artifact_type,
+        document_read=content.subject_known,
+    )
+    if kind is None or kind.name == "artifact":
+        # What kind of artifact it is no notification tells; its tag may say what it is about.
+        named = next(tags_named_by(push.tag or ""), None)
+        return bool(content.config_media_type) and named is not None
+    return kind == CACHE or kind.name in ATTACHED
 
 
 def settle(

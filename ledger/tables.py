@@ -27,6 +27,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
+from ledger.reading import UNREAD_ARTIFACT
+
 metadata = MetaData(
     naming_convention={
         "ix": "%(table_name)s_%(column_0_N_name)s_idx",
@@ -181,6 +183,12 @@ manifests = Table(
         postgresql_where=text(
             "present AND read_by IS NULL AND blobs IS NOT NULL AND claimed_ns < 0"
         ),
+    ),
+    Index(
+        "manifests_unread_artifact_idx",
+        "repository_id",
+        "digest",
+        postgresql_where=text(UNREAD_ARTIFACT),
     ),
     postgresql_with={"fillfactor": "90"},
 )

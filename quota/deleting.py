@@ -15,7 +15,7 @@ from ledger.facts import Content, ManifestDeleted
 from ledger.leases import leases_of
 from ledger.record import Recorded, Recorder
 from ledger.runs import Item, Lease, RecordedItem
-from quota.graph import subject_of_tag
+from quota.kinds import of_content
 from quota.outcome import Deleted, Failed, Outcome, Spared, StopError
 from quota.plan import Kept, ManifestKey
 from quota.snapshot import Snapshot
@@ -27,6 +27,7 @@ from registry.errors import (
     RegistryError,
     RegistryUnavailable,
 )
+from registry.following import all_tags_named_by, may_follow, subject_of_tag
 from registry.names import format_digest
 from registry.timestamps import to_ns
 from runtime.logs import get_logger
@@ -261,6 +262,8 @@ class Deletions:
             needed = await reading.needed_by_an_index(connection, item.repository_id, item.digest)
             back = await reading.subject_exists(
                 connection, item.repository_id, item.digest, _subjects(item, content)
+            ) or await reading.tag_answers(
+                connection, item.repository_id, item.digest, _tags_named(item, content)
             )
         if newest is None:
             return "not_found", "it is gone already"
@@ -419,17 +422,28 @@ def _subjects(item: Item, content: Content | None) -> list[tuple[int, bytes]]:
     return found
 
 
+def _tags_named(item: Item, content: Content | None) -> list[str]:
+    """Tags of what it may belong to by convention: `1.4` of an SBOM `1.4-sbom`."""
+    kind = None if content is None else of_content(item.media_type, content)
+    return all_tags_named_by(item.tags) if may_follow(kind) else []
+
+
 def _holders(
     item: Item, unit: Sequence[Item], contents: Mapping[ManifestKey, Content | None]
 ) -> list[Item]:
     """What of its unit has the manifest as a child, or is its subject (by field or by tag)."""
     subjects = _subjects(item, contents.get(item.key))
+    named = set(_tags_named(item, contents.get(item.key)))
     found = []
     for other in unit:
         content = contents.get(other.key)
-        if (content is not None and item.digest in content.children) or any(
-            len(other.digest) == length and other.digest.startswith(prefix)
-            for length, prefix in subjects
+        if (
+            (content is not None and item.digest in content.children)
+            or any(
+                len(other.digest) == length and other.digest.startswith(prefix)
+                for length, prefix in subjects
+            )
+            or (other.key != item.key and not named.isdisjoint(other.tags))
         ):
             found.append(other)
     return found

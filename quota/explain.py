@@ -11,9 +11,10 @@ from quota.plan import Block, Decision, Kept, Plan, PlanInput, Unit, Why
 from quota.protections import Protections, stale_in_repositories
 from quota.ranking import Ranking
 from quota.words import format_bytes, plural
+from registry.kinds import CACHE
 
-_BEYOND_MINIMUM: Final = 2
-_WHY_DELETED: Final[tuple[Why, Why, Why]] = ("untagged", "beyond_newest", "beyond_minimum")
+_BEYOND_MINIMUM: Final = 3
+_WHY_DELETED: Final[tuple[Why, ...]] = ("untagged", "cache", "beyond_newest", "beyond_minimum")
 _OBSTACLES_NAMED: Final = 4
 _NAMING_STEPS: Final = 8
 """Holders of holders that are looked through for a tag; more than any image has."""
@@ -30,7 +31,7 @@ class Outcome:
     ranking: Ranking
     protections: Protections
     candidates: dict[int, int]
-    """Candidate → its class: 0 untagged, 1 beyond `keep_newest`, 2 beyond `keep_at_least`."""
+    """Candidate → its class: 0 untagged, 1 caches, 2 beyond `keep_newest`, 3 beyond `keep_at_least`."""
     references: list[int]
     """Digest number → references that remain."""
     unresolved: set[int]
@@ -79,9 +80,9 @@ class _Explanation:
         self._graph = graph
         self._outcome = outcome
         self._gone = {number for unit in outcome.units for number in unit}
-        # Apps that had to go below `keep_newest`.
+        # Groups that had to go below `keep_newest`.
         self._at_minimum = {
-            self._manifests[unit[0]].app
+            outcome.ranking.group(unit[0])
             for unit in outcome.units
             if outcome.candidates[unit[0]] == _BEYOND_MINIMUM
         }
@@ -143,7 +144,7 @@ class _Explanation:
         why = _WHY_DELETED[self._outcome.candidates[head]]
         shared, sharers = self._shared(numbers)
         sentence = "deleted: " + reasons.deleted(
-            self._outcome.ranking.rank(head) if graph.own_tags[head] else None,
+            self._place(head),
             len(numbers) - 1,
             sum(freed),
             returning,
@@ -239,14 +240,21 @@ class _Explanation:
             # Its tags name a subject that is not here (or itself).
             return protections.of(number) or ("subject_missing", "it refers to another manifest")
         tagged = bool(graph.own_tags[number])
-        protected = protections.of(number) if tagged else protections.untagged(number)
+        protected = protections.tagged(number) if tagged else protections.untagged(number)
         if protected is not None:
             return protected
         if not self._reached:
             return "frees_nothing", "its deletion would free no byte"
-        return "target_reached", reasons.not_needed(
-            outcome.ranking.rank(number) if tagged else None, fits=self._fits
-        )
+        return "target_reached", reasons.not_needed(self._place(number), fits=self._fits)
+
+    def _place(self, number: int) -> str:
+        """Where it stands in its row, in words."""
+        ranking, kind = self._outcome.ranking, self._manifests[number].kind
+        if not self._graph.own_tags[number]:
+            return reasons.UNTAGGED
+        if kind == CACHE:
+            return reasons.noun(CACHE)
+        return reasons.place(ranking.rank(number), ranking.group(number)[1])
 
     def _held(self, number: int, holders: set[int]) -> Kept:
         parents = self._graph.parents.get(number, set()) & holders
@@ -257,8 +265,10 @@ class _Explanation:
 
     def _newest(self, number: int) -> Kept | None:
         policy, ranking = self._source.policy, self._outcome.ranking
-        app = self._manifests[number].app
-        kept = policy.keep_at_least if app in self._at_minimum else policy.keep_newest
+        if self._manifests[number].kind in (None, CACHE):
+            return None
+        app, kind = group = ranking.group(number)
+        kept = policy.keep_at_least if group in self._at_minimum else policy.keep_newest
         rank = ranking.rank(number)
         if rank > kept:
             return None
@@ -266,9 +276,9 @@ class _Explanation:
             return "not_found", "the registry answers for none of its tags just now"
         if number not in ranking.image_of:
             return "newest", reasons.part_of_newest(kept, app)
-        if ranking.images[app] == 1:
-            return "only_image", f"the only image of app {app}"
-        return "newest", reasons.newest(rank, kept, app)
+        if ranking.images[group] == 1:
+            return "only_image", f"the only {reasons.noun(kind)} of app {app}"
+        return "newest", reasons.newest(rank, kept, app, kind)
 
     def _why_not(self, missing: int, kept_by: Counter[Why]) -> str:
         named = [

@@ -4,29 +4,11 @@ A digest is 32 bytes and stands in many manifests; numbers make the planner's lo
 numbers are positions in `PlanInput.manifests`; digest numbers are given in order of appearance.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
 
 from quota.plan import Manifest, PlanInput
+from registry.following import Subject, may_follow, subject_of, subject_of_tag, tags_named_by
 from registry.names import format_digest
-
-# `sha256-<hex>.sig|.att|.sbom` of cosign (and what others put behind the dot), and the tag of a
-# referrers index in registries without the referrers API: `<algorithm>-<first 64 hex digits>`.
-_FOLLOWING_TAG: Final = re.compile(r"(sha256|sha384|sha512)-([0-9a-f]{64})(?:\.[\w.-]+)?", re.ASCII)
-_DIGEST_BYTES: Final = {"sha256": 32, "sha384": 48, "sha512": 64}
-_SUBJECT_PREFIX: Final = 32
-"""Bytes of a subject's digest that such a tag has room for."""
-
-_Subject = tuple[int, bytes]
-"""(length of the digest, its first 32 bytes)"""
-
-
-def subject_of_tag(tag: str) -> _Subject | None:
-    """What a tag such as `sha256-<hex>.sig` says it belongs to; None for a tag that people chose."""
-    if tag[:3] != "sha" or (match := _FOLLOWING_TAG.fullmatch(tag)) is None:
-        return None
-    return _DIGEST_BYTES[match[1]], bytes.fromhex(match[2])
 
 
 class Graph:
@@ -46,7 +28,7 @@ class Graph:
         self.misses_subject: set[int] = set()
         """Manifests with a tag that names a subject which is not in the repository."""
         self.own_tags: list[tuple[str, ...]] = []
-        """Tags that people chose, that is, without those that name a subject."""
+        """Tags that stand for themselves, that is, without those that name what it belongs to."""
         self._connect()
         self.needs: dict[int, tuple[int, ...]] = self._turned(self.parents, self.subjects)
         """Manifest → what stays while it stays: its children, then what refers to it."""
@@ -83,7 +65,7 @@ class Graph:
         numbers = {manifest.key: number for number, manifest in enumerate(self.manifests)}
         if len(numbers) != len(self.manifests):
             raise ValueError("a manifest is given twice")
-        following: list[tuple[int, list[_Subject]]] = []
+        following: list[tuple[int, list[Subject]]] = []
         for number, manifest in enumerate(self.manifests):
             registry, repository, _ = manifest.key
             for digest in manifest.children:
@@ -94,21 +76,19 @@ class Graph:
                 subject = numbers.get((registry, repository, manifest.subject))
                 if subject is not None and subject != number:
                     self.subjects.setdefault(number, set()).add(subject)
-            named = [subject_of_tag(tag) for tag in manifest.tags]
-            if any(named):
-                following.append((number, [subject for subject in named if subject is not None]))
-                own = tuple(
-                    tag for tag, subject in zip(manifest.tags, named, strict=True) if not subject
-                )
-                self.own_tags.append(own)
+            named = {tag: s for tag in manifest.tags if (s := subject_of_tag(tag)) is not None}
+            if named:
+                following.append((number, list(named.values())))
+                self.own_tags.append(tuple(tag for tag in manifest.tags if tag not in named))
             else:
                 self.own_tags.append(manifest.tags)
-        self._follow_tags(following)
+        self._follow_digests(following)
+        self._follow_tags()
 
-    def _follow_tags(self, following: list[tuple[int, list[_Subject]]]) -> None:
+    def _follow_digests(self, following: list[tuple[int, list[Subject]]]) -> None:
         places = {self.manifests[number].key[:2] for number, _ in following}
         prefixes = {
-            (*manifest.key[:2], len(manifest.digest), manifest.digest[:_SUBJECT_PREFIX]): number
+            (*manifest.key[:2], *subject_of(manifest.digest)): number
             for number, manifest in enumerate(self.manifests)
             if manifest.key[:2] in places
         }
@@ -120,6 +100,34 @@ class Graph:
                     self.misses_subject.add(number)
                 elif found != number:
                     self.subjects.setdefault(number, set()).add(found)
+
+    def _follow_tags(self) -> None:
+        """`1.4-sbom` of an SBOM belongs to what `1.4` names, where that is there; else it is a name."""
+        following = [
+            (number, names)
+            for number, manifest in enumerate(self.manifests)
+            if may_follow(manifest.kind)
+            and (names := [(tag, list(tags_named_by(tag))) for tag in self.own_tags[number]])
+        ]
+        places = {self.manifests[number].key[:2] for number, _ in following}
+        tagged = {
+            (*manifest.key[:2], tag): number
+            for number, manifest in enumerate(self.manifests)
+            if manifest.key[:2] in places
+            for tag in manifest.tags
+        }
+        for number, names in following:
+            place = self.manifests[number].key[:2]
+            own = []
+            for tag, named in names:
+                found = next(
+                    (n for name in named if (n := tagged.get((*place, name))) is not None), number
+                )
+                if found == number:
+                    own.append(tag)
+                else:
+                    self.subjects.setdefault(number, set()).add(found)
+            self.own_tags[number] = tuple(own)
 
     @staticmethod
     def _turned(*holders: dict[int, set[int]]) -> dict[int, tuple[int, ...]]:

@@ -10,6 +10,7 @@ from ledger.fold import ManifestKey
 from ledger.images import Cursor, Parent
 from ledger.reading import Held, ManifestView, blobs_held
 from quota.protected import Rules, protected_by
+from registry.kinds import Kind
 from registry.names import format_digest
 
 
@@ -56,21 +57,26 @@ def digests_of(views: Iterable[ManifestView]) -> set[bytes]:
 def describe(
     page: Iterable[ManifestView],
     views: Mapping[ManifestKey, ManifestView],
+    kinds: Mapping[ManifestKey, Kind | None],
     parents: Iterable[Parent],
     held: Mapping[bytes, Held],
     rules: Rules,
 ) -> list[dict[str, Any]]:
-    """Items of `GET …/images`. `views` has the page's children, too; `held` all their digests."""
+    """Items of `GET …/images`. `views` has the page's children, too; `held` all their digests.
+
+    `kinds`: of the page.
+    """
     parents_of: dict[ManifestKey, list[Parent]] = defaultdict(list)
     for parent in parents:
         for digest in parent.children:
             parents_of[parent.repository_id, digest].append(parent)
-    return [_item(view, views, parents_of, held, rules) for view in page]
+    return [_item(view, views, kinds, parents_of, held, rules) for view in page]
 
 
 def _item(
     view: ManifestView,
     views: Mapping[ManifestKey, ManifestView],
+    kinds: Mapping[ManifestKey, Kind | None],
     parents_of: Mapping[ManifestKey, list[Parent]],
     held: Mapping[bytes, Held],
     rules: Rules,
@@ -90,6 +96,7 @@ def _item(
         "app": view.app,
         "digest": format_digest(view.digest),
         "media_type": view.media_type,
+        **kind_fields(kinds[key]),
         "tags": list(view.tags),
         "size_bytes": sum(
             held[digest].size for digest in members(views, key, held) if digest in held
@@ -104,6 +111,14 @@ def _item(
         "named_by": view.age.source,
         "last_pulled_at": rfc3339(pulled_ns) if pulled_ns >= 0 else None,
         "protected_by": protected_by(view, views, above, pulled_ns, rules),
+    }
+
+
+def kind_fields(kind: Kind | None) -> dict[str, Any]:
+    """`kind` and `artifact_type` as the API tells them."""
+    return {
+        "kind": None if kind is None else kind.name,
+        "artifact_type": kind.type if kind is not None and kind.type else None,
     }
 
 

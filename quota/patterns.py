@@ -3,19 +3,20 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from quota.plan import Block, PlanInput
-from quota.policy import GLOB_FIELDS
+from quota.policy import DEFAULT_POLICY, GLOB_FIELDS
 from registry.globs import ImpossibleGlob, check_glob, glob_matcher
 
 
 def pattern_notes(source: PlanInput) -> tuple[Block, ...]:
     """A sentence for each pattern that matches nothing in the workspace, or nothing anywhere."""
-    return tuple(
-        _notes(
-            "keep_tags",
-            source.policy.keep_tags,
-            lambda: (tag for manifest in source.manifests for tag in manifest.tags),
-        )
-    )
+    policy, manifests = source.policy, source.manifests
+    found = [
+        *_notes("keep_tags", policy.keep_tags, lambda: (tag for m in manifests for tag in m.tags))
+    ]
+    if policy.cache_repositories != DEFAULT_POLICY.cache_repositories:
+        repositories = {manifest.repository for manifest in manifests}
+        found += _notes("cache_repositories", policy.cache_repositories, lambda: iter(repositories))
+    return tuple(found)
 
 
 def _notes(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from quota.policy import Policy
+from registry.kinds import Kind
 
 ManifestKey = tuple[str, str, bytes]
 """(registry, repository, digest): what a DELETE request names."""
@@ -17,9 +18,9 @@ Why = Literal[
     "nothing_to_do",  # the target is reached before anything is deleted
     "target_reached",  # a candidate that the target can be reached without
     "frees_nothing",  # a candidate whose deletion would free no byte
-    "newest",  # among the newest images of its app
-    "only_image",  # the only image of its app
-    "latest",  # tagged `latest`, and no more than two images of its app remain
+    "newest",  # among the newest of its kind in its app
+    "only_image",  # the only one of its kind in its app
+    "latest",  # tagged `latest`, and no more than two of its kind remain in its app
     "child_of_index",  # an index that stays needs it
     "follows_image",  # a referrer (signature, attestation …) of a manifest that stays
     "part_kept",  # something that would have to go with it has to stay
@@ -32,6 +33,7 @@ Why = Literal[
     "pushed_again",  # a child pushed after its index: it may belong to a push under way
     "age_unknown",
     "subject_unknown",  # whether it is a referrer, and of what, is not known
+    "kind_unknown",  # whether it is an image, a cache or something else is not known yet
     "subject_missing",  # its tag names a subject that is not in the repository
     "size_pending",  # what it holds is not known yet
     "index_pending",  # an index of the repository is not known yet: this may be its child
@@ -43,8 +45,9 @@ Why = Literal[
     "over_quota",  # the incoming build alone is larger than the quota: nothing goes for it
     # Deleted.
     "untagged",  # nothing needs it, and its grace is over
-    "beyond_newest",  # beyond the newest `keep_newest` of its app
-    "beyond_minimum",  # beyond the newest `keep_at_least` of its app: the target asked for it
+    "cache",  # a build cache: it holds no place
+    "beyond_newest",  # beyond the newest `keep_newest` of its kind in its app
+    "beyond_minimum",  # beyond the newest `keep_at_least` of them: the target asked for it
     "goes_with_index",  # a child of deleted indexes only
     "goes_with_image",  # a referrer of deleted manifests only
 ]
@@ -91,6 +94,8 @@ class Manifest:
     """When the last tag, parent or subject known to have left it did so."""
     size_known: bool
     """False: blobs and children are not known yet."""
+    kind: Kind | None
+    """What it is; None while that is not known."""
     registry: str = "default"
     last_push_ns: int | None = None
     """Its newest push, where that is another moment: a mirror pushes unchanged tags again and again."""

@@ -8,7 +8,10 @@ The rules are cleanup.md's, "Plan". Where it leaves room:
   stood among the images of its app, once nothing holds it any more.
 - When one of the manifests that would have to go has to stay, the image stays as a whole. Of
   several indexes that hold such a child the last one stays.
-- In an app without tagged images the newest untagged one is its only image.
+- In an app without tagged images the newest untagged one is its only image; so with each other kind that
+  stands for itself.
+- Build caches go after untagged garbage and before any image. What is of no known kind is tried with
+  them, so that it is read before an image goes that may have to make room for a cache.
 - A tag that names a subject which is not in the repository keeps its manifest: signatures may be
   kept apart from what they sign. An untagged referrer without its subject is untagged garbage.
 - A child that was pushed again after its index, within the grace, may belong to a push under way.
@@ -33,8 +36,9 @@ from quota.patterns import pattern_notes
 from quota.plan import Block, Kept, Plan, PlanInput
 from quota.policy import PPM
 from quota.protections import Protections, over_all
-from quota.ranking import Ranking
+from quota.ranking import Group, Ranking
 from quota.words import plural
+from registry.kinds import ATTACHED, CACHE, IMAGE, Kind
 
 _FEW: Final = 2
 """`latest` stays while no more images of its app remain."""
@@ -164,7 +168,7 @@ class _Selection:
         self._ranking = Ranking(graph, source.not_found)
         self._protections = Protections(source, graph)
         self._remaining = dict(self._ranking.images)
-        self._copies: dict[tuple[str, bytes], int] = {}
+        self._copies: dict[tuple[Group, bytes], int] = {}
         for image in self._ranking.image_of.values():
             self._copies[image] = self._copies.get(image, 0) + 1
         self._holders_left = {
@@ -182,28 +186,47 @@ class _Selection:
         self._candidates = self._list_candidates()
 
     def _list_candidates(self) -> list[list[int]]:
-        """Three classes, each oldest push first."""
-        classes: list[list[int]] = [[], [], []]
-        newest_untagged: dict[str, int] = {}
+        """Four classes, each oldest push first."""
+        classes: list[list[int]] = [[], [], [], []]
+        untagged, caches, beyond_newest, beyond_minimum = classes
         for number, manifest in enumerate(self._manifests):
             if self._graph.own_tags[number]:
                 rank = self._ranking.rank(number)
-                if rank > self._policy.keep_newest:
-                    classes[1].append(number)
+                if manifest.kind in (None, CACHE):
+                    caches.append(number)
+                elif rank > self._policy.keep_newest:
+                    beyond_newest.append(number)
                 elif rank > self._policy.keep_at_least:
-                    classes[2].append(number)
+                    beyond_minimum.append(number)
             elif not manifest.tags and not self._graph.held(number):
-                if manifest.subject is None and manifest.app not in self._remaining:
-                    rival = newest_untagged.get(manifest.app)
-                    if rival is None or self._age(rival) < self._age(number):
-                        newest_untagged[manifest.app] = number
-                classes[0].append(number)
-        for app, number in newest_untagged.items():
-            self._kept[number] = ("only_image", f"the newest image of app {app}, which has no tags")
+                untagged.append(number)
+        self._keep_only_images(untagged)
         for place, found in enumerate(classes):
             found.sort(key=self._age)
             self._class_of.update(dict.fromkeys(found, place))
         return classes
+
+    def _keep_only_images(self, untagged: list[int]) -> None:
+        """Of a kind without tagged images in its app the newest untagged one stays."""
+        newest: dict[tuple[str, Kind | None], int] = {}
+        for number in untagged:
+            manifest = self._manifests[number]
+            kind = manifest.kind
+            alone = kind is None or (kind != CACHE and kind.name not in ATTACHED)
+            if (
+                alone
+                and manifest.subject is None
+                and (manifest.app, kind or IMAGE) not in self._remaining
+            ):
+                rival = newest.setdefault((manifest.app, kind), number)
+                if self._age(rival) < self._age(number):
+                    newest[manifest.app, kind] = number
+        for (app, kind), number in newest.items():
+            noun = reasons.noun(kind or IMAGE)
+            self._kept[number] = (
+                "only_image",
+                f"the newest {noun} of app {app}, which has no tags",
+            )
 
     def _age(self, number: int) -> tuple[int, tuple[str, str, bytes]]:
         manifest = self._manifests[number]
@@ -252,7 +275,7 @@ class _Selection:
         return freed
 
     def _note_unresolved(self, number: int, kept: Kept) -> None:
-        if kept[0] in ("size_pending", "subject_unknown"):
+        if kept[0] in ("size_pending", "subject_unknown", "kind_unknown"):
             self._unresolved.add(number)
         elif kept[0] == "index_pending":
             self._unread_places.add(self._manifests[number].key[:2])
@@ -260,10 +283,15 @@ class _Selection:
     def _refusal(self, number: int) -> Kept | None:
         if not self._graph.own_tags[number]:
             return self._protections.untagged(number)
-        app = self._manifests[number].app
-        if "latest" in self._manifests[number].tags and self._remaining.get(app, 0) <= _FEW:
-            return "latest", f"the latest of app {app}, of which only {_FEW} images remain"
-        return self._protections.of(number)
+        manifest = self._manifests[number]
+        group = self._ranking.group(number)
+        if (
+            "latest" in manifest.tags
+            and manifest.kind != CACHE
+            and self._remaining.get(group, 0) <= _FEW
+        ):
+            return "latest", reasons.latest(_FEW, *group)
+        return self._protections.tagged(number)
 
     def _release(self, number: int) -> tuple[list[int], list[int]]:
         """What goes with it, holders first, and what has tags of its own and is held no more."""

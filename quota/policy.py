@@ -26,7 +26,7 @@ from pydantic import (
 from pydantic.config import JsonDict
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from registry.globs import TAG, ImpossibleGlob, NameGrammar, check_glob
+from registry.globs import REPOSITORY, TAG, ImpossibleGlob, NameGrammar, check_glob
 
 PPM: Final = 1_000_000
 """Parts per million in a whole."""
@@ -49,13 +49,15 @@ class Policy:
     target_ppm: int = 700_000
     """Cleanup ends at or below this share of the quota."""
     keep_newest: int = 3
-    """Newest images of every app that stay while the target can be reached without them."""
+    """Newest of each kind in every app that stay while the target can be reached without them."""
     keep_at_least: int = 2
-    """Newest images of every app that stay in any case. Never more than `keep_newest`."""
+    """Newest of each kind in every app that stay in any case. Never more than `keep_newest`."""
     min_age_s: int = 0
     """Seconds since its last push that an image is left alone."""
     keep_tags: tuple[str, ...] = ()
     """Glob patterns (`*`, `?`, `[a-z]`; case matters): an image with a tag that matches stays."""
+    cache_repositories: tuple[str, ...] = ("*/cache",)
+    """Glob patterns of repositories in which builders keep layers under tags of 64 hexadecimal digits."""
     keep_pulled_days: int | None = None
     """Days since its last pull (a GET; a HEAD only asks) that an image stays; None: pulls protect nothing."""
     untagged_grace_s: int = 3600
@@ -122,7 +124,10 @@ def _default_ratio(ppm: int) -> JsonDict:
 
 
 _Glob = Annotated[str, Field(min_length=1, max_length=256)]
-GLOB_FIELDS: Final[Mapping[str, NameGrammar]] = {"keep_tags": TAG}
+GLOB_FIELDS: Final[Mapping[str, NameGrammar]] = {
+    "keep_tags": TAG,
+    "cache_repositories": REPOSITORY,
+}
 """Fields of globs → the grammar of what they are to match."""
 
 
@@ -149,13 +154,13 @@ class PolicyDocument(BaseModel):
         default=DEFAULT_POLICY.keep_newest,
         ge=1,
         le=_MAX_COUNT,
-        description="Newest images of every app that stay while the target can be reached so.",
+        description="Newest of each kind (images, charts …) in every app that stay while the target can be reached so.",
     )
     keep_at_least: int = Field(
         default=DEFAULT_POLICY.keep_at_least,
         ge=1,
         le=_MAX_COUNT,
-        description="Newest images of every app that stay in any case; at most `keep_newest`.",
+        description="Newest of each kind in every app that stay in any case; at most `keep_newest`.",
     )
     min_age: _Seconds = Field(
         default=DEFAULT_POLICY.min_age_s,
@@ -166,6 +171,13 @@ class PolicyDocument(BaseModel):
         max_length=100,
         strict=False,  # a JSON array arrives as a list
         description="Globs (`*`, `?`, `[a-z]`, case matters) for whole tags: images with such a tag stay.",
+    )
+    cache_repositories: tuple[_Glob, ...] = Field(
+        default=DEFAULT_POLICY.cache_repositories,
+        max_length=100,
+        strict=False,
+        description="Globs for whole repository names: what only has tags of 64 hexadecimal digits there"
+        " is a build cache (kaniko, buildah). Caches hold no places and go before images.",
     )
     keep_pulled_days: Annotated[int, Field(ge=1, le=36_600)] | None = Field(
         default=DEFAULT_POLICY.keep_pulled_days,
@@ -234,6 +246,7 @@ class PolicyDocument(BaseModel):
             keep_at_least=self.keep_at_least,
             min_age_s=self.min_age,
             keep_tags=self.keep_tags,
+            cache_repositories=self.cache_repositories,
             keep_pulled_days=self.keep_pulled_days,
             untagged_grace_s=self.untagged_grace,
             max_images_per_run=self.max_images_per_run,
@@ -297,6 +310,7 @@ def policy_document(policy: Policy) -> dict[str, Any]:
         "keep_at_least": policy.keep_at_least,
         "min_age": policy.min_age_s,
         "keep_tags": list(policy.keep_tags),
+        "cache_repositories": list(policy.cache_repositories),
         "keep_pulled_days": policy.keep_pulled_days,
         "untagged_grace": policy.untagged_grace_s,
         "max_images_per_run": policy.max_images_per_run,

@@ -6,7 +6,7 @@ with their values. What a plan says beside them (an app's last image, what a tar
 stands in the plan.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
@@ -14,8 +14,8 @@ from ledger.fold import ManifestKey
 from ledger.images import Parent
 from ledger.leases import Lease
 from ledger.reading import ManifestView
-from quota.graph import subject_of_tag
 from quota.policy import DAY_S, SECOND_NS, Policy
+from registry.following import subject_of_tag
 from registry.globs import glob_matcher
 from registry.names import format_digest
 
@@ -30,19 +30,24 @@ class Rules:
     now_ns: int
     leases: tuple[Lease, ...]
     newest: AbstractSet[ManifestKey]
-    """Images among the newest `keep_newest` of their app."""
+    """Images among the newest `keep_newest` of their kind and app."""
     subjects: AbstractSet[ManifestKey]
     """Of what images say to belong to, those that exist."""
+    followed: Mapping[ManifestKey, Sequence[bytes]]
+    """What images belong to by their tags' convention: `1.4` of an SBOM `1.4-sbom`."""
 
 
-def subjects_of(view: ManifestView) -> list[bytes]:
-    """What an image says to belong to, by field or by tag (where a tag has room for the digest)."""
+def subjects_of(view: ManifestView, followed: Iterable[bytes]) -> list[bytes]:
+    """What an image says to belong to, by field or by tag (where a tag has room for the digest).
+
+    `followed`: what its tags name by convention.
+    """
     found = [] if view.content is None or view.content.subject is None else [view.content.subject]
     for tag in view.tags:
         named = subject_of_tag(tag)
         if named is not None and named[0] == _SHA256_BYTES and named[1] != view.digest:
             found.append(named[1])
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys([*found, *followed]))
 
 
 def protected_by(
@@ -57,7 +62,7 @@ def protected_by(
     found = [f"index:{format_digest(parent.digest)}" for parent in above]
     found += [
         f"subject:{format_digest(subject)}"
-        for subject in subjects_of(view)
+        for subject in subjects_of(view, rules.followed.get((place, view.digest), ()))
         if (place, subject) in rules.subjects
     ]
     names = set(_names(view, views))

@@ -121,6 +121,13 @@ class Protections:
         """Indexes in some (registry, repository) whose children are not known yet."""
         return {number for place in places for number in self._unread_indexes[place]}
 
+    def tagged(self, number: int) -> Kept | None:
+        """As `of`, for a manifest with tags of its own: where it stands in a row has to be known."""
+        kept = self.of(number)
+        if kept is None and self._source.manifests[number].kind is None:
+            return "kind_unknown", "whether it is an image or something else is not known yet"
+        return kept
+
     def untagged(self, number: int) -> Kept | None:
         """As `of`, for an untagged manifest that nothing holds: it has its grace first."""
         if self._source.manifests[number].age_known:

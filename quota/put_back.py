@@ -4,7 +4,7 @@ The registry's clock orders it behind the delete; the time of its own push stays
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from ledger import undo
@@ -13,10 +13,11 @@ from ledger.facts import Fact, ManifestSeen
 from ledger.record import Recorded
 from ledger.undo import Kept
 from quota.deleting import Tools
-from quota.graph import subject_of_tag
+from quota.kinds import of_content
 from quota.looking import Blob, each, require_date, stamp_of, what_is
 from quota.plan import ManifestKey
 from registry.errors import RegistryError, WrongContent
+from registry.following import all_tags_named_by, may_follow, subject_of_tag
 from registry.manifests import ManifestError, parse_manifest
 from registry.media_types import descriptor_kind
 from registry.models import ParsedManifest
@@ -131,21 +132,34 @@ def _seen(tools: Tools, kept: Kept, tags: Sequence[str], date: datetime) -> list
 def with_what_it_needs(kept: Sequence[Kept], named: set[ManifestKey]) -> list[Kept]:
     """Of what a run deleted: what is named, its children, and what refers to any of them."""
     wanted = set(named)
+    tags = {
+        (*k.recorded.item.key[:2], tag): k.recorded.item.key
+        for k in kept
+        for tag in k.recorded.item.tags
+    }
     # Holders stand before what they hold.
     for k in kept:
         key = k.recorded.item.key
-        if _refers_to(k, wanted):
+        if _refers_to(k, wanted, tags):
             wanted.add(key)
         if key in wanted and (parsed := parsed_of(k)) is not None:
             wanted |= {(*key[:2], child.digest) for child in parsed.children}
     return [k for k in kept if k.recorded.item.key in wanted]
 
 
-def _refers_to(kept: Kept, wanted: set[ManifestKey]) -> bool:
-    """Whether its subject, by field or by tag, is among these."""
+def _refers_to(
+    kept: Kept, wanted: set[ManifestKey], tagged: Mapping[tuple[str, str, str], ManifestKey]
+) -> bool:
+    """Whether its subject, by field or by tag, is among these. `tagged`: what each tag named."""
     item, parsed = kept.recorded.item, parsed_of(kept)
     named = {subject_of_tag(tag) for tag in item.tags}
     subject = None if parsed is None else parsed.subject
+    content = None if parsed is None else content_of_manifest(parsed)
+    if may_follow(of_content(item.media_type, content)) and any(
+        tagged.get((*item.key[:2], name)) in wanted - {item.key}
+        for name in all_tags_named_by(item.tags)
+    ):
+        return True
     return any(
         key[:2] == item.key[:2] and (key[2] == subject or (len(key[2]), key[2][:32]) in named)
         for key in wanted

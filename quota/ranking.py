@@ -1,62 +1,77 @@
-"""Which images count as the newest of their app. PURE.
+"""Which images count as the newest of their kind in their app. PURE.
 
 What counts are an app's tagged top-level images (cleanup.md): several tags on one digest, and one
 digest in several repositories of the app, are one image; untagged manifests, referrers, children
 of indexes and tags that only name a subject do not count. Nor does what the registry does not answer
 for: an app must not lose its last images to some that only the ledger has.
+
+Each kind is judged for itself: what runs has its places, charts have theirs. Build caches have none, and
+what is of no known kind yet takes none from others.
 """
 
 from bisect import bisect_left
 
 from quota.graph import Graph
 from quota.plan import ManifestKey
+from registry.kinds import CACHE, IMAGE, Kind
 
 _UNKNOWN_AGE = -1
 """Sorts images of unknown age behind all others, so that they push nothing out of the newest."""
 
+Group = tuple[str, Kind]
+"""(app, kind): what shares its places."""
+
 
 class Ranking:
-    """Ranks by the newest push of any tag: 1 is the newest image of its app."""
+    """Ranks by the newest push of any tag: 1 is the newest of its kind in its app."""
 
     def __init__(self, graph: Graph, not_found: frozenset[ManifestKey]) -> None:
         self._graph = graph
         self._not_found = not_found
-        pushes: dict[str, dict[bytes, int]] = {}
-        self.image_of: dict[int, tuple[str, bytes]] = {}
-        """Manifests that count → (app, digest), the image that they are."""
+        pushes: dict[Group, dict[bytes, int]] = {}
+        self.image_of: dict[int, tuple[Group, bytes]] = {}
+        """Manifests that count → (group, digest), the image that they are."""
         for number, manifest in enumerate(graph.manifests):
             if not self._counts(number):
                 continue
-            images = pushes.setdefault(manifest.app, {})
+            group = self.group(number)
+            images = pushes.setdefault(group, {})
             pushed = manifest.pushed_at_ns if manifest.age_known else _UNKNOWN_AGE
             images[manifest.digest] = max(pushed, images.get(manifest.digest, _UNKNOWN_AGE))
-            self.image_of[number] = (manifest.app, manifest.digest)
-        self._rank: dict[tuple[str, bytes], int] = {}
-        self._negated_pushes: dict[str, list[int]] = {}
-        self.images: dict[str, int] = {app: len(images) for app, images in pushes.items()}
-        """App → how many images count. Apps without any are absent."""
-        for app, images in pushes.items():
+            self.image_of[number] = (group, manifest.digest)
+        self._rank: dict[tuple[Group, bytes], int] = {}
+        self._negated_pushes: dict[Group, list[int]] = {}
+        self.images: dict[Group, int] = {group: len(images) for group, images in pushes.items()}
+        """Group → how many images count. Groups without any are absent."""
+        for group, images in pushes.items():
             ordered = sorted(images, key=lambda digest: (-images[digest], digest))
             for place, digest in enumerate(ordered):
-                self._rank[app, digest] = place + 1
-            self._negated_pushes[app] = [-images[digest] for digest in ordered]
+                self._rank[group, digest] = place + 1
+            self._negated_pushes[group] = [-images[digest] for digest in ordered]
 
     def _counts(self, number: int) -> bool:
         graph = self._graph
         return (
             bool(graph.own_tags[number])
+            and graph.manifests[number].kind not in (None, CACHE)
             and number not in graph.parents
             and number not in graph.subjects
             and graph.manifests[number].subject is None
             and not self.misses(number)
         )
 
+    def group(self, number: int) -> Group:
+        """Where it stands in a row: with its kind; what belongs to something else with the images."""
+        manifest = self._graph.manifests[number]
+        bound = self._graph.held(number) or manifest.subject is not None
+        return manifest.app, IMAGE if bound or manifest.kind is None else manifest.kind
+
     def misses(self, number: int) -> bool:
         """Whether the registry answers for none of its tags."""
         return self._graph.manifests[number].key in self._not_found
 
     def rank(self, number: int) -> int:
-        """The place among the newest of its app.
+        """The place among the newest of its kind in its app.
 
         Of a tagged manifest that does not count (a child, a referrer, what was not found): one behind
         the images that are newer.
@@ -66,4 +81,4 @@ class Ranking:
             return self._rank[image]
         manifest = self._graph.manifests[number]
         pushed = manifest.pushed_at_ns if manifest.age_known else _UNKNOWN_AGE
-        return bisect_left(self._negated_pushes.get(manifest.app, ()), -pushed) + 1
+        return bisect_left(self._negated_pushes.get(self.group(number), ()), -pushed) + 1

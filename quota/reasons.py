@@ -7,9 +7,11 @@ from typing import Final
 
 from quota.plan import Manifest, Why
 from quota.words import format_bytes, ordinal, plural
+from registry.kinds import CACHE, IMAGE, Kind
 from registry.names import format_digest
 
 _SHORT_HEX: Final = 12
+UNTAGGED: Final = "untagged"
 
 KEPT_AS: Final[dict[Why, str]] = {
     "newest": "among the newest of their app",
@@ -27,6 +29,7 @@ KEPT_AS: Final[dict[Why, str]] = {
     "pushed_again": "pushed again a moment ago",
     "age_unknown": "of unknown age",
     "subject_unknown": "not known to be an image or a referrer",
+    "kind_unknown": "of a kind that is not known yet",
     "subject_missing": "signatures of something that is not here",
     "size_pending": "not read yet",
     "index_pending": "beside an index that is not read yet",
@@ -49,9 +52,25 @@ def name_of(manifest: Manifest) -> str:
     return f"{manifest.repository}@{algorithm}:{encoded[:_SHORT_HEX]}…"
 
 
-def newest(rank: int, kept: int, app: str) -> str:
+def noun(kind: Kind) -> str:
+    """`image`, `build cache`, `chart`, `artifact application/x`."""
+    return "build cache" if kind == CACHE else str(kind)
+
+
+def place(rank: int, kind: Kind) -> str:
+    """`2nd newest`, of other things than images `2nd newest chart`."""
+    counted = "newest" if rank == 1 else f"{ordinal(rank)} newest"
+    return counted if kind == IMAGE else f"{counted} {noun(kind)}"
+
+
+def newest(rank: int, kept: int, app: str, kind: Kind) -> str:
     """`2nd newest of 3 kept for app api`."""
-    return f"{_place(rank)} of {kept} kept for app {app}"
+    return f"{place(rank, kind)} of {kept} kept for app {app}"
+
+
+def latest(few: int, app: str, kind: Kind) -> str:
+    """`the latest of app api, of which only 2 images remain`."""
+    return f"the latest of app {app}, of which only {plural(few, noun(kind))} remain"
 
 
 def part_of_newest(kept: int, app: str) -> str:
@@ -59,30 +78,30 @@ def part_of_newest(kept: int, app: str) -> str:
     return f"has a tag of its own and is as new as the newest {kept} of app {app}"
 
 
-def not_needed(rank: int | None, *, fits: bool) -> str:
-    """A candidate that the target is reached without. Rank None: untagged.
+def not_needed(standing: str, *, fits: bool) -> str:
+    """A candidate that the target is reached without. `standing`: `place`, or `UNTAGGED`.
 
     `fits`: a breaker allows no more than the quota needs, and that is reached without it.
     """
     reached = "the quota is kept" if fits else "the target is reached"
-    return f"{'untagged' if rank is None else _place(rank)}, {reached} without it"
+    return f"{standing}, {reached} without it"
 
 
 def deleted(
-    rank: int | None,
+    standing: str,
     companions: int,
     freed_bytes: int,
     returning_bytes: int,
     shared_bytes: int,
     sharers: list[str],
 ) -> str:
-    """`7th newest, frees 41.2 MB; 12.0 MB stay shared with acme/web:3`. Rank None: untagged.
+    """`7th newest, frees 41.2 MB; 12.0 MB stay shared with acme/web:3`. `standing`: `place`, or `UNTAGGED`.
 
     `companions`: how many manifests go with it; their bytes are in the figures.
     """
-    place = "untagged and needed by nothing" if rank is None else _place(rank)
+    head = "untagged and needed by nothing" if standing == UNTAGGED else standing
     along = f" with {plural(companions, 'manifest')} that belong to it" if companions else ""
-    sentence = f"{place}, frees {format_bytes(freed_bytes)}{along}"
+    sentence = f"{head}, frees {format_bytes(freed_bytes)}{along}"
     if returning_bytes:
         # They leave the account and are back with the build's push: no room is won by them.
         again = format_bytes(returning_bytes)
@@ -97,7 +116,3 @@ def goes_along(why: Why, holder: str, freed_bytes: int) -> str:
     """`child of acme/web:3, goes with it, frees 3.1 MB`."""
     bond = "child of" if why == "goes_with_index" else "refers to"
     return f"{bond} {holder}, goes with it, frees {format_bytes(freed_bytes)}"
-
-
-def _place(rank: int) -> str:
-    return "newest" if rank == 1 else f"{ordinal(rank)} newest"

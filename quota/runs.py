@@ -15,6 +15,7 @@ from ledger.reading import WorkspaceView
 from ledger.runs import AlreadyRunningError
 from quota.cleanup import Cleaner
 from quota.decision import target_bytes
+from quota.images import kind_fields
 from quota.outcome import Outcome, PlanChangedError
 from quota.plan import Decision, Manifest, Plan
 from quota.snapshot import Incoming, Snapshot
@@ -261,6 +262,7 @@ def _planned(
         "repository": manifest.repository,
         "app": manifest.app,
         "digest": format_digest(manifest.digest),
+        **kind_fields(manifest.kind),
         "tags": list(manifest.tags),
         "action": "keep" if decision.keep else "delete",
         "code": decision.why,

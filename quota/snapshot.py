@@ -12,8 +12,10 @@ from ledger.leases import Lease, leases_of
 from ledger.reading import Held, ManifestView, WorkspaceView, blobs_held
 from quota import plan as planning
 from quota.images import digests_of
+from quota.kinds import kinds_of
 from quota.plan import PlanInput
 from quota.policy import Policy, parse_policy
+from registry.kinds import Kind
 from registry.manifests import might_be_referrer
 from registry.media_types import manifest_kind
 from registry.timestamps import to_ns
@@ -95,6 +97,9 @@ def plan_input(
 ) -> PlanInput:
     """What the planner is given. `deleted_before`: images that the run has deleted already."""
     left = _left_by_parents(snapshot.manifests)
+    kinds = kinds_of(
+        {(view.repository_id, view.digest): view for view in snapshot.manifests}, snapshot.policy
+    )
     leased = {digest for lease in snapshot.leases for digest in lease.digests}
     return PlanInput(
         workspace=snapshot.workspace.name,
@@ -105,7 +110,9 @@ def plan_input(
         reserved_bytes=snapshot.incoming.reserved_bytes,
         incoming_bytes=snapshot.incoming.incoming_bytes,
         manifests=tuple(
-            _manifest(view, left, snapshot.held) for view in snapshot.manifests if view.present
+            _manifest(view, left, snapshot.held, kinds)
+            for view in snapshot.manifests
+            if view.present
         ),
         sizes={digest: entry.size for digest, entry in snapshot.held.items()},
         incoming_digests=snapshot.incoming.digests,
@@ -136,7 +143,10 @@ def _made_of(snapshot: Snapshot, leased: set[bytes]) -> set[bytes]:
 
 
 def _manifest(
-    view: ManifestView, left: Mapping[ManifestKey, int], held: Mapping[bytes, Held]
+    view: ManifestView,
+    left: Mapping[ManifestKey, int],
+    held: Mapping[bytes, Held],
+    kinds: Mapping[ManifestKey, Kind | None],
 ) -> planning.Manifest:
     content = view.content
     claimed = content is not None and content.claimed_ns >= 0
@@ -162,6 +172,7 @@ def _manifest(
         last_pulled_at_ns=view.pulled_ns if view.pulled_ns >= 0 else None,
         unreferenced_since_ns=since if since >= 0 else None,
         size_known=content is not None and not claimed,
+        kind=kinds[view.repository_id, view.digest],
     )
 
 

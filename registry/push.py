@@ -136,10 +136,20 @@ def build_referrer(
     subject: Blob, *, artifact_type: str = "application/spdx+json", content: bytes = b"{}"
 ) -> Image:
     """An artifact (a bill of materials, a signature) whose `subject` is the manifest `subject`."""
-    config = Blob(b"{}", OCI_EMPTY)
-    layers = (Blob(content, artifact_type),)
-    manifest = _manifest_of(config, layers, artifactType=artifact_type, subject=subject.descriptor)
-    return Image(manifest, config, layers)
+    return build_artifact(
+        (Blob(content, artifact_type),), artifactType=artifact_type, subject=subject.descriptor
+    )
+
+
+def build_artifact(
+    layers: Sequence[Blob], *, config: Blob | None = None, **fields: object
+) -> Image:
+    """Anything packed as an image manifest: by default with the config of no meaning (`{}`).
+
+    `fields` stand in the document as they are (`artifactType`, `subject`, `annotations`).
+    """
+    config = config or Blob(b"{}", OCI_EMPTY)
+    return Image(_manifest_of(config, layers, **fields), config, tuple(layers))
 
 
 async def push_image(

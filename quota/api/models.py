@@ -11,6 +11,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from quota.policy import PolicyDocument
+from registry.kinds import KindName
 
 Count = Annotated[int, Field(ge=0)]
 Level = Literal["ok", "warning", "critical", "exceeded"]
@@ -109,6 +110,18 @@ class HistoryAnswer(Answer):
     items: list[HistoryPoint]
 
 
+KindField = Annotated[
+    KindName | None,
+    Field(description="What it is; null while that is not known. Places are kept for each kind."),
+]
+ArtifactType = Annotated[
+    str | None,
+    Field(
+        description="Of an `artifact` its `artifactType`, else the type of its config or layers."
+    ),
+]
+
+
 class ImageAnswer(Answer):
     """A manifest with its live tags."""
 
@@ -117,6 +130,8 @@ class ImageAnswer(Answer):
     app: str
     digest: str
     media_type: str
+    kind: KindField
+    artifact_type: ArtifactType
     tags: list[str]
     size_bytes: Annotated[
         Count, Field(description="Config and layers; of an index: its blobs and all children's.")
@@ -298,6 +313,8 @@ class PlannedImage(Answer):
     repository: str
     app: str
     digest: str
+    kind: KindField
+    artifact_type: ArtifactType
     tags: list[str]
     action: Literal["keep", "delete"]
     code: str

@@ -6,6 +6,7 @@ from datetime import datetime
 import msgspec
 
 from quota.decision import target_bytes
+from quota.images import kind_fields
 from quota.plan import Plan
 from quota.reasons import KEPT_AS
 from quota.snapshot import Snapshot
@@ -21,6 +22,8 @@ class Candidate(msgspec.Struct, frozen=True):
     repository: str
     app: str
     digest: str
+    kind: str | None
+    artifact_type: str | None
     tags: tuple[str, ...]
     manifests: int
     freed_bytes: int
@@ -58,6 +61,7 @@ def preview_of(snapshot: Snapshot, plan: Plan) -> Preview:
                 repository=unit.manifest.repository,
                 app=unit.manifest.app,
                 digest=format_digest(unit.manifest.digest),
+                **kind_fields(unit.manifest.kind),
                 tags=tuple(unit.manifest.tags),
                 manifests=len(unit.members),
                 freed_bytes=unit.freed_bytes,

@@ -54,6 +54,7 @@ PURE = [
     "quota/health.py",
     "quota/incoming.py",
     "quota/absence.py",
+    "quota/kinds.py",
     "quota/levels.py",
     "quota/patterns.py",
     "quota/plan.py",
@@ -64,7 +65,9 @@ PURE = [
     "quota/reasons.py",
     "quota/usage.py",
     "quota/words.py",
+    "registry/following.py",
     "registry/globs.py",
+    "registry/kinds.py",
     "registry/manifests.py",
     "registry/models.py",
     "registry/names.py",
@@ -106,7 +109,10 @@ def test_a_room_imports_only_what_its_arrows_allow(room):
 
 
 def test_the_ledger_takes_only_models_and_names_from_the_registry_room():
-    allowed = {"registry.models", "registry.names", "registry.workspaces", "registry.media_types"}
+    allowed = {
+        f"registry.{name}"
+        for name in ("models", "names", "workspaces", "media_types", "kinds", "following")
+    }
     used = {
         name for path in files("ledger") for name in imports(path) if name.startswith("registry")
     }

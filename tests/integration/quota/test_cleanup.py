@@ -8,14 +8,24 @@ from datetime import timedelta
 import pytest
 
 from ledger import runs
-from ledger.facts import ManifestDeleted, ManifestPulled
+from ledger.facts import Content, ManifestDeleted, ManifestPulled, ManifestPushed
 from ledger.workspaces import Settings
 from quota.cleaning import STALE_AFTER
 from quota.snapshot import Incoming
 from registry.client import RegistryClient
-from registry.push import build_image, build_index, build_layer, build_referrer, push_image
+from registry.kinds import CACHE
+from registry.push import (
+    build_image,
+    build_index,
+    build_layer,
+    build_referrer,
+    push_image,
+    push_manifest,
+    upload_blob,
+)
 from tests.integration.quota.conftest import service_of, utc_now
 from tests.support import ledgers
+from tests.support.artifacts import build_cache_index
 from tests.support.registries import answering, running_registry
 
 
@@ -399,3 +409,33 @@ async def test_two_builds_that_fit_alone_but_not_together_are_not_both_told_fits
     assert first.verdict.reason == "below_threshold"
     assert second.verdict.reason == "still_above_target"
     assert second.figures.reserved_bytes == 500_000
+
+
+async def test_what_an_earlier_release_knew_too_little_of_is_read_before_an_image_goes(service):
+    """A BuildKit cache of which only the digests of its entries are known, and its layers' sizes not."""
+    for number in range(1, 6):
+        await service.push("acme/api", f"1.{number}", 40_000)
+    index, blobs = build_cache_index("old", 40_000, 40_000)
+    for blob in blobs:
+        await upload_blob(service.registry, "acme/api", blob.content)
+    await push_manifest(service.registry, "acme/api", index, "buildcache")
+    earlier = ManifestPushed(
+        "default",
+        "acme/api",
+        index.digest,
+        (time.time_ns(), uuid.uuid4().bytes),
+        index.media_type,
+        len(index.content),
+        "buildcache",
+        Content(children=tuple(blob.digest for blob in blobs)),
+    )
+    await service.recorder.record([earlier], now=utc_now())
+    await service.configure("acme", await service.usage("acme"), max_ratio_per_run=1)
+    _snapshot, plan = await service.cleaner.plan("acme", Incoming())
+    (cache,) = [item for item in plan.decisions if "buildcache" in item.manifest.tags]
+    assert cache.manifest.kind == CACHE
+    assert {tag for unit in plan.units for tag in unit.manifest.tags} <= {
+        "buildcache",
+        "1.1",
+        "1.2",
+    }

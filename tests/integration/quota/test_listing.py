@@ -12,6 +12,7 @@ from quota.snapshot import Incoming
 from registry.client import RegistryClient
 from registry.push import build_image, build_index, build_layer, build_referrer
 from tests.integration.quota.conftest import service_of, utc_now
+from tests.support.artifacts import build_cache, build_chart, build_kaniko_layer, build_sbom
 
 HOUR_NS = 3600 * 10**9
 
@@ -112,6 +113,44 @@ async def test_the_newest_are_those_that_the_planner_counts(service):
         f"sha256:{decision.manifest.digest.hex()}"
         for decision in plan.decisions
         if decision.why == "newest"
+    }
+
+
+async def test_the_newest_of_each_kind_are_those_that_the_planner_counts(service):
+    some = images(5)
+    sboms = [build_sbom(f"listed {number}", 1000) for number in range(5)]
+    charts = [build_chart(f"listed {number}") for number in range(4)]
+    key, layer = build_kaniko_layer("listed", 1000)
+    chart_index = build_index({"amd64": charts[3]})
+    for number, image in enumerate(some):
+        await tell(service, "acme/api", f"v{number}", image, hours=50 - number)
+        await tell(service, "acme/api", f"v{number}-sbom", sboms[number], hours=30 - number)
+    for number, chart in enumerate(charts[:3]):
+        await tell(service, "acme/api", f"c{number}", chart, hours=20 - number)
+    await tell(service, "acme/api", None, charts[3], hours=17)
+    await tell(service, "acme/api", "c3", chart_index, hours=16)
+    await tell(service, "acme/api", "buildcache", build_cache("listed", 1000), hours=2)
+    await tell(service, "acme/api/cache", key, layer, hours=1)
+    lone = build_sbom("lone", 500)
+    await tell(service, "acme/api", "lone-sbom", lone, hours=1)
+    usage = await service.usage("acme")
+    await service.configure("acme", usage, keep_at_least=3, target=0.1, max_ratio_per_run=1)
+    found = await listed(service)
+    newest = {digest for digest, named in found.items() if "keep_newest:3" in named}
+    assert newest == {
+        *map(name, some[2:]),
+        *map(name, [charts[1], charts[2], chart_index]),
+        name(lone),
+    }
+    assert found[name(sboms[4])] == [f"subject:{name(some[4])}"]
+    _snapshot, plan = await service.cleaner.plan("acme", Incoming())
+    assert newest == {
+        f"sha256:{decision.manifest.digest.hex()}"
+        for decision in plan.decisions
+        if decision.why in ("newest", "only_image")
+    }
+    assert {tag for manifest in plan.steps for tag in manifest.tags} == {
+        *("buildcache", key, "v0", "v0-sbom", "v1", "v1-sbom", "c0"),
     }
 
 

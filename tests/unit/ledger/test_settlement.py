@@ -2,10 +2,12 @@
 
 from uuid import UUID
 
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.facts import ManifestPushed
+from ledger.facts import Content, ManifestPushed
 from ledger.fold import State, fold
 from ledger.settlement import (
     MOST_REMEMBERED,
@@ -20,6 +22,7 @@ from ledger.settlement import (
     tagged_push,
     unpack_history,
 )
+from registry.media_types import OCI_CONFIG, OCI_EMPTY, OCI_MANIFEST
 
 SECOND = 1_000_000_000
 
@@ -151,3 +154,28 @@ def test_a_history_is_bounded_and_the_newest_stay():
         [], [arrival(n, n, n) for n in range(1, 200)], [tagged(n, n) for n in range(1, 200)]
     )
     assert samples(history) == list(range(200 - MOST_REMEMBERED, 200))
+
+
+@pytest.mark.parametrize(
+    ("tag", "config", "artifact_type", "closes"),
+    [
+        ("1.4", OCI_CONFIG, "", True),
+        ("1.4-sbom", OCI_CONFIG, "", True),
+        ("1.4", "application/vnd.cncf.helm.config.v1+json", "", True),
+        ("x", "application/vnd.buildkit.cacheconfig.v0", "", False),
+        ("x", OCI_EMPTY, "application/spdx+json", False),
+        ("x", OCI_CONFIG, "application/vnd.dev.cosign.simplesigning.v1+json", False),
+        ("1.4-sbom", OCI_EMPTY, "", False),
+        ("model", OCI_EMPTY, "", True),
+        ("1.4-sbom", "", "", True),
+    ],
+)
+def test_what_comes_along_with_an_image_is_nothing_that_a_build_is_for(
+    tag, config, artifact_type, closes
+):
+    fact = msgspec.structs.replace(
+        pushed(1, 1, tag),
+        media_type=OCI_MANIFEST,
+        content=Content(config_media_type=config, artifact_type=artifact_type),
+    )
+    assert (tagged_push(State({}, {}), 1, fact) is not None) is closes

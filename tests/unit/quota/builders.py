@@ -10,6 +10,7 @@ from typing import Any
 from quota.plan import Decision, Manifest, Plan, PlanInput, StaleSource
 from quota.planner import make_plan
 from quota.policy import Policy
+from registry.kinds import IMAGE
 
 DAY_NS = 86_400 * 10**9
 HOUR_NS = 3600 * 10**9
@@ -67,6 +68,7 @@ class Workspace:
             last_pulled_at_ns=None if pulled_day is None else int(pulled_day * DAY_NS),
             unreferenced_since_ns=None if left_day is None else int(left_day * DAY_NS),
             size_known=known.pop("size_known", True),
+            kind=known.pop("kind", IMAGE),
             **known,
         )
         self.sizes[manifest.digest] = size

@@ -10,11 +10,18 @@ from fnmatch import fnmatchcase
 from itertools import combinations
 
 from quota.plan import Manifest, PlanInput
+from registry.kinds import CACHE, IMAGE, Kind
 
 Remaining = frozenset[int]
 """Positions in `PlanInput.manifests`."""
 
+Row = tuple[str, Kind | None]
+"""(app, kind)"""
+
+CLASSES = range(4)
+
 FOLLOWS = re.compile(r"sha256-([0-9a-f]{64})(\..+)?")
+OF_SOMETHING = ("signature", "attestation", "sbom")
 
 
 class Oracle:
@@ -41,8 +48,22 @@ class Oracle:
         matches = [FOLLOWS.fullmatch(tag) for tag in self[number].tags]
         return [bytes.fromhex(match[1]) for match in matches if match]
 
+    def named_by_tag(self, number: int, tag: str) -> int | None:
+        """What a tag such as `1-sbom` of something that is no image belongs to, where it is there."""
+        kind = self[number].kind
+        if kind is None or kind.name not in (*OF_SOMETHING, "artifact") or "-sbom" not in tag:
+            return None
+        name = tag.removesuffix("-sbom")
+        return next(
+            (n for n in self.neighbours(number) if name in self[n].tags and n != number), None
+        )
+
     def own_tags(self, number: int) -> list[str]:
-        return [tag for tag in self[number].tags if not FOLLOWS.fullmatch(tag)]
+        return [
+            tag
+            for tag in self[number].tags
+            if not FOLLOWS.fullmatch(tag) and self.named_by_tag(number, tag) is None
+        ]
 
     def parents(self, number: int) -> set[int]:
         digest = self[number].digest
@@ -50,7 +71,9 @@ class Oracle:
 
     def subjects(self, number: int) -> set[int]:
         named = [*self.named_subjects(number), self[number].subject]
-        return {n for n in self.neighbours(number) if self[n].digest in named} - {number}
+        found = {n for n in self.neighbours(number) if self[n].digest in named} - {number}
+        by_tag = {self.named_by_tag(number, tag) for tag in self[number].tags}
+        return found | {n for n in by_tag if n is not None}
 
     def holders(self, number: int) -> set[int]:
         return self.parents(number) | self.subjects(number)
@@ -122,15 +145,22 @@ class Oracle:
             or any(stale.repository == manifest.repository for stale in source.stale_sources)
         )
 
-    # The newest of an app
+    # The newest of a kind in an app
 
-    def counted(self, app: str, remaining: Remaining) -> dict[bytes, tuple[int, bytes]]:
+    def row(self, number: int) -> Row:
+        """Among what it is ranked: its kind; what belongs to something stands among the images."""
+        manifest = self[number]
+        bound = self.holders(number) or manifest.subject is not None or manifest.kind is None
+        return manifest.app, IMAGE if bound else manifest.kind
+
+    def counted(self, row: Row, remaining: Remaining) -> dict[bytes, tuple[int, bytes]]:
         """Digest of an image that counts → what sorts it, newest last."""
         found: dict[bytes, tuple[int, bytes]] = {}
         for n in remaining:
             manifest = self[n]
             if (
-                manifest.app == app
+                (manifest.app, manifest.kind) == row
+                and manifest.kind != CACHE
                 and self.own_tags(n)
                 and manifest.subject is None
                 and not self.holders(n)
@@ -145,10 +175,11 @@ class Oracle:
 
     def rank(self, number: int) -> int:
         manifest = self[number]
-        counted = self.counted(manifest.app, self.all)
+        counted = self.counted(self.row(number), self.all)
         pushed = manifest.pushed_at_ns if manifest.age_known else -1
         if (
             manifest.digest in counted
+            and manifest.kind is not None
             and not self.holders(number)
             and manifest.subject is None
             and manifest.key not in self.source.not_found
@@ -157,24 +188,33 @@ class Oracle:
         return 1 + sum(sorts[0] > pushed for sorts in counted.values())
 
     def is_only_untagged(self, number: int) -> bool:
-        app = self[number].app
-        if self.counted(app, self.all):
+        app, kind = self[number].app, self[number].kind
+        if kind == CACHE or (kind is not None and kind.name in OF_SOMETHING):
             return False
-        rivals = [n for n in self.candidates(0) if self[n].app == app and self[n].subject is None]
+        if self.counted((app, kind or IMAGE), self.all):
+            return False
+        rivals = [
+            n
+            for n in self.candidates(0)
+            if (self[n].app, self[n].kind) == (app, kind) and self[n].subject is None
+        ]
         return bool(rivals) and number == rivals[-1]
 
     # Candidates
 
     def candidates(self, place: int) -> list[int]:
-        """Those of a class, oldest first: 0 untagged, 1 beyond the newest, 2 beyond the minimum."""
+        """Those of a class, oldest first: 0 untagged, 1 caches, 2 beyond the newest, 3 beyond the
+        minimum. What is of no known kind is in none."""
         policy = self.source.policy
 
         def belongs(n: int) -> bool:
             if place == 0:
                 return not self[n].tags and not self.holders(n)
-            if not self.own_tags(n):
+            if not self.own_tags(n) or self[n].kind is None:
                 return False
-            if place == 1:
+            if self[n].kind == CACHE or place == 1:
+                return self[n].kind == CACHE and place == 1
+            if place == 2:
                 return self.rank(n) > policy.keep_newest
             return policy.keep_at_least < self.rank(n) <= policy.keep_newest
 
@@ -209,14 +249,18 @@ class Oracle:
                 return False
             if self.is_only_untagged(number):
                 return False
-        elif "latest" in manifest.tags and len(self.counted(manifest.app, remaining)) <= 2:
+        elif (
+            "latest" in manifest.tags
+            and manifest.kind != CACHE
+            and len(self.counted(self.row(number), remaining)) <= 2
+        ):
             return False
         return not any(self.is_protected(n) for n in self.unit(number, remaining))
 
     def most(self) -> Remaining:
         """What remains when every candidate that may go goes, in order."""
         remaining = self.all
-        for place in range(3):
+        for place in CLASSES:
             turn = self.candidates(place)
             waiting = [n for earlier in range(place + 1) for n in self.candidates(earlier)]
             for candidate in turn:
@@ -259,7 +303,7 @@ class Oracle:
         For workspaces in which order decides nothing: no `latest`, and no protected part with
         several holders.
         """
-        able = [n for place in range(3) for n in self.candidates(place)]
+        able = [n for place in CLASSES for n in self.candidates(place)]
         ways = []
         for count in range(len(able) + 1):
             for chosen in combinations(able, count):

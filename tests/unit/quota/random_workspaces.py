@@ -6,11 +6,13 @@ from hypothesis import strategies as st
 
 from quota.plan import Manifest, PlanInput, StaleSource
 from quota.policy import Policy
+from registry.kinds import CACHE, IMAGE, Kind
 from tests.unit.quota.builders import DAY_NS, HOUR_NS, NOW_NS, digest, recount
 
 REPOSITORIES = [("acme/api", "api"), ("acme/web", "web"), ("acme/api-mirror", "api")]
 NAMES = [f"m{number}" for number in range(8)]
 BLOBS = [f"b{number}" for number in range(5)]
+KINDS = [*[IMAGE] * 8, CACHE, Kind("chart"), Kind("sbom"), Kind("artifact", "application/x"), None]
 TAGS = ["1", "keep-me", "latest", "2", "3", "4", "5", "6", "7", "8", "9", "10"]
 
 
@@ -42,6 +44,7 @@ def contents(draw: st.DrawFn, number: int) -> dict[str, Any]:
         "subject": None if subject is None else digest(subject),
         "subject_known": draw(seldom(value=False, usual=True)),
         "size_known": draw(seldom(value=False, usual=True)),
+        "kind": draw(st.sampled_from(KINDS)),
     }
 
 
@@ -49,6 +52,7 @@ def contents(draw: st.DrawFn, number: int) -> dict[str, Any]:
 def manifests(draw: st.DrawFn) -> tuple[Manifest, ...]:
     found = []
     free_tags = {repository: list(TAGS) for repository, _ in REPOSITORIES}
+    used: dict[str, set[str]] = {repository: set() for repository, _ in REPOSITORIES}
     for number in range(draw(st.integers(0, len(NAMES)))):
         content = draw(contents(number))
         places = [REPOSITORIES[draw(seldom(1, 0))]]
@@ -56,6 +60,11 @@ def manifests(draw: st.DrawFn) -> tuple[Manifest, ...]:
             places.append(REPOSITORIES[2])
         for repository, app in places:
             tags = [free_tags[repository].pop(0) for _ in range(draw(st.sampled_from([1, 1, 0])))]
+            if draw(in_one_of(8)):
+                # What another tag names, mostly; a name of its own where that is missing.
+                free = [tag for tag in TAGS if f"{tag}-sbom" not in used[repository]]
+                tags.append(f"{draw(st.sampled_from(free[:4] or ['x']))}-sbom")
+                used[repository].update(tags)
             if draw(in_one_of(12)):
                 tags.append(f"sha256-{digest(draw(st.sampled_from(NAMES))).hex()}.sig")
             pushed = NOW_NS - draw(st.integers(-1, 6)) * DAY_NS - draw(st.integers(0, 1)) * HOUR_NS

@@ -4,7 +4,8 @@ from hypothesis import assume, given, settings
 
 from quota.plan import Plan, PlanInput
 from quota.planner import make_plan
-from tests.unit.quota.oracle import Oracle, Remaining
+from registry.kinds import CACHE
+from tests.unit.quota.oracle import CLASSES, Oracle, Remaining
 from tests.unit.quota.random_workspaces import inputs
 
 
@@ -36,8 +37,8 @@ def what_stays_is_whole(planned: Planned):
     oracle, remaining = planned.oracle, planned.remaining
     for number in planned.gone:
         assert not oracle.holders(number) & remaining
-    for app in {manifest.app for manifest in planned.source.manifests}:
-        before, after = oracle.counted(app, oracle.all), oracle.counted(app, remaining)
+    for row in {(manifest.app, manifest.kind) for manifest in planned.source.manifests}:
+        before, after = oracle.counted(row, oracle.all), oracle.counted(row, remaining)
         newest = sorted(before, key=lambda image: before[image], reverse=True)
         assert set(newest[: planned.source.policy.keep_at_least]) <= set(after)
 
@@ -97,12 +98,16 @@ def the_reason_for_keeping_is_true(planned: Planned):
             case "follows_image":
                 assert oracle.subjects(number) & remaining
             case "newest":
+                assert manifest.kind not in (None, CACHE)
                 assert oracle.rank(number) <= policy.keep_newest
             case "not_found":
                 assert manifest.key in planned.source.not_found
                 assert oracle.rank(number) <= policy.keep_newest
             case "only_image":
-                assert len(oracle.counted(manifest.app, oracle.all)) <= 1
+                assert len(oracle.counted(oracle.row(number), oracle.all)) <= 1
+                assert manifest.kind is None or manifest.kind.name != "cache"
+            case "kind_unknown":
+                assert manifest.kind is None
             case "latest":
                 assert "latest" in manifest.tags
             case "target_reached":
@@ -145,14 +150,19 @@ def test_the_planner_keeps_its_promises(source):
 @given(inputs())
 def test_no_other_way_to_delete_by_the_rules_frees_more(source):
     oracle, plan = Oracle(source), make_plan(source)
-    able = [n for place in range(3) for n in oracle.candidates(place)]
+    able = [n for place in CLASSES for n in oracle.candidates(place)]
     assume(len(able) <= 6)
     # Where order decides (what remains of an app with `latest`, which holder of a protected part
     # is the last), the order of cleanup.md is one way of several.
     latest = [n for n in oracle.all if "latest" in oracle[n].tags]
     assume(source.policy.keep_at_least > 1 or not latest)
     # One that does not count itself may go before the others of its app do, but not after.
-    assume(not any(oracle.holders(n) or oracle[n].subject is not None for n in latest))
+    assume(
+        not any(
+            oracle.holders(n) or oracle[n].subject is not None or oracle[n].key in source.not_found
+            for n in latest
+        )
+    )
     assume(not any(oracle.is_protected(n) and len(oracle.holders(n)) > 1 for n in oracle.all))
     least = min(oracle.usage(remaining) for remaining in oracle.every_way())
     assert plan.target_reached is (least <= oracle.target)

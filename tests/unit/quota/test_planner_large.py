@@ -10,6 +10,7 @@ import pytest
 from quota.plan import Manifest, Plan, PlanInput
 from quota.planner import make_plan
 from quota.policy import Policy
+from registry.kinds import CACHE, IMAGE, Kind
 from tests.unit.quota.builders import DAY_NS, NOW_NS, Workspace, digest, open_policy, recount
 
 
@@ -36,6 +37,7 @@ def large_workspace(images: int, seed: int) -> PlanInput:
             unreferenced_since_ns=None,
             size_known=rng.random() > 0.005,
             subject_known=rng.random() > 0.02,
+            kind=rng.choice((*[IMAGE] * 8, CACHE, Kind("sbom"))),
             **nothing | rest,
         )
         manifests.append(manifest)
