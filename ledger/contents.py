@@ -101,15 +101,11 @@ def may_be_manifests(content: Content | None) -> frozenset[bytes]:
 
 def _children(references: Iterable[Descriptor], kind: ManifestKind) -> tuple[bytes, ...]:
     """What may be a manifest. An index may name anything, under any media type."""
-    return tuple(
-        dict.fromkeys(
-            [
-                item.digest
-                for item in references
-                if kind == "index" or item.media_type in MANIFEST_TYPES
-            ]
-        )
-    )
+    if kind == "index":
+        named = [item.digest for item in references]
+    else:
+        named = [item.digest for item in references if item.media_type in MANIFEST_TYPES]
+    return tuple(dict.fromkeys(named)) if named else ()
 
 
 def _only_storage_knows(item: Descriptor) -> bool:
@@ -139,7 +135,8 @@ def _blobs(
     blobs: dict[bytes, int] = {}
     for item in descriptors:
         digest, size = item.digest, item.size
-        if _only_storage_knows(item):
+        # As `_only_storage_knows`, without a call: the consumer's hot loop.
+        if item.has_urls or item.media_type in MANIFEST_TYPES:
             size = 0
         elif digest in stored:
             size = stored[digest]

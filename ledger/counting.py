@@ -80,7 +80,7 @@ class Change(msgspec.Struct):
             refs[member] = refs.get(member, 0) + 1
             if member == digest:
                 self.documents[member] = size
-            elif names_only(member, size):
+            elif size == 0 and names_only(member, size):  # few: a call for those alone
                 self.names[member] = self.names.get(member, 0) + 1
             elif declared.setdefault(member, size) != size:
                 self.disputed.setdefault(member, {declared[member]}).add(size)
@@ -127,7 +127,7 @@ def count(holdings: dict[bytes, Holding], change: Change, stored: Mapping[bytes,
     mismatches: list[Mismatch] = []
     recount: list[bytes] = []
     # Nothing goes, and everybody agrees on the size: so it is with nearly every digest.
-    special = change.disputed.keys() | change.documents.keys() | change.let_go | change.names.keys()
+    special = {*change.disputed, *change.documents, *change.let_go, *change.names}
     for digest, difference in change.refs.items():
         holding = holdings.get(digest)
         if digest not in special:
@@ -138,7 +138,12 @@ def count(holdings: dict[bytes, Holding], change: Change, stored: Mapping[bytes,
                 change.gained[digest] = size
                 delta += size
                 continue
-            if holding is not None and told and holding.size == size and holding.holders > 0:
+            if (
+                holding is not None
+                and told
+                and holding.size == size
+                and holding.refs > holding.names
+            ):
                 holding.refs += difference
                 holding.stored = holding.stored or digest in stored
                 holding.mixed = holding.mixed and not holding.stored
