@@ -40,8 +40,10 @@ def commands() -> list[Command]:
 
 
 def _walk(command: Any, path: list[str]) -> Iterator[Command]:
+    usual = getattr(command, "usual", None)
     for name, inner in getattr(command, "commands", {}).items():
-        yield from _walk(inner, [*path, name])
+        # What a group does without a word of its own is shown as the group.
+        yield from _walk(inner, path if name == usual else [*path, name])
     if not hasattr(command, "commands"):
         shown = [item for item in command.params if item.name != _OWN_HELP and not item.hidden]
         arguments = [_argument(item) for item in shown if item.param_type_name == "argument"]

@@ -136,6 +136,17 @@ class ContentLearned(msgspec.Struct, frozen=True, gc=False, tag=True):
     content: Content
 
 
+class ManifestDated(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """A person said how old an image is. Of several the one that was said last counts."""
+
+    registry: str
+    repository: str
+    digest: bytes
+    stamp: Stamp
+    """When it was said, by our clock: it is only ever compared with others of its kind."""
+    dated_ns: int
+
+
 class BlobStored(msgspec.Struct, frozen=True, gc=False, tag=True):
     """Storage has spoken: this blob has this many bytes."""
 
@@ -150,6 +161,7 @@ RepositoryFact = (
     ManifestPushed
     | ManifestSeen
     | ManifestDeleted
+    | ManifestDated
     | DigestDeleted
     | TagRemoved
     | ManifestPulled

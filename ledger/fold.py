@@ -17,6 +17,7 @@ from ledger.facts import (
     Content,
     ContentLearned,
     DigestDeleted,
+    ManifestDated,
     ManifestDeleted,
     ManifestPulled,
     ManifestPushed,
@@ -54,6 +55,8 @@ class Manifest(msgspec.Struct, gc=False):
     content: Content | None = None
     created_ns: int = -1
     """When the image says it was built; -1: not known, or not to be believed."""
+    dated: tuple[Stamp, int] = (NEVER, -1)
+    """When a person last said how old it is, and what (nanoseconds); -1: nobody did."""
     pulled_ns: int = -1
     left_ns: int = -1
     """When the last tag known to have left it did so, nanoseconds; -1: none ever left."""
@@ -164,6 +167,9 @@ def fold(state: State, repository_id: int, fact: RepositoryFact) -> None:
     elif isinstance(fact, ManifestPulled):
         manifest = _manifest(state, (repository_id, fact.digest))
         manifest.pulled_ns = max(manifest.pulled_ns, fact.stamp[0])
+    elif isinstance(fact, ManifestDated):
+        manifest = _manifest(state, (repository_id, fact.digest))
+        manifest.dated = max(manifest.dated, (fact.stamp, fact.dated_ns))
     elif isinstance(fact, ContentLearned):
         manifest = _manifest(state, (repository_id, fact.digest))
         _describe(manifest, fact.media_type, fact.size, fact.content)

@@ -128,7 +128,7 @@ async def count_observations(connection: Connection) -> int:
 _COMPARED = {
     "manifest": """
 SELECT r.registry, r.name, m.digest, w.name AS workspace,
-       m.present, m.push_ns, m.push_id, m.seen_ns, m.seen_id, m.delete_ns, m.delete_id, m.created_ns,
+       m.present, m.push_ns, m.push_id, m.seen_ns, m.seen_id, m.delete_ns, m.delete_id, m.created_ns, m.dated_ns,
        m.pulled_ns, m.size, m.media_type, m.subject, m.subject_known, m.blobs, m.children, m.claimed_ns,
        m.read_by
 FROM {0}.manifests m JOIN {0}.repositories r ON r.id = m.repository_id

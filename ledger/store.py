@@ -21,6 +21,9 @@ _SHARES = 64
 """Parts of all digests that are locked as one. Locks are few in Postgres, conflicts rare."""
 
 _by_key = itemgetter(0)
+_pack = msgspec.msgpack.Encoder().encode
+_unpack_stamp = msgspec.msgpack.Decoder(Stamp).decode
+_NOT_DATED = Manifest().dated
 
 
 def _stamp(ns: int, identifier: bytes | None) -> Stamp:
@@ -63,6 +66,9 @@ def manifest_of(row: asyncpg.Record) -> Manifest:
         created_ns=row["created_ns"],
         pulled_ns=row["pulled_ns"],
         left_ns=row["left_ns"],
+        dated=_NOT_DATED
+        if row["dated_ns"] is None
+        else (_unpack_stamp(row["dated_stamp"]), row["dated_ns"]),
     )
 
 
@@ -74,7 +80,6 @@ class _History(msgspec.Struct, frozen=True, array_like=True, gc=False):
     more: bool
 
 
-_pack_history = msgspec.msgpack.Encoder().encode
 _unpack_history = msgspec.msgpack.Decoder(_History).decode
 _SECOND_NS = 1_000_000_000
 _NO_MANIFEST = Manifest()
@@ -116,7 +121,7 @@ def _history_of(tag: Tag, manifest: Manifest, *, more: bool) -> bytes | None:
     for delete in (manifest.sure, manifest.heard):
         for tag_set in heads(behind(tag.run, delete)):
             kept = with_set(kept, tag_set)
-    return _pack_history(_History(tag.other, kept, more))
+    return _pack(_History(tag.other, kept, more))
 
 
 async def load_manifests(
@@ -159,6 +164,7 @@ _MANIFEST_COLUMNS = (
     *("delete_id", "created_ns", "pulled_ns", "left_ns", "size", "media_type"),
     *("config_media_type", "artifact_type", "subject", "subject_known", "blobs", "children"),
     *("claimed_ns", "read_by", "present", "sure_ns", "sure_id", "heard_ns", "heard_id"),
+    *("dated_ns", "dated_stamp"),
 )
 _TAG_COLUMNS = (
     *("repository_id", "name", "digest", "set_ns", "set_id", "untag_ns", "untag_id", "named_ns"),
@@ -176,6 +182,7 @@ async def save_manifests(
     added: list[tuple[Any, ...]] = []
     altered: list[tuple[Any, ...]] = []
     for key, manifest in sorted(changed.items(), key=_by_key):
+        when, said = manifest.dated
         (altered if key in known else added).append(
             (
                 key[0],
@@ -195,6 +202,7 @@ async def save_manifests(
                 manifest.present,
                 *_columns_of(manifest.sure),
                 *_columns_of(manifest.heard),
+                *((None, None) if said < 0 else (said, _pack(when))),
             )
         )
     await _add(connection, "manifests", _MANIFEST_COLUMNS, added)

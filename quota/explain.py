@@ -281,9 +281,11 @@ class _Explanation:
         return "newest", reasons.newest(rank, kept, app, kind)
 
     def _why_not(self, missing: int, kept_by: Counter[Why]) -> str:
+        # What a person can mend comes first: the list is cut.
+        obstacles = sorted(kept_by.most_common(), key=lambda item: item[0] != "age_unknown")
         named = [
             f"{plural(count, 'manifest')} {reasons.KEPT_AS[why]}"
-            for why, count in kept_by.most_common()
+            for why, count in obstacles
             if why in reasons.KEPT_AS
         ]
         demand = self._source.reserved_bytes + self._source.incoming_bytes

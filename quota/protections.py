@@ -92,7 +92,7 @@ class Protections:
             if self._keeps(tag):
                 return "keep_tag", f"its tag {tag} matches keep_tags"
         if not manifest.age_known:
-            return "age_unknown", "when it was pushed is not known"
+            return "age_unknown", "how old it is is not known: push it once more, or date it"
         age_s = self._seconds_since(manifest.pushed_at_ns)
         if age_s < policy.min_age_s and not self._belongs(number):
             done = "tagged" if manifest.tags else "pushed"

@@ -27,7 +27,7 @@ KEPT_AS: Final[dict[Why, str]] = {
     "too_young": "younger than the minimum age",
     "in_grace": "untagged for too short a time",
     "pushed_again": "pushed again a moment ago",
-    "age_unknown": "of unknown age",
+    "age_unknown": "of unknown age (`registry-quota images date`, or a push, gives them one)",
     "subject_unknown": "not known to be an image or a referrer",
     "kind_unknown": "of a kind that is not known yet",
     "subject_missing": "signatures of something that is not here",

@@ -17,6 +17,7 @@ from quota.access import Authenticate, any_of, internal_keys, operator_tokens
 from quota.accounts import Accounts
 from quota.api.app import Api
 from quota.api.cleanups import CleanupRoutes
+from quota.api.dating import DatingRoutes
 from quota.api.garbage import GarbageRoutes
 from quota.api.history import HistoryRoutes
 from quota.api.internal import InternalRoutes
@@ -29,6 +30,7 @@ from quota.api.status import StatusRoutes
 from quota.api.tokens import TokenRoutes
 from quota.cleanup import Cleaner
 from quota.complaints import Complaints
+from quota.dating import Dater
 from quota.garbage import GarbageCollection
 from quota.grpc.server import serving_grpc
 from quota.grpc.service import BuildService
@@ -151,6 +153,12 @@ def route_groups(
         api,
         CleanupRoutes(runs, accounts=accounts, authenticate=doors.api),
         RestoreRoutes(restorer, accounts=accounts, authenticate=doors.api),
+        DatingRoutes(
+            Dater(pool, recorder, clock=clock),
+            accounts=accounts,
+            authenticate=doors.api,
+            clock=clock,
+        ),
         TokenRoutes(tokens, authenticate=doors.api, clock=clock),
         HistoryRoutes(history, accounts, authenticate=doors.api, clock=clock),
         ReservationRoutes(accounts, authenticate=doors.api, clock=clock),

@@ -442,6 +442,24 @@ class RestoreAnswer(Answer):
     warnings: list[str]
 
 
+class DatedImageAnswer(Answer):
+    """An image whose age a person said."""
+
+    repository: str
+    app: str
+    digest: str
+    tags: list[str]
+    named_at: datetime | None
+    named_by: Literal["tag", "date", "image", "push"] | None
+
+
+class DatedAnswer(Answer):
+    """What was dated: images, and what belongs to them."""
+
+    dated: Count
+    images: list[DatedImageAnswer]
+
+
 class MappedAnswer(Answer):
     """A repository's new place, and what moved with it."""
 

@@ -3,13 +3,15 @@
 import asyncio
 import json
 from collections.abc import Awaitable
-from typing import Annotated, Any, Literal, Self, TypeVar
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 from urllib.parse import parse_qsl
 from uuid import UUID
 
 from aiohttp import web
 from aiohttp.http_exceptions import ContentEncodingError
 from pydantic import (
+    AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
@@ -167,6 +169,37 @@ class RestoreRequest(BaseModel):
     def _one_of_them(self) -> Self:
         if (self.run is None) == (self.image is None):
             raise ValueError("give either `run` (a cleanup's id) or `image`")
+        return self
+
+
+_FIRST_DATE: Final = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+class DateRequest(BaseModel):
+    """`POST /v1/workspaces/{workspace}/image-dates`: one image, or all of unknown age."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    date: Annotated[
+        AwareDatetime, Field(description="Since when it is what it is: RFC 3339, from 2000 to now.")
+    ]
+    image: Annotated[
+        str | None,
+        Field(
+            max_length=1000,
+            description="REPOSITORY:TAG, REPOSITORY@DIGEST or DIGEST; left out: all of unknown age.",
+        ),
+    ] = None
+    app: Annotated[
+        str | None, Field(max_length=255, description="Without `image`: only those of this app.")
+    ] = None
+
+    @model_validator(mode="after")
+    def _believable(self) -> Self:
+        if self.date < _FIRST_DATE:
+            raise ValueError("`date` must be 2000-01-01 or later")
+        if self.image is not None and self.app is not None:
+            raise ValueError("give either `image` or `app`")
         return self
 
 

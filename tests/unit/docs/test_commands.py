@@ -50,8 +50,9 @@ def test_what_a_page_tells_to_run_can_be_run(page, words):
         name = arguments.pop(0)
         if "|" in name or _PLACEHOLDER.match(name):
             return
-        assert name in command.commands, f"{page}: there is no command {name}"
-        command = command.commands[name]
+        usual = getattr(command, "usual", None)
+        assert name in command.commands or usual, f"{page}: there is no command {name}"
+        command = command.commands[name if name in command.commands else usual]
     known = {option for item in command.params for option in item.opts} | {"--help"}
     known |= {"--install-completion", "--show-completion"}
     options = [item.partition("=")[0] for item in arguments if item.startswith("-") and item != "-"]

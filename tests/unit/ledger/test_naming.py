@@ -3,7 +3,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.facts import ManifestDeleted, ManifestPushed, ManifestSeen, RepositoryFact, TagRemoved
+from ledger.facts import (
+    ManifestDated,
+    ManifestDeleted,
+    ManifestPushed,
+    ManifestSeen,
+    RepositoryFact,
+    TagRemoved,
+)
 from ledger.fold import State, fold
 from ledger.naming import Age, Named, age_of, heads, named
 from tests.support.histories import IMAGES, OCI_IMAGE, deliveries, stamp
@@ -123,6 +130,14 @@ def test_the_newest_tag_tells_an_images_age_and_after_it_who_knows_best():
     assert age_of(tags[2:], **UNKNOWN | {"push_ns": 20}) == Age(9, "push")
     assert age_of([Named()], **UNKNOWN | {"push_ns": 20}) == Age(20, "push")
     assert age_of([Named()], **UNKNOWN) == Age()
+
+
+@given(st.permutations([(1, 30), (2, 10), (3, 20)]), st.integers(1, 3))
+def test_of_several_dates_that_people_said_the_last_one_counts(said, times):
+    facts: list[RepositoryFact] = [
+        ManifestDated("default", REPOSITORY, A, stamp(moment), date) for moment, date in said
+    ]
+    assert folded(facts * times).manifests[0, A].dated == (stamp(3), 20)
 
 
 def test_what_has_no_tag_is_as_old_as_its_newest_push():
