@@ -78,7 +78,22 @@ async def ours(settings):
     async with rebuilding(
         settings, clock=lambda: datetime.now(UTC), progress=lambda *_: None
     ) as rebuild:
-        return [item async for item in rebuild.differences() if item.workspace.startswith(PREFIX)]
+        return [
+            item
+            async for item in rebuild.differences()
+            if item.workspace.startswith(PREFIX) and not only_pulled_differs(item)
+        ]
+
+
+def only_pulled_differs(difference):
+    """The earlier release took a HEAD for a pull: the times that it kept are later, and nothing else."""
+    live, rebuilt = difference.live, difference.rebuilt
+    if difference.kind != "manifest" or live is None or rebuilt is None:
+        return False
+    differing = {name for name in live if live[name] != rebuilt[name]}
+    # What it read is read again anyhow.
+    again = {"read_by", "blobs", "children"} if live["read_by"] is None else set()
+    return live["pulled_ns"] > rebuilt["pulled_ns"] and differing <= {"pulled_ns"} | again
 
 
 async def held(pool, *, names):
