@@ -74,6 +74,7 @@ def _require_text(arguments: Sequence[str]) -> None:
 
 def main() -> None:
     """Run the command line; a failure is one sentence, not a traceback."""
+    from registry.errors import BadRegistryUrl
     from runtime.settings import SettingsError
 
     # What the terminal's encoding lacks is escaped instead of ending us.
@@ -88,7 +89,7 @@ def main() -> None:
     except CommandError as error:
         print_error(str(error))
         sys.exit(error.exit_code)
-    except SettingsError as error:
+    except (SettingsError, BadRegistryUrl) as error:
         print_error(str(error))
         sys.exit(1)
     except KeyboardInterrupt:

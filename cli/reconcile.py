@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
@@ -39,7 +40,7 @@ def reconcile(
 ) -> None:
     """Compare the ledger with the registry and mend what differs. Resumable.
 
-    Exit code 0 done, 1 the registry was away or something could not be read.
+    Exit code 0 done, 1 the registry was away or something could not be read, 3 a pull-through cache.
     """
     import uvloop
 
@@ -49,7 +50,9 @@ def reconcile(
     configure_logs(settings, process="reconcile")
     report, seconds = uvloop.run(_reconcile(settings, workspace, confirm_now=confirm_now))
     if as_json:
-        emit_json({**msgspec.to_builtins(report), "seconds": round(seconds, 3)})
+        emit_json(
+            {**msgspec.to_builtins(report), "equal": report.equal, "seconds": round(seconds, 3)}
+        )
     else:
         show(report, seconds)
         if workspace is not None and not report.repositories:
@@ -67,7 +70,7 @@ async def _reconcile(
     import asyncpg
 
     from quota.reconcile import AlreadyReconcilingError
-    from registry.errors import RegistryError
+    from registry.errors import PullThroughCache, RegistryDenied, RegistryError
     from runtime.postgres import UNAVAILABLE
 
     started = time.monotonic()
@@ -90,6 +93,13 @@ async def _reconcile(
             return report, time.monotonic() - started
     except AlreadyReconcilingError as error:
         raise CommandError(str(error)) from error
+    except PullThroughCache as error:
+        raise CommandError(str(error), exit_code=3) from error
+    except RegistryDenied as error:
+        raise CommandError(
+            f"the registry at {settings.required_registry_url()} refuses us: {error}. Correct "
+            "RQ_REGISTRY_USERNAME and RQ_REGISTRY_PASSWORD before you run it again"
+        ) from error
     except RegistryError as error:
         raise CommandError(
             f"the registry at {settings.required_registry_url()} stopped the pass: {error}. "
@@ -136,24 +146,33 @@ def show(report: "Report", seconds: float) -> None:
                 for item in report.drift
             ],
         )
-    for problem in report.problems[:_MOST_PROBLEMS_SHOWN]:
-        console.print(f"[bold red]not read[/] {plain(problem)}", soft_wrap=True)
-    if (more := len(report.problems) - _MOST_PROBLEMS_SHOWN) > 0:
-        console.print(f"[bold red]not read[/] and {more} more")
+    _named("[bold red]not read[/]", report.problems)
+    _named("[yellow]doubted[/]", report.doubted)
     for note in report.notes:
         console.print(plain(note), soft_wrap=True)
     console.print(_summary(report, seconds), soft_wrap=True)
+
+
+def _named(mark: str, items: Sequence[str]) -> None:
+    for item in items[:_MOST_PROBLEMS_SHOWN]:
+        console.print(f"{mark} {plain(item)}", soft_wrap=True)
+    if (more := len(items) - _MOST_PROBLEMS_SHOWN) > 0:
+        console.print(f"{mark} and {more} more (--json)")
 
 
 def _summary(report: "Report", seconds: float) -> str:
     rate = report.manifests / seconds if seconds > 0 else 0.0
     text = (
         f"{report.repositories} repositories, {report.manifests} manifests in {seconds:.1f} s "
-        f"({rate:.0f}/s)"
+        f"({rate:.0f}/s): "
     )
+    if report.equal:
+        return text + "the ledger equals the registry"
+    text += "mended" if report.drift else "no difference in what was read"
     if report.resumed:
-        text += ", resumed"
-    text += ": the ledger equals the registry" if not report.drift else ": mended"
-    if report.suspected:
-        text += f"; {report.suspected} were not there: a pass an hour later (or --confirm-now) forgets them"
+        text += "; an earlier run had read what is before the place where it stopped"
+    if report.problems:
+        text += f"; {len(report.problems)} could not be read or were refused, as named above"
+    if report.doubted:
+        text += f"; {len(report.doubted)} are in doubt, as named above"
     return text

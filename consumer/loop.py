@@ -89,7 +89,9 @@ class NotificationConsumer:
         on_pending: Callable[[], None],
         ignored_agents: AgentRule = no_agent,
         tracing: Tracing | None = None,
+        pull_through: bool = False,
     ) -> None:
+        self._pull_through = pull_through
         self._connect = connect
         self._producer = producer
         self._pool = pool
@@ -345,7 +347,12 @@ class NotificationConsumer:
     async def _decode(self, record: ConsumerRecord, letters: list[Sent]) -> Decoded:
         try:
             notification = decode_event(record.value or b"")
-            fact = facts_of(source_of(record), notification, self._ignored_agents)
+            fact = facts_of(
+                source_of(record),
+                notification,
+                self._ignored_agents,
+                pull_through=self._pull_through,
+            )
         except BadEvent as error:
             letters.append(await self._bury(record, str(error), "malformed"))
             return Decoded(record, None, refused=True)

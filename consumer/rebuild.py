@@ -141,6 +141,7 @@ async def rebuilding(
                 clock=clock,
                 progress=progress,
                 ignored_agents=agents_like(settings.ignored_pull_agents),
+                pull_through=settings.registry_pull_through,
             )
             rebuild = Rebuild(
                 live=live,

@@ -61,7 +61,9 @@ class Replay:
         clock: Callable[[], datetime],
         progress: Progress,
         ignored_agents: AgentRule = no_agent,
+        pull_through: bool = False,
     ) -> None:
+        self._pull_through = pull_through
         self._kafka = kafka
         self._recorder = recorder
         self._batch_max_events = batch_max_events
@@ -126,7 +128,12 @@ class Replay:
     def _fact(self, record: ConsumerRecord) -> Fact | None:
         try:
             notification = decode_event(record.value or b"")
-            return facts_of(source_of(record), notification, self._ignored_agents)
+            return facts_of(
+                source_of(record),
+                notification,
+                self._ignored_agents,
+                pull_through=self._pull_through,
+            )
         except BadEvent:
             self.replayed.skipped += 1
             return None

@@ -38,11 +38,18 @@ def agents_like(patterns: Sequence[str]) -> AgentRule:
 
 
 def facts_of(
-    registry: str, notification: Notification, ignored: AgentRule = no_agent
+    registry: str,
+    notification: Notification,
+    ignored: AgentRule = no_agent,
+    *,
+    pull_through: bool = False,
 ) -> Fact | None:
     """What a notification from `registry` (its id) says, or None when it changes nothing.
 
     A pull counts when it fetched the manifest (a HEAD did not), by nobody whom `ignored` knows.
+
+    `pull_through`: the registry is a cache, and stores what is fetched from it, whoever does: it tells
+    of that as a pull what others tell of a push.
     """
     stamp = (notification.timestamp_ns, event_uuid(notification.id))
     repository, digest = notification.repository, notification.digest
@@ -53,17 +60,21 @@ def facts_of(
     if digest is None:
         return None
     if notification.is_blob:
-        if notification.action == "pull" or not believable(digest, notification.size):
+        told = notification.action != "pull" or pull_through
+        if not told or not believable(digest, notification.size):
             return None
         return BlobStored(digest, notification.size, registry, repository)
-    if notification.action == "pull":
+    if notification.action == "pull" and pull_through and notification.is_look:
+        return None  # the document alone is stored, some hundred bytes
+    if notification.action == "pull" and not pull_through:
         if notification.is_own or notification.is_look or ignored(notification.user_agent):
             return None
         return ManifestPulled(registry, repository, digest, stamp)
     if notification.action == "mount":
         return None  # only blobs are mounted
     # What we put back exists again; it was not pushed anew and does not become the newest image.
-    fact = ManifestSeen if notification.is_restored else ManifestPushed
+    seen = notification.is_restored or notification.action == "pull"
+    fact = ManifestSeen if seen else ManifestPushed
     return fact(
         registry,
         repository,

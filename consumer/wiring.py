@@ -132,6 +132,7 @@ async def run(settings: Settings) -> int:
             on_pending=resolver.wake,
             ignored_agents=agents_like(settings.ignored_pull_agents),
             tracing=tracing,
+            pull_through=settings.registry_pull_through,
         )
 
         async def own_work() -> Standing:
@@ -164,8 +165,9 @@ async def run(settings: Settings) -> int:
             )
         )
         await stack.enter_async_context(background("sizes", resolver.run(), stopping))
-        await stack.enter_async_context(background("settling", settling.run(), stopping))
-        await stack.enter_async_context(background("confirming", confirmer.run(), stopping))
+        if not settings.registry_pull_through:  # a cache downloads whatever it is asked for
+            await stack.enter_async_context(background("settling", settling.run(), stopping))
+            await stack.enter_async_context(background("confirming", confirmer.run(), stopping))
         await stack.enter_async_context(background("consumer", consumer.run(), stopping))
         # A batch makes tens of thousands of objects that go with it: the collector looks once a batch,
         # and not again at what is here now.

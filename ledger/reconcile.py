@@ -421,6 +421,14 @@ WHERE d.pass_id = $1 ORDER BY w.name
 
 COUNT_SUSPECTED = "SELECT count(*) FROM suspected_absences"
 
+SUSPECTED_NAMES = """
+SELECT r.name, s.reference, s.missing_since
+FROM suspected_absences s JOIN repositories r ON r.id = s.repository_id
+JOIN workspaces w ON w.id = r.workspace_id
+WHERE r.registry = $1 AND ($2::text IS NULL OR w.name = $2)
+ORDER BY r.name, s.reference
+"""
+
 
 async def add_drift(
     connection: Connection,
@@ -479,6 +487,14 @@ async def announce_drift(
 async def count_suspected(connection: Connection) -> int:
     """Absences that wait for a second pass."""
     return int(await connection.fetchval(COUNT_SUSPECTED))
+
+
+async def suspected(
+    connection: Connection, registry: str, workspace: str | None
+) -> list[tuple[str, str, datetime]]:
+    """Absences that wait for a second pass: repository, reference, and since when it is missing."""
+    rows = await connection.fetch(SUSPECTED_NAMES, registry, workspace)
+    return [(row["name"], row["reference"], row["missing_since"]) for row in rows]
 
 
 async def status(connection: Connection, registry: str) -> dict[str, Any]:

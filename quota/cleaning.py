@@ -21,6 +21,7 @@ from quota import recheck, stored
 from quota.decision import target_bytes
 from quota.deleting import RULES_CHANGED, Deletions, Tools, contents_of, deleted, stopped_by
 from quota.late import settle_run
+from quota.looking import config_elsewhere
 from quota.outcome import Outcome, PlanChangedError, StopError
 from quota.plan import ManifestKey, Plan, PlanInput
 from quota.planner import make_plan
@@ -28,6 +29,7 @@ from quota.rounds import rehearsed, rounds
 from quota.snapshot import Incoming, Snapshot, plan_input, take_snapshot
 from quota.stored import Steps
 from registry.errors import RegistryError
+from registry.manifests import ManifestError
 from runtime.lifecycle import end
 from runtime.logs import get_logger
 from runtime.postgres import UNAVAILABLE
@@ -150,7 +152,20 @@ class Job:
             log.info("plan_not_checked", workspace=self._workspace, reason=str(error) or "too slow")
             self._outcome.warn("registry_not_asked")
             snapshot, plan = await self.plan()
+        else:
+            await self._tell_why_no_age(plan, seconds)
         return snapshot, plan
+
+    async def _tell_why_no_age(self, plan: Plan, seconds: float) -> None:
+        """Images whose age is not known stay for ever: where their configs cannot be read, say so."""
+        of_no_age = (one.manifest for one in plan.decisions if not one.manifest.age_known)
+        image = next((one for one in of_no_age if one.tags), None)
+        if image is None:
+            return
+        with contextlib.suppress(TimeoutError, RegistryError, ManifestError):
+            async with asyncio.timeout(seconds):
+                if await config_elsewhere(self._tools.client, image.repository, image.digest):
+                    self._outcome.warn("blobs_elsewhere")
 
     async def _plan_once(self) -> tuple[Snapshot, PlanInput, Plan]:
         async with self._tools.pool.acquire() as connection:

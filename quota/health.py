@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from quota.words import format_seconds, plural
+from registry.errors import PullThroughCache
 
 State = Literal["ok", "warning", "failed", "unknown"]
 
@@ -185,8 +186,15 @@ def _reconciliation(last: Document, now: datetime) -> Check:
     again = (
         "run `registry-quota reconcile`: it goes on where it stopped, and says what is in its way"
     )
-    if last["last_error"] and not running:
-        return check("warning", f"the newest pass stopped: {last['last_error']}", again)
+    if (told := last["last_error"]) and not running:
+        started = last.get("last_started_at")
+        if finished is not None and started is not None and finished >= started:
+            mend = "mend what it names; `registry-quota reconcile` then names all that is left"
+            return check("warning", f"the newest pass could not read everything: {told}", mend)
+        if told == str(PullThroughCache()):
+            return check("warning", f"not done: {told}")
+        mend = "mend what it names first; `registry-quota reconcile` then goes on where it stopped"
+        return check("warning", f"the newest pass stopped: {told}", mend)
     if finished is None:
         return check("ok", "the first pass runs" if running else "the first pass is yet to come")
     since = (now - finished).total_seconds()

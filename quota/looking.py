@@ -12,7 +12,13 @@ from ledger.contents import believable, content_of_manifest
 from ledger.facts import BlobStored, Content, ManifestSeen, Stamp
 from registry.answers import FetchedManifest
 from registry.client import RegistryClient
-from registry.errors import NotFound, RegistryDenied, RegistryError, RegistryUnavailable
+from registry.errors import (
+    NotFound,
+    RegistryDenied,
+    RegistryError,
+    RegistryUnavailable,
+    SentElsewhere,
+)
 from registry.manifests import parse_config_created, parse_manifest
 from registry.media_types import IMAGE_CONFIG_TYPES
 from registry.models import Descriptor
@@ -97,21 +103,47 @@ def look_at(fetched: FetchedManifest) -> Look:
     )
 
 
+class UnreadConfigError(Exception):
+    """An image's config cannot be read, so its age stays unknown: nothing deletes it."""
+
+    def __init__(self, cause: RegistryError) -> None:
+        super().__init__(f"its config cannot be read, so its age is not known: {cause}")
+        self.elsewhere = cause.host if isinstance(cause, SentElsewhere) else None
+        """The host that the registry sent us to, and that we are not allowed to follow to."""
+
+
 async def created_ns(
     client: RegistryClient, repository: str, config: Descriptor, *, now: datetime
 ) -> int | None:
-    """When an image says it was built, in nanoseconds; None unless that can be believed."""
+    """When an image says it was built, in nanoseconds; None unless that can be believed.
+
+    Raises UnreadConfigError, and RegistryError when the registry itself is the trouble.
+    """
     try:
         body = await client.get_blob(repository, config.digest, _MOST_CONFIG_BYTES)
     except RegistryUnavailable as error:
         if error.retry_after is not None:
             raise
         await client.ping()
-        return None
-    except RegistryError:
-        return None  # its age stays unknown: it is never a candidate for deletion
+        raise UnreadConfigError(error) from error
+    except RegistryError as error:
+        raise UnreadConfigError(error) from error
     created = parse_config_created(body, now)
     return None if created is None else to_ns(created)
+
+
+async def config_elsewhere(client: RegistryClient, repository: str, digest: bytes) -> bool:
+    """Whether an image's config is at a host that the registry names and we are not allowed to read.
+
+    Raises RegistryError, ManifestError.
+    """
+    config = look_at(await client.get_manifest(repository, digest)).config
+    if config is not None:
+        try:
+            await client.get_blob(repository, config.digest, _MOST_CONFIG_BYTES)
+        except SentElsewhere:
+            return True
+    return False
 
 
 def stamp_of(date: datetime, new_id: Callable[[], UUID]) -> Stamp:

@@ -5,7 +5,7 @@ row remembers up to which, so that one that ended early goes on where it stopped
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
@@ -19,8 +19,14 @@ from ledger.reconcile import Drift, KnownRepository, Pass
 from ledger.record import RECONCILE, Recorded, Recorder
 from quota.looking import each
 from quota.walk import Findings, RepositoryWalk, outdated
-from registry.client import RegistryClient
-from registry.errors import RegistryDenied, RegistryError, RegistryRefused, RegistryUnavailable
+from registry.client import PROBE_REPOSITORY, RegistryClient
+from registry.errors import (
+    PullThroughCache,
+    RegistryDenied,
+    RegistryError,
+    RegistryRefused,
+    RegistryUnavailable,
+)
 from registry.workspaces import WorkspaceRule
 from runtime.postgres import Connection, Pool
 from runtime.settings import DEFAULT_REGISTRY
@@ -69,10 +75,20 @@ class Report(msgspec.Struct):
     """Tags and manifests that this run looked at."""
     drift: list[Drift]
     suspected: int
-    """Absences that wait for a second pass, in all."""
+    """Absences that wait for a second pass."""
     problems: list[str]
-    """What could not be read or recorded."""
+    """What could not be read or recorded, and what to do about it."""
+    doubted: list[str]
+    """What was not as it should be, and proves nothing; the absences are among it."""
     notes: list[str]
+
+    @property
+    def equal(self) -> bool:
+        """Whether the ledger equals the registry: all of it was read, and nothing of it differs.
+
+        A run that went on where another stopped cannot say so of what that one read.
+        """
+        return not (self.drift or self.problems or self.doubted or self.resumed)
 
 
 class Reconciler:
@@ -88,8 +104,12 @@ class Reconciler:
         clock: Callable[[], datetime],
         new_id: Callable[[], UUID] = uuid4,
         in_flight: float = _IN_FLIGHT_SECONDS,
+        pull_through: bool = False,
     ) -> None:
-        """`in_flight`: seconds that a difference has to last before it counts as drift."""
+        """`in_flight`: seconds that a difference has to last before it counts as drift.
+
+        `pull_through`: the registry is known to be a cache of another, which is not walked through.
+        """
         self._pool = pool
         self._recorder = recorder
         self._client = client
@@ -97,6 +117,7 @@ class Reconciler:
         self._clock = clock
         self._new_id = new_id
         self._in_flight = in_flight
+        self._pull_through = pull_through
         self.progress = Progress()
         self._walks = False
 
@@ -147,6 +168,8 @@ class Reconciler:
         self.progress = run.progress
         self._walks = True
         try:
+            if self._pull_through or await self._client.is_pull_through_cache(PROBE_REPOSITORY):
+                raise PullThroughCache
             names = await self._repositories(run)
             run.progress.total = len(names)
             run.waiting = deque(name for name in names if name > current.cursor)
@@ -183,9 +206,9 @@ class Reconciler:
                     names.add(name)
             run.listed = True
         except (RegistryDenied, RegistryRefused) as error:
-            run.notes.append(
-                "The registry does not let its repositories be listed, so only those were looked "
-                f"at that the ledger knows: {error}"
+            run.tell_problem(
+                "the list of repositories: only those were looked at that the ledger knows; let the "
+                f"account list them (`registry:catalog:*`), and a proxy pass `_catalog` on: {error}"
             )
         return sorted(names)
 
@@ -236,6 +259,8 @@ class Reconciler:
             run.current.manifests += findings.asked
             for problem in findings.problems:
                 run.tell_problem(problem)
+            run.doubted += findings.doubted[: _MOST_PROBLEMS - len(run.doubted)]
+            run.elsewhere.update(findings.elsewhere)
             if findings.facts and known.manifests and run.drifted < _MOST_IN_FLIGHT:
                 known = await self._without_what_arrived(repository, findings)
             if not findings.empty:
@@ -307,6 +332,8 @@ class Reconciler:
 
     async def _finish(self, run: "_Run") -> Report:
         await self._recount(run)
+        for host, images in run.elsewhere.items():
+            run.tell_problem(_sent_elsewhere(host, images))
         now = self._clock()
         async with self._pool.acquire() as connection, connection.transaction():
             drift = await rows.drift(connection, run.current.id)
@@ -319,7 +346,7 @@ class Reconciler:
                 now=now,
                 listed=run.listed,
             )
-            suspected = await rows.count_suspected(connection)
+            suspected = await rows.suspected(connection, DEFAULT_REGISTRY, run.current.workspace)
         if any(item.found for item in drift):
             run.notes.append(UNTAGGED)
         return Report(
@@ -329,8 +356,9 @@ class Reconciler:
             run.progress.total,
             run.progress.manifests,
             drift,
-            suspected,
+            len(suspected),
             run.problems,
+            run.doubted + [_missing(*absence) for absence in suspected[:_MOST_PROBLEMS]],
             run.notes,
         )
 
@@ -358,6 +386,9 @@ class _Run(msgspec.Struct):
     waiting: deque[str] = msgspec.field(default_factory=deque)
     open: set[str] = msgspec.field(default_factory=set)
     problems: list[str] = msgspec.field(default_factory=list)
+    doubted: list[str] = msgspec.field(default_factory=list)
+    elsewhere: Counter[str] = msgspec.field(default_factory=Counter)
+    """Host of an object storage that we are not allowed to read → images whose config is there."""
     notes: list[str] = msgspec.field(default_factory=list)
     listed: bool = False
     """Whether all repositories' names were seen."""
@@ -390,6 +421,22 @@ class _Run(msgspec.Struct):
         if not self.problems:
             return None
         return f"{len(self.problems)} things could not be read, first: {self.problems[0]}"
+
+
+def _sent_elsewhere(host: str, images: int) -> str:
+    return (
+        f"the configs of {images} images: the registry sends who reads a blob to {host}, which is not "
+        "allowed; so no image that a pass found has an age, none of them is ever cleaned, and no size "
+        f"is confirmed: set RQ_REGISTRY_REDIRECT_HOSTS={host} for API, consumer and this command"
+    )
+
+
+def _missing(repository: str, reference: str, since: datetime) -> str:
+    colon = "@" if ":" in reference else ":"
+    return (
+        f"{repository}{colon}{reference} is not there since {since:%Y-%m-%d %H:%M} UTC: a pass an hour "
+        "later (or --confirm-now) forgets it"
+    )
 
 
 def _counts(

@@ -31,4 +31,11 @@ async def open_reconciler(
     recorder = Recorder(
         pool, rule=rule, default_quota_bytes=settings.default_quota_bytes, level_of=level
     )
-    return Reconciler(pool=pool, recorder=recorder, client=client, rule=rule, clock=clock)
+    return Reconciler(
+        pool=pool,
+        recorder=recorder,
+        client=client,
+        rule=rule,
+        clock=clock,
+        pull_through=settings.registry_pull_through,
+    )

@@ -29,6 +29,9 @@ _ASK_SECONDS = 5.0
 """For what the registry is asked before a plan is stored; without its word the plan is made all the same."""
 _WARNINGS = {
     "registry_not_asked": "the registry could not be asked in time; carrying the plan out asks it",
+    "blobs_elsewhere": "the registry sends who reads a blob to object storage at a host that is not "
+    "allowed, so images have no age and stay: name it in RQ_REGISTRY_REDIRECT_HOSTS and reconcile "
+    "(`registry-quota doctor` says which host)",
     "images_not_found": "the registry answers for no tag of some images: they count among no newest",
 }
 _MOST_NAMED = 5

@@ -20,7 +20,17 @@ from ledger.facts import BlobStored, Fact, names_only
 from ledger.mapping import CleanupRunningError, Mapper, MovedMeanwhileError
 from ledger.record import Recorder
 from quota.images import digests_of, size_bytes
-from quota.looking import Blob, Look, created_ns, each, look_at, seen, stamp_of, what_is
+from quota.looking import (
+    Blob,
+    Look,
+    UnreadConfigError,
+    created_ns,
+    each,
+    look_at,
+    seen,
+    stamp_of,
+    what_is,
+)
 from registry.answers import FetchedManifest
 from registry.client import RegistryClient
 from registry.errors import NotFound, RegistryError
@@ -228,7 +238,8 @@ class Tracker:
                     stored[digest] = size
         created = None
         if look.config is not None:
-            created = await created_ns(self._client, repository, look.config, now=self._clock())
+            with suppress(UnreadConfigError):
+                created = await created_ns(self._client, repository, look.config, now=self._clock())
         return _Found(look, created, [BlobStored(blob, size) for blob, size in stored.items()])
 
     async def _since(self, pushed: Pushed, digest: bytes) -> int | None:

@@ -19,6 +19,7 @@ from quota.absence import Verdict, missing_children, not_named, tags_to_ask, ver
 from quota.looking import (
     Blob,
     Look,
+    UnreadConfigError,
     created_ns,
     each,
     look_at,
@@ -34,6 +35,8 @@ from registry.manifests import ManifestError
 from registry.names import format_digest
 from runtime.settings import DEFAULT_REGISTRY
 
+_SAMPLE = 5
+"""Images of unknown age that are read again in a pass, a repository each."""
 AT_ONCE = 500
 """Tags or manifests asked for before what they told is recorded."""
 
@@ -49,6 +52,11 @@ class Findings(msgspec.Struct):
     cleared: list[str] = msgspec.field(default_factory=list)
     """References that are suspected no longer."""
     problems: list[str] = msgspec.field(default_factory=list)
+    """What could not be read, and why."""
+    doubted: list[str] = msgspec.field(default_factory=list)
+    """What is not as it should be, and no proof of anything."""
+    elsewhere: list[str] = msgspec.field(default_factory=list)
+    """For each config that was not read because it is in object storage: the host that it is at."""
     asked: int = 0
     """Tags and manifests that were looked at."""
 
@@ -148,6 +156,7 @@ class RepositoryWalk:
             self._known, self._named & {tag.digest for tag in self._known.tags.values()}
         )
         await self._fetch_all(wanted - self._fetched.keys(), fetched, found)
+        await self._date_again(self._named - self._fetched.keys(), fetched, found)
         self._tell(fetched, named, found)
         return found
 
@@ -162,12 +171,38 @@ class RepositoryWalk:
             fresh = None if look.digest in self._known.manifests else look
             return TagState(look.digest, look.date), fresh
         except NotFound:
-            return None  # listed, but not there (any more, or yet)
+            # Listed, but not there (any more, or yet).
+            found.doubted.append(
+                f"{self._repository}:{tag} is listed, and not there: nobody can pull it"
+            )
+            return None
         except (RegistryError, ManifestError) as error:
             await self._excuse(error, f"{self._repository}:{tag}", found)
             self._unclear.add(tag)
             self.unread.add(tag)
             return None
+
+    async def _date_again(
+        self, named: set[bytes], fetched: dict[bytes, _Fetched], found: Findings
+    ) -> None:
+        """Read known images of unknown age again: a few, and all once one of them tells it.
+
+        What was in the way may be mended: a redirect that is allowed now.
+        """
+        known = self._known.manifests
+        undated = sorted(one for one in named & known.keys() if known[one].pushed_ns < 0)
+        start = self._new_id().int % len(undated) if undated else 0
+        undated = undated[start:] + undated[:start]
+        for some in (undated[:_SAMPLE], undated[_SAMPLE:]):
+            wanted = {
+                one
+                for digest in some
+                for one in (digest, *known[digest].children)
+                if one in known and known[one].pushed_ns < 0
+            }
+            await self._fetch_all(wanted - fetched.keys(), fetched, found)
+            if all(fetched[one].created is None for one in wanted & fetched.keys()):
+                break
 
     # Manifests
 
@@ -214,6 +249,12 @@ class RepositoryWalk:
             created = await created_ns(
                 self._client, self._repository, look.config, now=self._clock()
             )
+        except UnreadConfigError as error:
+            if error.elsewhere:
+                found.elsewhere.append(error.elsewhere)
+            else:
+                found.problems.append(f"{self._repository}@{format_digest(look.digest)}: {error}")
+            return _Fetched(look, None)
         except RegistryError as error:
             await self._excuse(error, f"{self._repository}@{format_digest(look.digest)}", found)
             self.unread.add(format_digest(look.digest))
@@ -297,6 +338,8 @@ class RepositoryWalk:
             tagged.add(digest)
             found.facts.append(fact)
         for digest, what in fetched.items():
+            if digest in self._known.manifests and ages[digest] is None:
+                continue  # read again for its age, which it did not tell
             if digest not in tagged:
                 stamp = stamp_of(what.look.date, self._new_id)
                 created = self._known.floor.no_older(format_digest(digest), ages[digest])
@@ -351,6 +394,11 @@ class RepositoryWalk:
     def _judge(self, reference: str, date: datetime, known_ns: int, found: Findings) -> Verdict:
         since = self._known.suspected.get(reference)
         judged = verdict(date, known_ns, since, confirm_now=self._confirm_now)
+        if judged is Verdict.DOUBT:
+            found.doubted.append(
+                f"{self._repository} {reference} is not there, although the ledger heard of it at or "
+                "after the registry's time: another pass asks again"
+            )
         if judged is Verdict.SUSPECT:
             found.suspected[reference] = date
         if judged in (Verdict.SUSPECT, Verdict.WAIT):
@@ -384,7 +432,8 @@ def outdated(fact: Fact, known: KnownRepository) -> bool:
     if isinstance(fact, ManifestSeen):
         tag = known.tags.get(fact.tag) if fact.tag is not None else None
         if fact.tag is None:
-            return fact.digest in known.manifests
+            manifest = known.manifests.get(fact.digest)
+            return manifest is not None and (fact.created_ns is None or manifest.pushed_ns >= 0)
         return tag is not None and (tag.digest == fact.digest or tag.set_ns >= fact.stamp[0])
     if isinstance(fact, ManifestDeleted):
         manifest = known.manifests.get(fact.digest)

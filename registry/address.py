@@ -7,21 +7,24 @@ from yarl import URL
 
 from registry.errors import BadRegistryUrl
 
-_EXAMPLE: Final = "write it like http://127.0.0.1:5000 or https://registry.example.com"
+_EXAMPLE: Final = "write it like http://127.0.0.1:5000, https://registry.example.com or https://example.com/registry"
 _HOST: Final = re.compile(
     r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?\.?|[0-9A-Fa-f:.]+", re.ASCII
 )
+
+_PREFIX: Final = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)*", re.ASCII)
 
 _IN_A_LINE: Final = re.compile(r"[\x21-\x7e]*")
 """What is sent as it is must not end the line that it is sent in."""
 
 
 def registry_base_url(text: str) -> URL:
-    """A registry's address, with or without scheme, as a base URL without path.
+    """A registry's address, with or without scheme, as a base URL without a `/` at its end.
 
     Without a scheme it is https for port 443, else http (what `ORBIT_REGISTRY_URL=host:5000` means).
-    A trailing `/` or `/v2/` is dropped. Raises BadRegistryUrl for a doubled scheme, another path,
-    credentials, a query, or anything that is no address.
+    A path is that below which the registry is served (`https://host/docker`, its `http.prefix`); a `/`
+    or `/v2/` at its end is dropped. Raises BadRegistryUrl for a doubled scheme, credentials, a query,
+    or anything that is no address.
     """
     address = text.strip()
     if not address:
@@ -50,11 +53,17 @@ def registry_base_url(text: str) -> URL:
         raise BadRegistryUrl(
             "the registry's address holds credentials; set them as user name and password instead"
         )
-    if url.path.rstrip("/") not in ("", "/v2") or url.query_string or url.fragment:
+    prefix = _prefix(url.raw_path)
+    if not _PREFIX.fullmatch(prefix) or url.query_string or url.fragment or "?" in address:
         raise BadRegistryUrl(
-            f"the registry's address {text!a} has a path; only the host is wanted; {_EXAMPLE}"
+            f"the registry's address {text!a} has a path or query that leads to no registry; {_EXAMPLE}"
         )
-    return url.origin()
+    return url.origin().with_path(prefix, encoded=True) if prefix else url.origin()
+
+
+def _prefix(path: str) -> str:
+    """The path below which a registry is served; "" at its root. No `/` at its end."""
+    return path.rstrip("/").removesuffix("/v2").rstrip("/")
 
 
 def host_allowed(url: URL, allowed: frozenset[str]) -> bool:
@@ -94,9 +103,18 @@ def named_url(location: str, current: URL) -> URL:
 
 
 def same_registry(location: str, current: URL, base: URL) -> URL:
-    """A `Link` or `Location` of the registry as a URL. Raises ValueError when it leads elsewhere."""
+    """A `Link` or `Location` of the registry as a URL. Raises ValueError when it leads elsewhere.
+
+    It has the prefix of `base`, or none of it: a proxy may serve a registry below a path that the
+    registry itself knows nothing of.
+    """
     target = named_url(location, current)
+    prefix = _prefix(base.raw_path)
     # `origin` leaves out a user and password, which would take the place of ours.
-    if _names_somebody(target) or target.origin() != base or not target.raw_path.startswith("/v2/"):
-        raise ValueError(f"{location[:200]!a} leads away from the registry")
-    return target
+    if not _names_somebody(target) and target.origin() == base.origin():
+        if target.raw_path.startswith(f"{prefix}/v2/"):
+            return target
+        if target.raw_path.startswith("/v2/"):
+            query = f"?{target.raw_query_string}" if target.raw_query_string else ""
+            return URL(f"{base.origin()}{prefix}{target.raw_path}{query}", encoded=True)
+    raise ValueError(f"{location[:200]!a} leads away from the registry")

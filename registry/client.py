@@ -29,8 +29,8 @@ from registry.errors import (
     TooLarge,
     WrongContent,
 )
-from registry.manifests import ManifestError, signed_payload
-from registry.media_types import ACCEPTED, DOCKER_SCHEMA1_SIGNED, bare
+from registry.manifests import ManifestError, parse_manifest, signed_payload
+from registry.media_types import ACCEPTED, DOCKER_SCHEMA1_SIGNED, OCI_CONFIG, OCI_MANIFEST, bare
 from registry.models import MAX_SIZE, OWN_USER_AGENT_PREFIX, RESTORING_SUFFIX
 from registry.names import (
     InvalidDigest,
@@ -48,6 +48,7 @@ from registry.transport import (
     Retries,
     Transport,
     describe,
+    sent_elsewhere,
 )
 
 USER_AGENT: Final = OWN_USER_AGENT_PREFIX + version("registry-quota")
@@ -55,7 +56,11 @@ MAX_MANIFEST_BYTES: Final = 8 * 1024 * 1024
 MAX_LIST_BYTES: Final = 32 * 1024 * 1024
 """Longest page of tags or repositories read; v2.8 sends all tags of a repository in one."""
 PAGE_SIZE: Final = 1000
-"""Entries asked for at a time; v3 answers 400 to more."""
+"""Entries asked for at a time. A registry with a lower limit (`catalog.maxentries`, `tags.maxtags`)
+answers 400, and is asked for as many as it likes."""
+
+PROBE_REPOSITORY: Final = "registry-quota/doctor"
+"""Where what cannot exist is deleted and put; no such repository appears by it."""
 
 _ACCEPT: Final = {"Accept": ", ".join(ACCEPTED)}
 _ABSENT_CODES: Final = frozenset(
@@ -152,7 +157,7 @@ class RegistryClient:
         def digest_of(answer: Answer) -> bytes:
             if isinstance(reference, bytes):
                 return reference
-            return _named_digest(answer) or hashlib.sha256(answer.body).digest()
+            return _named_digest(answer) or _computed_digest(answer)
 
         request = self._manifest("GET", repository, reference, max_bytes=MAX_MANIFEST_BYTES)
         answer = await self._found(request, check, again=again)
@@ -179,7 +184,10 @@ class RegistryClient:
     async def tag_digest(
         self, repository: str, tag: str, known_digest: bytes | None = None
     ) -> TagState:
-        """What a tag points at. While that is `known_digest`, the question emits no event."""
+        """What a tag points at. While that is `known_digest`, the question emits no event.
+
+        Where a proxy strips the digest from the answer, the manifest is fetched for it.
+        """
         known = {"If-None-Match": f'"{format_digest(known_digest)}"'} if known_digest else {}
         request = self._manifest("HEAD", repository, check_tag(tag), headers=known)
         answer = await self._head(request)
@@ -189,9 +197,13 @@ class RegistryClient:
             return TagState(None, answer.date)
         _require(answer.status == 200, request, answer)
         digest = _named_digest(answer)
-        if digest is None:
-            raise WrongContent(f"no digest is told: {describe(request, answer)}", date=answer.date)
-        return TagState(digest, answer.date)
+        if digest is not None:
+            return TagState(digest, answer.date)
+        try:
+            fetched = await self.get_manifest(repository, tag)
+        except NotFound as error:  # it went meanwhile
+            return TagState(None, error.date)
+        return TagState(fetched.digest, fetched.date)
 
     async def head_blob(self, repository: str, digest: bytes) -> int | None:
         """Bytes that a blob takes in storage; None when the registry does not tell.
@@ -229,7 +241,10 @@ class RegistryClient:
         return answer.status in (200, 206, 416) or answer.status in REDIRECTS
 
     async def get_blob(self, repository: str, digest: bytes, max_bytes: int) -> bytes:
-        """A blob of at most `max_bytes` (a config). Raises NotFound, WrongContent, TooLarge."""
+        """A blob of at most `max_bytes` (a config).
+
+        Raises NotFound, WrongContent, TooLarge, SentElsewhere.
+        """
 
         def check(answer: Answer) -> None:
             if answer.status == 200:
@@ -250,7 +265,10 @@ class RegistryClient:
                     yield tag
 
     async def catalog(self) -> AsyncIterator[str]:
-        """The repositories of the registry, also emptied ones. Absence from it proves nothing."""
+        """The repositories of the registry, also emptied ones. Absence from it proves nothing.
+
+        Raises RegistryRefused where there is no such list.
+        """
         url = self.url("/v2/_catalog", n=PAGE_SIZE)
         async for page in self._pages(url, _CATALOG_SCOPE, _Catalog):
             for repository in page.repositories or ():
@@ -276,6 +294,36 @@ class RegistryClient:
         except DeletesDisabled:
             return False
         return True
+
+    async def is_pull_through_cache(self, repository: str) -> bool:
+        """Whether the registry fetches what it is asked for from another one (`proxy.remoteurl`).
+
+        Such a one neither deletes nor takes anything, and says UNSUPPORTED to both. Nothing else tells
+        without a download. What is tried can come to nothing in any registry: a manifest that cannot
+        exist is deleted, and one put whose config cannot exist. False where that is not for us to try.
+        """
+        try:
+            if await self.deletes_enabled(repository):
+                return False
+            config = {"mediaType": OCI_CONFIG, "size": 1, "digest": format_digest(bytes(32))}
+            document = {
+                "schemaVersion": 2,
+                "mediaType": OCI_MANIFEST,
+                "config": config,
+                "layers": [],
+            }
+            request = self._manifest(
+                "PUT",
+                repository,
+                "none",
+                action="pull,push",
+                headers={"Content-Type": OCI_MANIFEST},
+                body=msgspec.json.encode(document),
+            )
+            answer = await self.transport.send(request)
+        except RegistryDenied:
+            return False
+        return answer.status == 405 and "UNSUPPORTED" in _codes(answer)
 
     async def put_manifest(
         self,
@@ -349,6 +397,8 @@ class RegistryClient:
         if answer.status == 404:
             _require_registrys_word(request, answer)
             raise NotFound(describe(request, answer), date=answer.date)
+        if answer.status in REDIRECTS:
+            raise sent_elsewhere(request, answer)
         _require(answer.status == 200, request, answer)
         return answer
 
@@ -379,13 +429,18 @@ class RegistryClient:
             asked.add(following)
             request = Request(method="GET", url=following, scope=scope, max_bytes=MAX_LIST_BYTES)
             answer = await self.transport.send(request)
+            if answer.status == 400 and following == url and url.query_string:
+                # It gives fewer at a time, and says nowhere how many: as many as it likes, then.
+                request = replace(request, url=url.with_query(None))
+                answer = await self.transport.send(request)
             if answer.status == 404:
                 _require_registrys_word(request, answer)
+                _require(page_type is not _Catalog, request, answer)
                 return
             _require(answer.status == 200, request, answer)
             try:
                 page = msgspec.json.decode(answer.body, type=page_type)
-                following = next_page(answer.headers.get("Link"), following, self.base)
+                following = next_page(answer.headers.get("Link"), request.url, self.base)
             except (ValueError, RecursionError) as error:
                 raise WrongContent(f"{url.raw_path}: {error}", date=answer.date) from None
             yield page
@@ -415,16 +470,35 @@ def _codes(answer: Answer) -> set[str]:
     return {error.code for error in errors or () if error.code}
 
 
-def _verify(answer: Answer, digest: bytes) -> None:
-    signed = bare(answer.headers.get("Content-Type", "")) == DOCKER_SCHEMA1_SIGNED
+def _content(answer: Answer) -> bytes:
+    """What a manifest's digest is of. Raises WrongContent."""
+    if bare(answer.headers.get("Content-Type", "")) != DOCKER_SCHEMA1_SIGNED:
+        return answer.body
     try:
-        content = signed_payload(answer.body) if signed else answer.body
+        return signed_payload(answer.body)
     except ManifestError as error:
         raise WrongContent(f"{answer.url.raw_path}: {error}", date=answer.date) from None
-    if _HASHES[len(digest)](content).digest() != digest:
+
+
+def _verify(answer: Answer, digest: bytes) -> None:
+    if _HASHES[len(digest)](_content(answer)).digest() != digest:
         raise WrongContent(
             f"the answer to {answer.url.raw_path} has another digest", date=answer.date
         )
+
+
+def _computed_digest(answer: Answer) -> bytes:
+    """Of a manifest that nothing vouches for: it has to be one that we read. Raises WrongContent."""
+    try:
+        parsed = parse_manifest(answer.body, bare(answer.headers.get("Content-Type", "")))
+        if parsed.kind != "unknown":
+            return hashlib.sha256(_content(answer)).digest()
+        problem = "its format is not known"
+    except ManifestError as error:
+        problem = str(error)
+    raise WrongContent(
+        f"no digest is told, and {answer.url.raw_path} is no manifest: {problem}", date=answer.date
+    )
 
 
 def _named_digest(answer: Answer) -> bytes | None:

@@ -17,7 +17,7 @@ class RegistryError(Exception):
     """Whether the same request may well succeed later without anybody doing anything."""
 
     def __init__(self, message: str = "", *, date: datetime | None = None) -> None:
-        super().__init__(message or inspect.getdoc(type(self)) or "")
+        super().__init__(message or " ".join((inspect.getdoc(type(self)) or "").split()))
         self.date = date
 
 
@@ -70,6 +70,26 @@ class DeletesDisabled(RegistryError):
 
 class RegistryRefused(RegistryError):
     """The registry cannot do this, now or later: it does not support it, or the request is wrong."""
+
+
+class PullThroughCache(RegistryError):
+    """The registry is a pull-through cache: every look at something there, a HEAD too, downloads it
+    from its upstream.
+
+    It is not walked through. Set RQ_REGISTRY_PULL_THROUGH=true to have counted what its clients pull.
+    """
+
+
+class SentElsewhere(RegistryRefused):
+    """The registry answers with a redirect to a host that is not allowed.
+
+    Its blobs are in object storage; RQ_REGISTRY_REDIRECT_HOSTS says whom to follow.
+    """
+
+    def __init__(self, message: str = "", *, date: datetime | None = None, host: str = "") -> None:
+        super().__init__(message, date=date)
+        self.host = host
+        """Where to, as the setting would name it."""
 
 
 class BadRegistryUrl(ValueError):

@@ -13,6 +13,7 @@ manifests that declare negative sizes) are as good as none, so that the registry
 """
 
 import uuid
+from collections.abc import Iterable
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -169,11 +170,21 @@ def split_envelope(body: bytes, *, any_number: bool = False) -> Envelope:
         raise BadEnvelope(f"not JSON: {error}") from None
     if events is None:
         raise BadEnvelope("not an envelope of events: `events` is null")
+    return sort_events(bytes(event) for event in events)
+
+
+def sort_events(events: Iterable[bytes]) -> Envelope:
+    """Events byte for byte, those that can be processed and what is wrong with the others."""
     envelope = Envelope([], [])
-    for event in events:
-        raw = bytes(event)
+    for raw in events:
         try:
+            if not raw.isascii():
+                str(raw, "utf-8")
             notification, problem = _read(raw)
+        except UnicodeDecodeError as error:
+            why = f"not UTF-8 at byte {error.start}"
+            envelope.refused.append(RefusedEvent(raw, why, None))
+            continue
         except BadEvent as error:
             envelope.refused.append(RefusedEvent(raw, str(error), _repository_of(raw)))
             continue

@@ -28,6 +28,7 @@ from registry.errors import (
     RegistryError,
     RegistryRefused,
     RegistryUnavailable,
+    SentElsewhere,
     TooLarge,
     WrongContent,
 )
@@ -274,6 +275,20 @@ def describe(request: Request, answer: Answer) -> str:
     said = answer.body[:300].decode("utf-8", "replace").strip()
     where = f"{request.method} {request.url.raw_path} was answered {answer.status}"
     return f"{where}: {said!a}" if said else where
+
+
+def sent_elsewhere(request: Request, answer: Answer) -> SentElsewhere:
+    """A redirect that was not followed, as the error that says what allows it."""
+    try:
+        target = named_url(answer.headers.get("Location", ""), answer.url)
+        host = (target.host or "").lower()
+    except ValueError:
+        host = ""
+    where = f"{request.method} {request.url.raw_path} was answered {answer.status}"
+    mend = f"set RQ_REGISTRY_REDIRECT_HOSTS={host} to follow it" if host else "to no address"
+    if answer.url.scheme == "https" and host and target.scheme != "https":
+        mend = f"from https to http at {host}, which is never followed"
+    return SentElsewhere(f"{where}: {mend}", date=answer.date, host=host)
 
 
 def _retry_after(answer: Answer) -> float | None:

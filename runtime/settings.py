@@ -98,6 +98,8 @@ class Settings(BaseSettings):
     """Hosts of a token service, besides the registry's own, that get these credentials; by commas."""
     registry_redirect_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     """Hosts that a blob may be fetched from when the registry sends us there; by commas."""
+    registry_pull_through: bool = False
+    """The registry is a pull-through cache: it is not walked through, and what is pulled counts."""
     registry_concurrency: int = Field(8, ge=1, le=256)
     """Requests to the registry at a time."""
 
@@ -111,9 +113,9 @@ class Settings(BaseSettings):
     webhook_tokens: SecretStr | None = None
     """One or several by commas (rotation); `NAME=TOKEN` names a registry of its own."""
     max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024)
-    """Larger deliveries become dead letters."""
+    """Larger deliveries are read as a stream, event by event; 8 MiB, the longest record, at most."""
     drain_body_bytes: int = Field(64 * 1024 * 1024, ge=1024)
-    """How much of a larger delivery is read, so that the registry gets its answer."""
+    """What is larger than this becomes a dead letter, and is read no further."""
     ack_timeout: float = Field(0.8, gt=0, le=60)
     """Seconds until the receiver answers 503; below the registry's `timeout`."""
 

@@ -1,6 +1,8 @@
 """Reading a delivery's body within bounds of size, time and memory."""
 
 import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import msgspec
@@ -9,33 +11,41 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestPayloadError
 
 from webhook_receiver.in_flight import InFlight
-from webhook_receiver.messages import EXCERPT_BYTES
 
 READ_TIMEOUT: Final = 10.0
 """Seconds that a body may take to arrive: registries give up after one."""
 
+RECORD_BYTES: Final = 8 * 1024 * 1024
+"""The longest event that becomes a record as it is."""
+
+UNANNOUNCED_BYTES: Final = 1024 * 1024
+"""Bytes of a body without a Content-Length that are read in one piece."""
+
+_PIECE_BYTES: Final = 64 * 1024
+
 
 class Limits(msgspec.Struct, frozen=True):
-    """Bounds on a body: bytes that are kept, bytes that are read at all, seconds for all of it."""
+    """Bounds on a body: bytes in one piece, bytes that are read at all, seconds to wait for them."""
 
     max_bytes: int
     drain_bytes: int
     read_timeout: float = READ_TIMEOUT
 
+    def in_one_piece(self, declared: int | None) -> int:
+        """Bytes of a body that may be held whole. `declared` is its Content-Length, if it has one."""
+        most = min(self.max_bytes, RECORD_BYTES)
+        return most if declared is not None else min(most, UNANNOUNCED_BYTES)
+
 
 class Body(msgspec.Struct, frozen=True):
-    """What arrived.
+    """What arrived: all of it, or (not `whole`) its beginning, and the rest is still to be read.
 
-    `data` is all of it, or its first 64 KiB when it is `too_large` (more than `max_bytes`).
-    `seen` bytes arrived; `ended` is False when reading stopped before the body did. `charged` bytes
-    are counted as in flight, for the caller to give back.
+    `charged` bytes are counted as in flight, for the caller to give back.
     """
 
     data: bytes
-    seen: int
     charged: int
-    too_large: bool = False
-    ended: bool = True
+    whole: bool = True
 
 
 class BodyTimeout(Exception):  # noqa: N818 - names what happened
@@ -53,86 +63,74 @@ class Overloaded(Exception):  # noqa: N818 - names what happened
 async def read_body(
     content: StreamReader, *, declared: int | None, limits: Limits, in_flight: InFlight
 ) -> Body:
-    """Read a body to its end, or until it passes `limits.drain_bytes`.
+    """Read a body to its end, or until it passes what may be held whole.
 
-    `declared` is its Content-Length, where it has one. Never holds more than `limits.max_bytes`.
+    Nothing is read of one that is announced as longer.
 
     Raises:
         BodyTimeout, Incomplete, Overloaded: nothing is charged then.
     """
+    most = limits.in_one_piece(declared)
     arrived = content.is_eof() and content.exception() is None
-    if arrived and content.total_bytes <= limits.max_bytes:
+    if arrived and content.total_bytes <= most:
         # The usual case: all of it came with its headers.
         data = content.read_nowait(-1)
-        if not in_flight.take(len(data)):
-            raise Overloaded
-        return Body(data, len(data), len(data))
-    too_large = declared is not None and declared > limits.max_bytes
-    reading = _Reading(limits, in_flight, too_large=too_large)
+        _charge(in_flight, len(data))
+        return Body(data, len(data))
+    if declared is not None and declared > most:
+        return Body(b"", 0, whole=False)
+    begun = bytearray()
+    charged = 0
     try:
-        return await _read(content, reading, limits)
+        with _said_plainly():
+            async with asyncio.timeout(limits.read_timeout):
+                while chunk := await content.readany():
+                    _charge(in_flight, len(chunk))
+                    charged += len(chunk)
+                    begun += chunk
+                    if len(begun) > most:
+                        break
     except BaseException:
-        reading.drop()
+        in_flight.give_back(charged)
         raise
+    return Body(bytes(begun), charged, whole=len(begun) <= most)
 
 
-async def _read(content: StreamReader, reading: "_Reading", limits: Limits) -> Body:
+def _charge(in_flight: InFlight, size: int) -> None:
+    if not in_flight.take(size):
+        raise Overloaded
+
+
+async def pieces(
+    content: StreamReader, first: bytes, seconds: float
+) -> AsyncGenerator[bytes, None]:
+    """What arrived first and then the rest of a body, some 64 KiB at a time.
+
+    `seconds` may be waited for it altogether; what is done with a piece does not count. Between two
+    pieces everybody else has a turn. Raises BodyTimeout, Incomplete.
+    """
+    clock = asyncio.get_running_loop().time
+    chunk = first
+    while True:
+        for start in range(0, len(chunk), _PIECE_BYTES):
+            yield chunk[start : start + _PIECE_BYTES]
+            await asyncio.sleep(0)
+        asked = clock()
+        with _said_plainly():
+            async with asyncio.timeout(seconds):
+                chunk = await content.readany()
+        if not chunk:
+            return
+        seconds -= clock() - asked
+
+
+@contextmanager
+def _said_plainly() -> Iterator[None]:
+    """What goes wrong in reading, in our words."""
     try:
-        async with asyncio.timeout(limits.read_timeout):
-            while chunk := await content.readany():
-                if not reading.add(chunk):
-                    return reading.result(ended=False)
+        yield
     except TimeoutError:
-        # What is too large is not read any further to be understood: it can be answered as it is.
-        if reading.too_large:
-            return reading.result(ended=False)
         raise BodyTimeout from None
     # A connection that was lost before reading began is a RuntimeError.
     except (OSError, RuntimeError, HttpProcessingError, RequestPayloadError) as error:
         raise Incomplete from error
-    return reading.result()
-
-
-class _Reading:
-    """A body as far as it arrived."""
-
-    def __init__(self, limits: Limits, in_flight: InFlight, *, too_large: bool) -> None:
-        self.too_large = too_large
-        self._limits = limits
-        self._in_flight = in_flight
-        self._data = bytearray()
-        self._seen = 0
-        self._charged = 0
-
-    def add(self, chunk: bytes) -> bool:
-        """Take the next bytes in; False when enough was seen. Raises Overloaded."""
-        self._seen += len(chunk)
-        if not self.too_large and self._seen > self._limits.max_bytes:
-            self.too_large = True
-            del self._data[EXCERPT_BYTES:]
-        if self.too_large:
-            chunk = chunk[: max(0, EXCERPT_BYTES - len(self._data))]
-        growth = len(self._data) + len(chunk) - self._charged
-        if growth > 0 and not self._in_flight.take(growth):
-            raise Overloaded
-        if growth < 0:
-            self._in_flight.give_back(-growth)
-        self._charged += growth
-        self._data += chunk
-        return self._seen <= self._limits.drain_bytes
-
-    def result(self, *, ended: bool = True) -> Body:
-        """What arrived."""
-        return Body(
-            bytes(self._data),
-            self._seen,
-            self._charged,
-            too_large=self.too_large,
-            ended=ended,
-        )
-
-    def drop(self) -> None:
-        """Forget what arrived."""
-        self._in_flight.give_back(self._charged)
-        self._charged = 0
-        self._data.clear()

@@ -1,8 +1,9 @@
 """The route: who it is, what arrived, into Kafka, the answer of the contract's table."""
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Final
 
 from aiohttp import HttpVersion11, hdrs, web
 
@@ -19,9 +20,11 @@ from webhook_receiver.body import (
     read_body,
 )
 from webhook_receiver.in_flight import InFlight
-from webhook_receiver.messages import EXCERPT_BYTES, Arrival, Message, Reason, translate
+from webhook_receiver.messages import Arrival, Message, Reason, translate
 from webhook_receiver.metrics import ReceiverMetrics
 from webhook_receiver.publisher import KafkaUnavailable
+from webhook_receiver.storing import Destination, Store
+from webhook_receiver.streams import Streams
 
 log = get_logger(__name__)
 
@@ -29,15 +32,6 @@ PATH: Final = "/v1/notifications"
 
 _RETRY_AFTER: Final = {"Retry-After": "1"}
 _CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="registry-quota"'}
-_MOST_LINES: Final = 10
-"""Dead letters of one delivery that have a line each."""
-
-
-class Destination(Protocol):
-    """Where messages become durable (`publisher.Publisher`)."""
-
-    async def publish(self, messages: Sequence[Message]) -> list[Message]:
-        """Return what was stored. Raises KafkaUnavailable."""
 
 
 class Receiver:
@@ -56,7 +50,10 @@ class Receiver:
     ) -> None:
         self._tokens = tokens
         self._workspaces = workspaces
-        self._destination = destination
+        self._store = Store(destination, metrics)
+        self._streams = Streams(
+            workspaces=workspaces, store=self._store, in_flight=in_flight, limits=limits
+        )
         self._in_flight = in_flight
         self._limits = limits
         self._metrics = metrics
@@ -90,8 +87,8 @@ class Receiver:
         if not self._in_flight.take(len(data)):
             problem = _why_again(Overloaded())
         else:
-            body = Body(data, len(data), len(data))
-            storing = self._store(body, "", Arrival(source, self._now_ns()), started)
+            body = Body(data, len(data))
+            storing = self._keep(body, "", Arrival(source, self._now_ns()), started)
             del data, body  # nobody is to hold it longer than its messages need
             try:
                 await storing
@@ -113,53 +110,49 @@ class Receiver:
 
     async def _deliver(self, request: web.Request, source: str, started: float) -> web.Response:
         arrival = Arrival(source, self._now_ns(), traceparent())
-        body = await read_body(
-            request.content,
-            declared=request.content_length,
-            limits=self._limits,
-            in_flight=self._in_flight,
-        )
-        all_was_read = body.ended
-        storing = self._store(
-            body, request.headers.get(hdrs.CONTENT_ENCODING, ""), arrival, started
-        )
+        encoding = request.headers.get(hdrs.CONTENT_ENCODING, "")
+        declared = request.content_length
+        response = web.Response(status=202)
+        may_be_large = declared is None or declared > self._limits.in_one_piece(declared)
+        async with self._streams.slots if may_be_large else nullcontext():
+            body = await read_body(
+                request.content, declared=declared, limits=self._limits, in_flight=self._in_flight
+            )
+            if not body.whole:
+                problem = _encoded(encoding)
+                taking = self._streams.take(
+                    request.content, body, arrival, declared=declared, problem=problem
+                )
+                del body  # nobody is to hold it longer than it is needed
+                if not await taking:
+                    response.force_close()
+                return response
+        storing = self._keep(body, encoding, arrival, started)
         del body  # as above
         await storing
-        response = web.Response(status=202)
-        if not all_was_read:
-            response.force_close()
         return response
 
-    async def _store(self, body: Body, encoding: str, arrival: Arrival, started: float) -> None:
-        """Make a delivery durable, and count it. Raises KafkaUnavailable."""
+    async def _keep(self, body: Body, encoding: str, arrival: Arrival, started: float) -> None:
+        """Make a whole delivery durable, and count it. Raises KafkaUnavailable."""
         try:
-            messages = self._messages(body, encoding, arrival)
+            messages = self._messages(body.data, encoding, arrival)
         finally:
             # From here on the messages are what is held, and counted where they go.
             self._in_flight.give_back(body.charged)
             del body
-        stored = await self._destination.publish(messages)
-        self._metrics.acknowledged(stored, time.monotonic() - started)
-        if dead := [message for message in stored if message.is_dead_letter]:
-            _tell(dead, arrival.source)
+        await self._store.publish(messages, arrival.source)
+        self._store.acknowledged(time.monotonic() - started)
 
-    def _messages(self, body: Body, encoding: str, arrival: Arrival) -> list[Message]:
+    def _messages(self, data: bytes, encoding: str, arrival: Arrival) -> list[Message]:
         """Every event of a delivery is accounted for, whatever it is."""
-        if body.too_large:
-            seen = f"{body.seen} bytes" if body.ended else f"at least {body.seen} bytes"
-            why = f"a body of {seen}, at most {self._limits.max_bytes} are taken: the first "
-            why += f"{min(EXCERPT_BYTES, len(body.data))} are here"
-            return [arrival.dead_letter(body.data, Reason.BODY_TOO_LARGE, why)]
-        if encoding.strip().lower() not in ("", "identity"):
-            # No registry compresses; a body that is not unpacked cannot be a bomb.
-            why = f"Content-Encoding {encoding[:100]!a} is not taken"
-            return [arrival.dead_letter(body.data, Reason.CONTENT_ENCODING, why)]
+        if (problem := _encoded(encoding)) is not None:
+            return [arrival.dead_letter(data, *problem)]
         try:
-            return translate(body.data, arrival, self._workspaces)
+            return translate(data, arrival, self._workspaces)
         except Exception as error:
             # The same bytes would fail again and again, with everything behind them waiting.
             log.exception("translation_failed")
-            return [arrival.dead_letter(body.data, Reason.UNTRANSLATABLE, repr(error))]
+            return [arrival.dead_letter(data, Reason.UNTRANSLATABLE, repr(error))]
 
     def _unauthorized(self) -> web.Response:
         self._metrics.answered(401)
@@ -171,6 +164,16 @@ class Receiver:
         return response
 
 
+def _encoded(encoding: str) -> tuple[Reason, str] | None:
+    """Why a body that is encoded is not taken.
+
+    No registry compresses; a body that is not unpacked cannot be a bomb.
+    """
+    if encoding.strip().lower() in ("", "identity"):
+        return None
+    return Reason.CONTENT_ENCODING, f"Content-Encoding {encoding[:100]!a} is not taken"
+
+
 def _why_again(error: Exception) -> str:
     """Why a delivery has to be sent again."""
     if isinstance(error, KafkaUnavailable | Overloaded):
@@ -178,19 +181,6 @@ def _why_again(error: Exception) -> str:
     # The registry keeps the event and sends it again: better than losing it.
     log.error("delivery_failed", exc_info=error)
     return "internal error"
-
-
-def _tell(dead: Sequence[Message], source: str) -> None:
-    for letter in dead[:_MOST_LINES]:
-        log.warning(
-            "dead_letter",
-            kind=letter.label,
-            reason=dict(letter.headers)["reason"].decode("utf-8", "replace"),
-            workspace=(letter.key or b"").decode("utf-8", "replace"),
-            source=source,
-        )
-    if len(dead) > _MOST_LINES:
-        log.warning("dead_letters", more=len(dead) - _MOST_LINES, source=source)
 
 
 def _answer(status: int, text: str) -> web.Response:

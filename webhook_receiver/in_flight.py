@@ -12,9 +12,9 @@ class InFlight:
         self._limit = limit
         self.bytes = 0
 
-    def take(self, size: int) -> bool:
-        """Count `size` bytes, or answer False when that would pass the limit."""
-        if self.bytes + size > self._limit:
+    def take(self, size: int, share: float = 1.0) -> bool:
+        """Count `size` bytes, or answer False when that would pass the limit, or that share of it."""
+        if self.bytes + size > self._limit * share:
             return False
         self.bytes += size
         return True

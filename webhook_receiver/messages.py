@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from registry.notifications import BadEnvelope, TooManyEvents, split_envelope
+from registry.notifications import BadEnvelope, Envelope, TooManyEvents, split_envelope
 from registry.timestamps import format_timestamp
 from registry.workspaces import WorkspaceRule
 from runtime.kafka import DEAD_LETTER_TOPIC, NOTIFICATIONS_TOPIC
@@ -104,6 +104,11 @@ def translate(body: bytes, arrival: Arrival, workspaces: WorkspaceRule) -> list[
         return [arrival.dead_letter(body, Reason.TOO_MANY_EVENTS, str(error))]
     except BadEnvelope as error:
         return [arrival.dead_letter(body, Reason.NOT_AN_ENVELOPE, str(error))]
+    return messages_of(envelope, arrival, workspaces)
+
+
+def messages_of(envelope: Envelope, arrival: Arrival, workspaces: WorkspaceRule) -> list[Message]:
+    """The messages that stand for events: notifications first, then dead letters."""
     headers = arrival.headers()
     messages = [
         Message(

@@ -46,10 +46,13 @@ class ReceiverMetrics(Collector):
         """Count an answer; `status` is one of STATUSES."""
         self._answers[status] += 1
 
-    def acknowledged(self, messages: Iterable[Message], seconds: float) -> None:
-        """Count a delivery that is durably in Kafka, and how long that took."""
+    def stored(self, messages: Iterable[Message]) -> None:
+        """Count messages that are durably in Kafka."""
         for message in messages:
             self._stored[message.label] += 1
+
+    def acknowledged(self, seconds: float) -> None:
+        """Count a delivery all of which is durably in Kafka, and how long that took."""
         self._acknowledgements[bisect_left(_BOUNDS, seconds)] += 1
         self._acknowledgement_seconds += seconds
 

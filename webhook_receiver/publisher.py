@@ -76,18 +76,19 @@ class Publisher:
             connecting.cancel()
             await self._close(connecting)
 
-    async def publish(self, messages: Sequence[Message]) -> list[Message]:
+    async def publish(self, messages: Sequence[Message], *, patience: float = 0.0) -> list[Message]:
         """Return when every message is durable (acks=all): the messages as they were stored.
 
         Messages for one partition keep their order. One that Kafka refuses for its size is stored
-        shortened as a dead letter instead. Takes at most the acknowledgement time-out.
+        shortened as a dead letter instead. Takes at most the acknowledgement time-out, or `patience` seconds
+        where that is more.
 
         Raises:
             KafkaUnavailable: not all are durable; the caller may send all of them again.
         """
         if not messages:
             return []
-        deadline = self._loop.time() + self._ack_timeout
+        deadline = self._loop.time() + max(self._ack_timeout, patience)
         link = self._link or await self._connected(deadline)
         stored, again = await self._send(link, messages, deadline)
         attempts = 1

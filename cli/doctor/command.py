@@ -98,6 +98,8 @@ async def _examine(settings: Settings) -> list[Finding]:
     delivery = (
         skipped("delivery", "Kafka does not tell what arrives")
         if log is None
+        else skipped("delivery", "a pull of ours would make a cache download what is pulled")
+        if any(finding.check == "cache" for finding in registry_findings)
         else await notifications.probe(settings, log.ends.keys(), ever=bool(log.events))
     )
     return [
@@ -178,8 +180,13 @@ def _print(report: dict[str, Any], findings: Sequence[Finding]) -> None:
         )
     bad = sum(finding.state == "failed" for finding in findings)
     warnings = sum(finding.state == "warning" for finding in findings)
-    verdict = f"{bad} failed" if bad else "all fine"
-    console.print(f"[bold]{verdict}[/]" + (f", {warnings} to look at" if warnings else ""))
+    unasked = sum(finding.state == "skipped" for finding in findings)
+    verdict = f"{bad} failed" if bad else "nothing failed" if unasked else "all fine"
+    console.print(
+        f"[bold]{verdict}[/]"
+        + (f", {warnings} to look at" if warnings else "")
+        + (f", {unasked} not checked, as said above" if unasked else "")
+    )
 
 
 def _sends_traces() -> bool:

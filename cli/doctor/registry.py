@@ -4,20 +4,25 @@ import asyncio
 from typing import Final
 
 from cli.doctor.clocks import Clock, now, skew
-from cli.doctor.findings import Finding, failed, ok, skipped
-from registry.client import RegistryClient
+from cli.doctor.findings import Finding, failed, ok, skipped, warning
+from registry.client import PROBE_REPOSITORY, RegistryClient
 from registry.connect import registry_client
-from registry.errors import BadRegistryUrl, NotFound, RegistryDenied, RegistryError
+from registry.errors import (
+    BadRegistryUrl,
+    NotFound,
+    RegistryDenied,
+    RegistryError,
+    SentElsewhere,
+)
+from registry.manifests import ManifestError, parse_manifest
 from runtime.settings import Settings, SettingsError
 
-PROBE_REPOSITORY: Final = "registry-quota/doctor"
-"""Where the manifest that cannot exist is deleted; no such repository appears by it."""
-
 _PATIENCE: Final = 20.0
+_MOST_CONFIG_BYTES: Final = 4 * 1024 * 1024
 
 
 async def check(settings: Settings, *, clock: Clock = now) -> list[Finding]:
-    """Findings `registry`, `clock`, `lists` and `deletes`."""
+    """Findings `registry`, `clock`, `lists`, `blobs` and `deletes`; of a cache `cache` instead."""
     try:
         client = registry_client(settings)
     except (SettingsError, BadRegistryUrl) as error:
@@ -26,12 +31,12 @@ async def check(settings: Settings, *, clock: Clock = now) -> list[Finding]:
         return [failed("registry", found, mend)]
     try:
         async with asyncio.timeout(_PATIENCE), client:
-            return await _ask(client, clock)
+            return await _ask(client, clock, known_cache=settings.registry_pull_through)
     except TimeoutError:
         return [_unreachable(client, f"no answer within {_PATIENCE:g} s")]
 
 
-async def _ask(client: RegistryClient, clock: Clock) -> list[Finding]:
+async def _ask(client: RegistryClient, clock: Clock, *, known_cache: bool) -> list[Finding]:
     before = clock()
     try:
         date = await client.ping()
@@ -44,12 +49,65 @@ async def _ask(client: RegistryClient, clock: Clock) -> list[Finding]:
     except RegistryError as error:
         return [_unreachable(client, str(error))]
     answers = ok("registry", f"{client.base} answers and lets us in")
+    fine = [answers, skew("the registry's", date, before, clock())]
+    is_cache = await _is_cache(client)
+    if is_cache or known_cache:
+        return [*fine, _cache(is_cache=is_cache, known=known_cache)]
     return [
-        answers,
-        skew("the registry's", date, before, clock()),
+        *fine,
         await _lists(client),
+        *await _blobs(client),
         await _deletes(client),
     ]
+
+
+async def _is_cache(client: RegistryClient) -> bool:
+    try:
+        return await client.is_pull_through_cache(PROBE_REPOSITORY)
+    except RegistryError:
+        return False  # what is wrong, the other findings say
+
+
+def _cache(*, is_cache: bool, known: bool) -> Finding:
+    if not is_cache:
+        found = "RQ_REGISTRY_PULL_THROUGH is true, and this registry does not answer as a cache"
+        mend = "unset it: without it nothing is reconciled and no size is confirmed"
+        return warning("cache", found, mend)
+    found = (
+        "this is a pull-through cache: a look at anything in it downloads that from its upstream"
+    )
+    if known:
+        found += "; so nothing of it is reconciled or cleaned, and what its clients pull counts"
+        return ok("cache", found)
+    mend = (
+        "set RQ_REGISTRY_PULL_THROUGH=true for consumer and API: what is pulled counts then, and nothing "
+        "is asked for; what a cache holds it forgets by itself (`proxy.ttl`), and deletes for nobody"
+    )
+    return warning("cache", found, mend)
+
+
+async def _blobs(client: RegistryClient) -> list[Finding]:
+    """Whether blobs can be read: a registry on object storage sends its readers there."""
+    try:
+        async for repository in client.catalog():
+            async for tag in client.list_tags(repository):
+                fetched = await client.get_manifest(repository, tag)
+                parsed = parse_manifest(fetched.body, fetched.media_type)
+                if parsed.config is None:
+                    continue
+                await client.get_blob(repository, parsed.config.digest, _MOST_CONFIG_BYTES)
+                return [ok("blobs", f"can be read (tried the config of {repository}:{tag})")]
+            break  # one repository is enough
+    except SentElsewhere as error:
+        found = (
+            f"the registry sends who reads a blob to {error.host}, which is not allowed: no size is "
+            "confirmed, no image that a pass found has an age, and so none of those is ever cleaned"
+        )
+        mend = f"set RQ_REGISTRY_REDIRECT_HOSTS={error.host}"
+        return [failed("blobs", found, mend)]
+    except (RegistryError, ManifestError) as error:
+        return [warning("blobs", f"one could not be read: {error}", "see the registry's log")]
+    return []
 
 
 def _unreachable(client: RegistryClient, why: str) -> Finding:

@@ -111,6 +111,27 @@ def running_configured(
             process.wait()
 
 
+@contextmanager
+def registry_configured(folder: Path, version: RegistryVersion, **sections: Any) -> Iterator[str]:
+    """A registry of some version with these sections of its configuration; yields its base URL.
+
+    Deletes are enabled; `storage` and `http` are added to. Await `answering(url)` before use.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    http = {"addr": f"127.0.0.1:{port}", **sections.pop("http", {})}
+    storage = {
+        "filesystem": {"rootdirectory": str(folder / "storage")},
+        "delete": {"enabled": True},
+        **sections.pop("storage", {}),
+    }
+    document = {"version": "0.1", "log": {"level": "error"}, "storage": storage, "http": http}
+    program = program_or_skip(version)
+    # JSON is YAML.
+    with running_configured(folder, json.dumps(document | sections), program=program):
+        yield f"http://127.0.0.1:{port}{http.get('prefix', '')}"
+
+
 def _served_with(tls: Pair | None) -> str:
     return "" if tls is None else f", tls: {{certificate: {tls.certificate}, key: {tls.key}}}"
 

@@ -37,7 +37,8 @@ def happen(registry: CollectorRegistry) -> None:
         if isinstance(collector, ReceiverMetrics):
             event = Message("registry.notifications", None, b"", [], "push")
             letter = Arrival("default", 0).dead_letter(b"", Reason.BAD_EVENT, "why")
-            collector.acknowledged([event, letter], 0.002)
+            collector.stored([event, letter])
+            collector.acknowledged(0.002)
             collector.answered(202)
             continue
         labels = getattr(collector, "_labelnames", ())

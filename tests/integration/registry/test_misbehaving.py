@@ -270,10 +270,11 @@ async def test_every_manifest_request_accepts_all_four_types_and_says_who_we_are
     assert fake.requests[2].headers["If-None-Match"] == f'"{format_digest(bytes(32))}"'
 
 
-async def test_a_tag_without_a_digest_is_no_answer(fake):
-    fake.script = [says(200)]
+@pytest.mark.parametrize("body", [b"", b"<html>welcome</html>", b"{}"])
+async def test_a_tag_without_a_digest_and_without_a_manifest_is_no_answer(fake, body):
+    fake.script = [says(200, body)]
     async with fake.client() as client:
-        with pytest.raises(WrongContent):
+        with pytest.raises(WrongContent, match="no manifest"):
             await client.tag_digest("a/b", "1")
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from quota.health import judge, worst
+from registry.errors import PullThroughCache
 from tests.support.pipelines import NOW, ago, status
 
 
@@ -46,6 +47,18 @@ LATE = {"lag_events": 7, "partition_lag": MIDDLE}
         ("dead_letters", "warning", "2 events could not", {"dead_letters": 2}),
         ("dead_letters", "unknown", "does not tell", {"dead_letters": None}),
         ("reconciliation", "warning", "stopped: away", {"reconciliation__last_error": "away"}),
+        (
+            "reconciliation",
+            "warning",
+            "could not read everything: 2 things",
+            {"reconciliation__last_error": "2 things", "reconciliation__last_started_at": ago(3700)},
+        ),
+        (
+            "reconciliation",
+            "warning",
+            "stopped: away",
+            {"reconciliation__last_error": "away", "reconciliation__last_started_at": ago(60)},
+        ),
         ("reconciliation", "ok", "yet to come", {"reconciliation__last_finished_at": None}),
         ("reconciliation", "warning", "that is long", {"reconciliation__last_finished_at": ago(100_000)}),
         (
@@ -82,3 +95,12 @@ def test_the_worst_part_speaks_for_the_whole():
     assert worst(judge(status(sizes_pending=1), now=NOW)) == "warning"
     assert worst(judge(status(sizes_pending=1, consumers=0), now=NOW)) == "failed"
     assert worst(judge(status(consumers=None), now=NOW)) == "unknown"
+
+
+def test_nobody_is_told_to_run_again_what_cannot_be_done():
+    told = str(PullThroughCache())
+    check = checks(reconciliation__last_error=told, reconciliation__last_started_at=ago(60))[
+        "reconciliation"
+    ]
+    assert "RQ_REGISTRY_PULL_THROUGH" in check.found
+    assert "registry-quota reconcile" not in check.found + check.mend

@@ -22,6 +22,11 @@ BASE = URL("http://registry:5000")
         ("registry.example.com:443", "https://registry.example.com"),
         ("127.0.0.1:5000/", "http://127.0.0.1:5000"),
         ("[::1]:5000", "http://[::1]:5000"),
+        ("https://registry.example.com/docker", "https://registry.example.com/docker"),
+        ("https://registry.example.com/docker/", "https://registry.example.com/docker"),
+        ("https://registry.example.com/docker/v2/", "https://registry.example.com/docker"),
+        ("registry:5000/a/b.c", "http://registry:5000/a/b.c"),
+        ("example.com:443/r", "https://example.com/r"),
     ],
 )
 def test_addresses_with_and_without_scheme_are_taken(text, base):
@@ -49,7 +54,10 @@ def test_addresses_with_and_without_scheme_are_taken(text, base):
         ("http://user:secret@registry", "credentials"),
         ("http://user:secret@registry:port", "port"),
         ("http://user:secret@http://registry", "two schemes"),
-        ("http://registry/path", "has a path"),
+        ("http://registry/a//b", "has a path"),
+        ("http://registry/a%2fb", "has a path"),
+        ("http://registry/a;b", "has a path"),
+        ("http://registry/?", "has a path"),
         ("http://registry?x=1", "has a path"),
         ("http://registry#x", "has a path"),
         ("http://regi%2fstry", "host"),

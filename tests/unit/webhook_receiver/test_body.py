@@ -8,15 +8,17 @@ from aiohttp.http_exceptions import TransferEncodingError
 
 from tests.support.waiting import wait_until
 from webhook_receiver.body import (
+    RECORD_BYTES,
+    UNANNOUNCED_BYTES,
     Body,
     BodyTimeout,
     Incomplete,
     Limits,
     Overloaded,
+    pieces,
     read_body,
 )
 from webhook_receiver.in_flight import InFlight
-from webhook_receiver.messages import EXCERPT_BYTES
 
 LIMITS = Limits(max_bytes=200_000, drain_bytes=1_000_000, read_timeout=5.0)
 
@@ -47,14 +49,14 @@ async def test_a_body_that_came_with_its_headers():
     upload.content.feed_data(b"all of it")
     upload.content.feed_eof()
     body = await upload.read(declared=9)
-    assert body == Body(b"all of it", seen=9, charged=9)
+    assert body == Body(b"all of it", charged=9)
     assert upload.in_flight.bytes == 9
 
 
 async def test_no_body_at_all():
     upload = Upload()
     upload.content.feed_eof()
-    assert await upload.read() == Body(b"", seen=0, charged=0)
+    assert await upload.read() == Body(b"", charged=0)
 
 
 @pytest.mark.parametrize("declared", [None, 200_000])
@@ -65,51 +67,62 @@ async def test_a_body_in_pieces_up_to_the_limit(declared):
     upload.content.feed_eof()
     body = await reading
     assert body.data == b"a" * 100_000 + b"b" + b"c" * 99_999
-    assert (body.too_large, body.ended, body.seen) == (False, True, 200_000)
+    assert body.whole
     assert upload.in_flight.bytes == body.charged == 200_000
 
 
-@pytest.mark.parametrize("declared", [None, 500_000])
-async def test_a_body_over_the_limit_is_read_to_its_end_but_not_kept(declared):
+async def test_nothing_is_read_of_a_body_that_is_announced_as_too_long_for_one_piece():
     upload = Upload()
-    reading = upload.read(declared=declared)
-    for _ in range(5):
-        await upload.arrives(b"x" * 100_000)
-        assert upload.in_flight.bytes <= LIMITS.max_bytes
-    upload.content.feed_eof()
+    upload.content.feed_data(b"x" * 1000)
+    assert await upload.read(declared=200_001) == Body(b"", charged=0, whole=False)
+    assert await upload.content.readany() == b"x" * 1000
+    assert upload.in_flight.bytes == 0
+
+
+async def test_a_body_of_unknown_length_is_read_until_it_is_too_long_for_one_piece():
+    upload = Upload()
+    reading = upload.read()
+    await upload.arrives(b"x" * 100_000, b"y" * 100_000, b"z")
     body = await reading
-    assert body.data == b"x" * EXCERPT_BYTES
-    assert (body.too_large, body.ended, body.seen) == (True, True, 500_000)
-    assert upload.in_flight.bytes == body.charged == EXCERPT_BYTES
+    assert (len(body.data), body.whole) == (200_001, False)
+    assert upload.in_flight.bytes == body.charged == 200_001
 
 
-async def test_a_body_over_the_limit_that_came_at_once():
+def test_what_is_held_whole_never_passes_what_a_record_holds():
+    generous = Limits(max_bytes=2**30, drain_bytes=2**30)
+    assert generous.in_one_piece(5) == RECORD_BYTES
+    assert generous.in_one_piece(None) == UNANNOUNCED_BYTES
+    assert Limits(max_bytes=100, drain_bytes=1000).in_one_piece(None) == 100
+
+
+async def test_what_arrived_first_and_then_the_rest_comes_in_small_pieces():
     upload = Upload()
-    upload.content.feed_data(b"x" * 200_001)
+    upload.content.feed_data(b"c" * 100_000)
     upload.content.feed_eof()
-    body = await upload.read(declared=200_001)
-    assert (len(body.data), body.too_large, body.seen) == (EXCERPT_BYTES, True, 200_001)
-    assert upload.in_flight.bytes == body.charged == EXCERPT_BYTES
+    got = [piece async for piece in pieces(upload.content, b"a" * 100_000, 5)]
+    assert b"".join(got) == b"a" * 100_000 + b"c" * 100_000
+    assert max(map(len, got)) <= 65_536
 
 
-async def test_an_excerpt_is_never_more_than_what_came():
+async def test_the_time_that_a_piece_takes_to_be_dealt_with_is_not_counted():
     upload = Upload()
-    small = Limits(max_bytes=10, drain_bytes=1000)
-    reading = upload.read(limits=small)
-    await upload.arrives(b"0123456789", b"ab")
-    upload.content.feed_eof()
-    body = await reading
-    assert (body.data, body.too_large) == (b"0123456789ab", True)
+    upload.content.feed_data(b"a")
+    got = b""
+    async for piece in pieces(upload.content, b"", 0.2):
+        got += piece
+        await asyncio.sleep(0.25)
+        if len(got) < 3:
+            upload.content.feed_data(b"b")
+        else:
+            upload.content.feed_eof()
+    assert got == b"abb"
 
 
-async def test_reading_ends_where_draining_ends():
+async def test_a_rest_that_does_not_come_is_not_waited_for_longer():
     upload = Upload()
-    reading = upload.read(declared=10**12)
-    for _ in range(11):
-        upload.content.feed_data(b"x" * 100_000)
-    body = await reading
-    assert (body.too_large, body.ended) == (True, False)
-    assert len(body.data) == EXCERPT_BYTES
+    with pytest.raises(BodyTimeout):
+        async for _piece in pieces(upload.content, b"begun", 0.05):
+            pass
 
 
 async def test_a_body_that_takes_too_long():
@@ -119,14 +132,6 @@ async def test_a_body_that_takes_too_long():
     with pytest.raises(BodyTimeout):
         await reading
     assert upload.in_flight.bytes == 0
-
-
-async def test_a_body_over_the_limit_that_takes_too_long_is_known_well_enough():
-    upload = Upload()
-    reading = upload.read(limits=Limits(10, 1_000_000, read_timeout=0.05))
-    upload.content.feed_data(b"0123456789ab")
-    body = await reading
-    assert (body.data, body.too_large, body.ended) == (b"0123456789ab", True, False)
 
 
 async def test_a_client_that_goes_away():

@@ -26,7 +26,8 @@ class Store:
         self.error = error
         self.stored: list[Message] = []
 
-    async def publish(self, messages: Sequence[Message]) -> list[Message]:
+    async def publish(self, messages: Sequence[Message], *, patience: float = 0.0) -> list[Message]:
+        assert patience >= 0
         if self.error is not None:
             raise self.error
         self.stored += messages

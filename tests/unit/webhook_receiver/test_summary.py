@@ -13,7 +13,8 @@ from webhook_receiver.summary import summing_up
 def deliver(metrics):
     event = Message("registry.notifications", None, b"", [], "push")
     letter = Arrival("default", 0).dead_letter(b"", Reason.BAD_EVENT, "why")
-    metrics.acknowledged([event, letter], 0.002)
+    metrics.stored([event, letter])
+    metrics.acknowledged(0.002)
     metrics.answered(202)
 
 
