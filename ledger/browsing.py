@@ -50,11 +50,23 @@ ORDERS: Final = frozenset(_ORDERS)
 
 # Narrow rows are sorted, and only those of the page are read whole. What is looked for is part of a
 # repository's, app's or tag's name, or the beginning of a digest in hexadecimal.
+# With $7 what an index holds is left out, where no tag names it: it stands with the index. (Entries of the
+# packed children are a length and 32 bytes; one of another algorithm is shown by itself.)
 _KEYS = """
-WITH here AS (SELECT id, name, app FROM repositories WHERE workspace_id = $1)
+WITH here AS (SELECT id, name, app FROM repositories WHERE workspace_id = $1),
+parts AS (
+  SELECT i.repository_id, substring(i.children FROM 2 + 33 * n FOR 32) AS digest
+  FROM here JOIN manifests i ON i.repository_id = here.id
+  CROSS JOIN LATERAL generate_series(0, octet_length(i.children) / 33 - 1) AS n
+  WHERE $7 AND i.present AND i.children IS NOT NULL
+  EXCEPT
+  SELECT t.repository_id, t.digest FROM here JOIN tags t ON t.repository_id = here.id
+  JOIN manifests m ON m.repository_id = t.repository_id AND m.digest = t.digest
+  WHERE $7 AND {live})
 SELECT m.repository_id, m.digest, {pushed} AS pushed_ns, m.pulled_ns, here.name AS repository
 FROM here JOIN manifests m ON m.repository_id = here.id
 WHERE m.present
+  AND NOT EXISTS (SELECT FROM parts p WHERE p.repository_id = m.repository_id AND p.digest = m.digest)
   AND ($2::text IS NULL OR here.app = $2)
   AND ($3::text IS NULL
        OR position(lower($3) IN lower(here.name)) > 0 OR position(lower($3) IN lower(here.app)) > 0
@@ -109,7 +121,7 @@ WHERE c.workspace_id = $1 AND c.state = 'running' GROUP BY c.id
 """
 
 CONTENTS = f"""
-SELECT m.repository_id, r.app, m.digest, m.blobs, m.children,
+SELECT m.repository_id, r.app, m.digest, m.blobs, m.children, m.subject,
        (m.repository_id, m.digest) IN (
             SELECT t.repository_id, t.digest FROM repositories r
             JOIN tags t ON t.repository_id = r.id
@@ -209,9 +221,12 @@ async def keys(
     offset: int,
     limit: int | None,
 ) -> list[ManifestKey]:
-    """Images that fit, in one of `ORDERS`; with `limit` None all of them."""
+    """Images that fit, in one of `ORDERS`; with `limit` None all of them.
+
+    What an index holds is not among them, but where somebody searches for something.
+    """
     rows = await connection.fetch(
-        _STATEMENTS[order], workspace_id, app, search, tagged, offset, limit
+        _STATEMENTS[order], workspace_id, app, search, tagged, offset, limit, search is None
     )
     return [(row["repository_id"], row["digest"]) for row in rows]
 
@@ -251,6 +266,7 @@ class Contents(msgspec.Struct, frozen=True, gc=False):
     digest: bytes
     blobs: bytes | None
     children: bytes | None
+    subject: bytes | None
     tagged: bool
 
 

@@ -32,6 +32,8 @@ UNION ALL
 ORDER BY at
 """
 
+BEGAN = "SELECT min(at) FROM usage_history WHERE workspace_id = $1"
+
 # Of each hour its last row stays.
 THIN = """
 DELETE FROM usage_history old
@@ -82,6 +84,12 @@ async def samples(
     """What a reader needs who looks at `start`, `start + step`, … `end`, oldest first."""
     rows = await connection.fetch(SAMPLES, workspace_id, start, end, step)
     return [Sample(*row.values()) for row in rows]
+
+
+async def began(connection: Connection, workspace_id: int) -> datetime | None:
+    """From when on it is known what a workspace used; None: nothing is."""
+    moment: datetime | None = await connection.fetchval(BEGAN, workspace_id)
+    return moment
 
 
 async def thin(connection: Connection, before: datetime) -> None:

@@ -66,6 +66,11 @@ class History:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
+    async def began(self, view: WorkspaceView) -> datetime | None:
+        """From when on there are points; None: there are none."""
+        async with self._pool.acquire() as connection:
+            return await history.began(connection, view.id)
+
     async def of(
         self, view: WorkspaceView, *, start: datetime, end: datetime, step: timedelta
     ) -> list[Point]:

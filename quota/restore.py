@@ -4,6 +4,8 @@ Children before their index. A tag that names another image by now is not taken 
 be put back is named, with what is missing. Doing it twice changes nothing more.
 """
 
+import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import Literal
 from uuid import UUID
@@ -16,6 +18,7 @@ from ledger.undo import Kept
 from quota.cleanup import Cleaner
 from quota.decision import Figures, needs_cleanup
 from quota.deleting import Tools
+from quota.plan import ManifestKey
 from quota.policy import parse_policy
 from quota.put_back import GoneError, missing_of, parsed_of, put_back, with_what_it_needs
 from registry.errors import RegistryError
@@ -91,6 +94,30 @@ class Restorer:
                 raise StillRunningError
             kept = await undo.kept_of_run(connection, view.id, run_id)
         return await self._restore(view, kept)
+
+    async def lost(
+        self, view: WorkspaceView, run_id: UUID, *, seconds: float
+    ) -> set[tuple[str, str]]:
+        """(repository, digest) of what a cleanup deleted and a collection has taken since.
+
+        The registry is asked for so long; what it did not answer for is not among them.
+        """
+        async with self._tools.pool.acquire() as connection:
+            kept = await undo.kept_of_run(connection, view.id, run_id)
+        keys = {item.recorded.item.key for item in kept}
+        gone: set[ManifestKey] = set()
+        with contextlib.suppress(TimeoutError, RegistryError):
+            async with asyncio.timeout(seconds):
+                # Children before their index: it comes back only with them.
+                for item in reversed(kept):
+                    of = item.recorded.item
+                    missing = {
+                        (of.registry, of.repository, digest)
+                        for digest in await missing_of(self._tools, item)
+                    }
+                    if missing & gone or missing - keys:
+                        gone.add(of.key)
+        return {(repository, format_digest(digest)) for _registry, repository, digest in gone}
 
     async def image(self, view: WorkspaceView, name: ImageName) -> Restoration:
         """An image's newest deletion, with what went along. Raises NothingKeptError."""

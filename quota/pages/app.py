@@ -75,6 +75,7 @@ def pages(
         browsing=browsing,
         history=history,
         runs=runs,
+        restorer=restorer,
         breakdowns=Figures("breakdown", browsing.breakdown, clock=clock, one_at_a_time=heavy),
         awaiting=Figures(
             "awaiting", browsing.awaiting_gc_bytes, clock=clock, one_at_a_time=asyncio.Semaphore(2)

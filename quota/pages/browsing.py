@@ -1,7 +1,7 @@
 """What pages ask the ledger: one method a question, one transaction each."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -12,11 +12,12 @@ from ledger import browsing, garbage, reading
 from ledger import images as image_rows
 from ledger.browsing import ORDERS, Fullness, Pulse, Totals
 from ledger.fold import ManifestKey
-from ledger.reading import WorkspaceView
+from ledger.reading import ManifestView, WorkspaceView
 from quota.listing import describe_page
 from quota.pages.breakdown import Breakdown, break_down, digests_of
 from quota.pages.figures import Known
-from runtime.postgres import Pool
+from registry.names import format_digest, parse_digest
+from runtime.postgres import Connection, Pool
 
 BY_SIZE: Final = frozenset({"size", "-size", "unique", "-unique"})
 SORTS: Final = ORDERS | BY_SIZE
@@ -37,6 +38,12 @@ class ImagePage(msgspec.Struct, frozen=True):
 
     items: list[dict[str, Any]]
     more: bool
+    keys: list[ManifestKey]
+    """Of the items."""
+    parts: Mapping[ManifestKey, list[dict[str, Any]]]
+    """What an index of the page holds, by its key."""
+    names: Mapping[tuple[str, str], str]
+    """(repository, digest) → a tag, of what items say to belong to."""
     sorted_as_asked: bool = True
     """False: sizes of all images are still being added up; sorted by push meanwhile."""
 
@@ -101,11 +108,42 @@ class Browsing:
                 keys = _sorted_by_size(keys, known.value, query.sort)[offset : offset + limit + 1]
             page = await image_rows.some(connection, keys[:limit])
             items = await describe_page(connection, view, page, self._clock())
+            below = {(item.repository_id, item.digest): _below(item) for item in page}
+            held = await image_rows.some(
+                connection, [key for keys in below.values() for key in keys]
+            )
+            described = await describe_page(connection, view, held, self._clock())
+            names = await self._names(connection, page, items)
+        parts = {(v.repository_id, v.digest): item for v, item in zip(held, described, strict=True)}
         return ImagePage(
             items,
             more=len(keys) > limit,
+            keys=list(below),
+            parts={
+                key: [parts[part] for part in of if part in parts]
+                for key, of in below.items()
+                if of
+            },
+            names=names,
             sorted_as_asked=by_size or query.sort in ORDERS,
         )
+
+    async def _names(
+        self, connection: Connection, page: Sequence[ManifestView], items: Sequence[dict[str, Any]]
+    ) -> dict[tuple[str, str], str]:
+        """By which tag people know the indexes and subjects that keep items of a page."""
+        wanted = {
+            (item.repository_id, parse_digest(reason.partition(":")[2]))
+            for item, described in zip(page, items, strict=True)
+            for reason in described["protected_by"]
+            if reason.startswith(("index:", "subject:"))
+        }
+        found = await image_rows.some(connection, sorted(wanted))
+        return {
+            (view.repository, format_digest(view.digest)): view.tags[0]
+            for view in found
+            if view.tags
+        }
 
     async def events(
         self, view: WorkspaceView, *, before: int | None, limit: int
@@ -146,9 +184,15 @@ class Browsing:
             return await garbage.awaiting_bytes(connection, workspace_id)
 
 
+def _below(view: ManifestView) -> list[ManifestKey]:
+    """The children of an index."""
+    digests = () if view.content is None else view.content.children
+    return [(view.repository_id, digest) for digest in digests]
+
+
 def _sorted_by_size(
     keys: Sequence[ManifestKey], breakdown: Breakdown, sort: str
 ) -> list[ManifestKey]:
     """The largest first, with `-` the smallest. What is newer than the figures counts as empty."""
-    sizes = breakdown.unique if sort.endswith("unique") else breakdown.sizes
+    sizes = breakdown.frees if sort.endswith("unique") else breakdown.sizes
     return sorted(keys, key=lambda key: sizes.get(key, 0), reverse=not sort.startswith("-"))

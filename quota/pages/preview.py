@@ -49,6 +49,8 @@ class Preview(msgspec.Struct, frozen=True):
     kept: Mapping[str, int]
     """What stays and how many manifests, in words."""
     made_at: datetime
+    going: frozenset[tuple[str, str]]
+    """(repository, digest) of everything that would go; empty where nothing may."""
     protections: Mapping[tuple[str, str], str]
     """(repository, digest) → the reason's code, of what a rule keeps; empty for large workspaces."""
 
@@ -84,6 +86,7 @@ def preview_of(snapshot: Snapshot, plan: Plan) -> Preview:
             if why in KEPT_AS
         },
         made_at=snapshot.now,
+        going=frozenset((step.repository, format_digest(step.digest)) for step in plan.steps),
         protections=_protections(plan),
     )
 

@@ -44,6 +44,12 @@ def warning(usage_bytes: int, quota_bytes: int) -> Notice | None:
         f"Using {size_text(usage_bytes)} of {size_text(quota_bytes)} "
         f"({percent(usage_bytes, quota_bytes)}%)."
     )
+    if usage_bytes >= quota_bytes:
+        return Notice(
+            "critical",
+            "Registry Quota Exceeded",
+            f"{figures} Oldest images will be automatically cleaned up on next build.",
+        )
     if used >= _FULL_PERCENT * quota_bytes:
         return Notice(
             "critical",

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any, Final
 from uuid import UUID
@@ -26,10 +26,15 @@ from quota.pages.render import Renderer, html, workspace_path
 from quota.pages.sessions import Visitor
 from quota.pages.visits import Visits, is_part
 from quota.policy import PPM, parse_policy
+from quota.restore import Restorer
 from quota.runs import Runs
 
 _PATIENT_SECONDS: Final = 8.0
 """How long somebody waits who asks for one part alone."""
+_ASK_SECONDS: Final = 3.0
+"""For what the registry is asked before a page offers to put something back."""
+_SHORTEST_CHART: Final = timedelta(minutes=10)
+_BY_THE_CLOCK: Final = timedelta(hours=24, minutes=1)
 _WORKSPACES_A_PAGE: Final = 100
 _IMAGES_A_PAGE: Final = 25
 _RUNS_FIRST, _RUNS_ALL = 5, 200
@@ -71,6 +76,7 @@ class Workspaces:
         browsing: Browsing,
         history: History,
         runs: Runs,
+        restorer: Restorer,
         breakdowns: Figures[Breakdown],
         awaiting: Figures[int],
         previews: Figures[Preview],
@@ -82,6 +88,7 @@ class Workspaces:
         self._browsing = browsing
         self._history = history
         self._runs = runs
+        self._restorer = restorer
         self._breakdowns = breakdowns
         self._awaiting = awaiting
         self._previews = previews
@@ -192,7 +199,9 @@ class Workspaces:
         run = await self._runs.get(look.view, run_id)
         if run is None:
             raise ProblemError(404, "There is no such cleanup in this workspace.")
-        return self._renderer.page("cleanup.html", **self._common(look), run=run)
+        over = run["state"] != "running"
+        lost = await self._restorer.lost(look.view, run_id, seconds=_ASK_SECONDS) if over else set()
+        return self._renderer.page("cleanup.html", **self._common(look), run=run, lost=lost)
 
     async def _look(self, request: web.Request, visitor: Visitor, *, patient: bool) -> Look:
         view = await self.view(request, visitor, "read")
@@ -242,7 +251,10 @@ class Workspaces:
         span_name = look.request.query.get("range", "7d")
         span_name = span_name if span_name in charts.SPANS else "7d"
         end = self._clock()
-        start = end - charts.SPANS[span_name]
+        asked = end - charts.SPANS[span_name]
+        # Where there is history: a workspace of this morning is not a line at the edge of a week.
+        began = await self._history.began(look.view)
+        start = asked if began is None else min(max(asked, began), end)
         points = await self._history.of(
             look.view, start=start, end=end, step=usual_step(start, end)
         )
@@ -253,10 +265,12 @@ class Workspaces:
             if run["finished_at"] is not None
         ]
         return {
-            "chart": charts.chart(points, marks, start=start, end=end),
+            "chart": charts.chart(
+                points, marks, start=start, end=max(end, start + _SHORTEST_CHART)
+            ),
             "chart_rows": charts.rows(points),
-            "chart_start": start,
-            "chart_end": end,
+            "chart_began": None if began is None or began <= asked else began,
+            "chart_clock": end - start < _BY_THE_CLOCK,
             "span": span_name,
             "spans": list(charts.SPANS),
         }

@@ -1,6 +1,7 @@
 """A real cleanup in a real registry, watched and undone in a real browser."""
 
 import asyncio
+import json
 from contextlib import AsyncExitStack
 from datetime import timedelta
 
@@ -114,9 +115,12 @@ async def test_without_scripts_one_is_asked_too_and_a_plan_that_changed_deletes_
         client = await stack.enter_async_context(RegistryClient(registry.url))
         api = await stack.enter_async_context(live_api(pool, registry.url))
         site = Site(api, chromium)
-        for number in range(12):
-            age = timedelta(hours=24 - number)
-            await site.push(client, "acme/api", f"1.{number}", LAYER, age=age)
+        images = [
+            await site.push(
+                client, "acme/api", f"1.{number}", LAYER, age=timedelta(hours=24 - number)
+            )
+            for number in range(12)
+        ]
         await api.call("PATCH", "/v1/workspaces/acme", {"quota_bytes": QUOTA})
         visit = site.visit("/workspaces/acme/next", java_script_enabled=False, forgiving=True)
         page, _seen = await stack.enter_async_context(visit)
@@ -144,3 +148,14 @@ async def test_without_scripts_one_is_asked_too_and_a_plan_that_changed_deletes_
         await page.locator("tbody tr").first.get_by_role("link").click()
         await expect(page.locator("tbody tr")).to_have_count(going)
         await expect(page.get_by_text("a stored plan")).to_be_visible()
+
+        # What a collection has taken is not offered to be put back.
+        await expect(page.get_by_role("button", name=f"Restore {going} images")).to_be_visible()
+        layer = json.loads(images[0].manifest.content)["layers"][0]["digest"]
+        async with api.session.delete(f"{registry.url}/v2/acme/api/blobs/{layer}") as answer:
+            assert answer.status == 202
+        await page.reload()
+        await expect(page.get_by_role("button", name=f"Restore {going - 1} image")).to_be_visible()
+        await expect(page.get_by_text("1 image cannot come back")).to_be_visible()
+        await expect(page.locator("tbody tr").filter(has_text="1.0")).to_contain_text("collected")
+        await fits(page)

@@ -18,6 +18,7 @@ from tests.support.live_api import live_api
 EXAMPLE = Path(__file__).parents[2] / "docs" / "warning-example.html"
 USAGE = "Registry Usage Warning"
 FULL = "Registry Almost Full"
+EXCEEDED = "Registry Quota Exceeded"
 ADVICE = "Consider adding your own registry or cleaning up old images."
 NEXT = "Oldest images will be automatically cleaned up on next build."
 WORDS = {
@@ -26,7 +27,7 @@ WORDS = {
     72: (USAGE, f"Using 7.2 GB of 10 GB (72%). {ADVICE}"),
     89: (USAGE, f"Using 8.9 GB of 10 GB (89%). {ADVICE}"),
     90: (FULL, f"Using 9 GB of 10 GB (90%). {NEXT}"),
-    100: (FULL, f"Using 10 GB of 10 GB (100%). {NEXT}"),
+    100: (EXCEEDED, f"Using 10 GB of 10 GB (100%). {NEXT}"),
 }
 
 

@@ -36,6 +36,13 @@
   function warningOf(used, quota) {
     if (!(quota > 0) || !(used >= 0) || used * 100 < 70 * quota) return null;
     const figures = `Using ${sizeText(used)} of ${sizeText(quota)} (${Math.round((used / quota) * 100)}%).`;
+    if (used >= quota) {
+      return {
+        severity: "critical",
+        title: "Registry Quota Exceeded",
+        text: `${figures} Oldest images will be automatically cleaned up on next build.`,
+      };
+    }
     if (used * 100 >= 90 * quota) {
       return {
         severity: "critical",

@@ -49,6 +49,16 @@ def test_from_90_percent_on_they_are_told_what_will_happen():
     )
 
 
+def test_from_100_percent_on_they_are_told_that_the_quota_is_exceeded():
+    for used in (10 * GB, 12 * GB):
+        said = warning(used, 10 * GB)
+        assert said is not None
+        assert (said.severity, said.title) == ("critical", "Registry Quota Exceeded")
+    almost = warning(10 * GB - 1, 10 * GB)
+    assert almost is not None
+    assert almost.title == "Registry Almost Full"
+
+
 @given(used=st.integers(0, 2**60), quota=st.integers(1, 2**60))
 def test_the_thresholds_are_exact(used, quota):
     said = warning(used, quota)
