@@ -233,9 +233,12 @@ async def newest(
     connection: Connection,
     workspace_id: int,
     rows: Sequence[tuple[str, Collection[Shape]]],
-    limit: int,
+    limit: int | None,
 ) -> list[list[ManifestKey]]:
-    """For each (app, shapes that stand in a row): its tagged manifests, the newest `limit` first."""
+    """For each (app, shapes that stand in a row): its tagged manifests, the newest first.
+
+    At most `limit`; None: all of them.
+    """
     numbers = range(len(rows))
     given = sorted(
         {

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 from ledger.facts import ManifestDated
 from ledger.reading import ManifestView, WorkspaceView, manifests_of
 from ledger.record import Recorder
-from quota.graph import subject_of_tag
+from registry.following import subject_of_tag
 from registry.names import format_digest
 from registry.refs import ImageName
 from registry.timestamps import to_ns

@@ -254,7 +254,8 @@ class _Explanation:
             return reasons.UNTAGGED
         if kind == CACHE:
             return reasons.noun(CACHE)
-        return reasons.place(ranking.rank(number), ranking.group(number)[1])
+        order = self._source.policy.order
+        return reasons.place(ranking.rank(number), ranking.group(number)[1], order)
 
     def _held(self, number: int, holders: set[int]) -> Kept:
         parents = self._graph.parents.get(number, set()) & holders
@@ -278,7 +279,7 @@ class _Explanation:
             return "newest", reasons.part_of_newest(kept, app)
         if ranking.images[group] == 1:
             return "only_image", f"the only {reasons.noun(kind)} of app {app}"
-        return "newest", reasons.newest(rank, kept, app, kind)
+        return "newest", reasons.newest(rank, kept, app, kind, policy.order)
 
     def _why_not(self, missing: int, kept_by: Counter[Why]) -> str:
         # What a person can mend comes first: the list is cut.

@@ -14,6 +14,7 @@ from quota.images import describe, digests_of
 from quota.kinds import kinds_of, of_content
 from quota.policy import Policy, parse_policy
 from quota.protected import Rules, subjects_of
+from quota.versions import standing
 from registry.following import all_tags_named_by, may_follow, tags_named_by
 from registry.kinds import CACHE, Kind
 from registry.media_types import INDEX_TYPES
@@ -91,11 +92,15 @@ async def _newest(
     if not wanted:
         return set()
     shapes = await rows.shapes(connection, workspace_id, (app for app, _kind in wanted))
-    most = 2 * policy.keep_newest + _MOST_IN_THE_WAY
+    versions = policy.order == "semver"
+    # By versions all of them have to be looked at.
+    most = None if versions else 2 * policy.keep_newest + _MOST_IN_THE_WAY
     given = [(row[0], _shapes_of(row, shapes)) for row in wanted]
     keys = await rows.newest(connection, workspace_id, given, most)
     some = await rows.some(connection, sorted({key for found in keys for key in found}))
     views = await rows.with_children(connection, some)
+    if versions:
+        keys = [_by_version(found, views) for found in keys]
     known = kinds_of(views, policy)
     above = await rows.indexes(connection, (view.repository_id for view in some))
     bound = {(parent.repository_id, digest) for parent in above for digest in parent.children}
@@ -125,6 +130,22 @@ def _shapes_of(row: Row, shapes: Iterable[Shape]) -> Collection[Shape]:
             )
         )
     ]
+
+
+def _by_version(
+    keys: Sequence[ManifestKey], views: Mapping[ManifestKey, ManifestView]
+) -> list[ManifestKey]:
+    """The highest version first; one image stands in several repositories by all its tags."""
+    tags: dict[bytes, list[str]] = {}
+    ages: dict[bytes, int] = {}
+    for key in keys:
+        tags.setdefault(key[1], []).extend(views[key].tags)
+        ages[key[1]] = max(ages.get(key[1], -1), views[key].age.ns)
+    return sorted(
+        keys,
+        key=lambda key: (ages[key[1]] >= 0, standing(tags[key[1]], ages[key[1]])),
+        reverse=True,
+    )
 
 
 def _first(keys: Sequence[ManifestKey], keep: int) -> list[ManifestKey]:

@@ -99,6 +99,8 @@ class Manifest:
     registry: str = "default"
     last_push_ns: int | None = None
     """Its newest push, where that is another moment: a mirror pushes unchanged tags again and again."""
+    named_at_ns: int | None = None
+    """What `pushed_at_ns` was, where order goes by versions (`versions.py`)."""
 
     @property
     def key(self) -> ManifestKey:
@@ -108,7 +110,12 @@ class Manifest:
     @property
     def newest_push_ns(self) -> int:
         """What grace is counted from: whoever pushes something now may be about to use it."""
-        return self.pushed_at_ns if self.last_push_ns is None else self.last_push_ns
+        return self.named_ns if self.last_push_ns is None else self.last_push_ns
+
+    @property
+    def named_ns(self) -> int:
+        """What its age is counted from, in whatever order it stands."""
+        return self.pushed_at_ns if self.named_at_ns is None else self.named_at_ns
 
 
 @dataclass(frozen=True, slots=True)

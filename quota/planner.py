@@ -37,6 +37,7 @@ from quota.plan import Block, Kept, Plan, PlanInput
 from quota.policy import PPM
 from quota.protections import Protections, over_all
 from quota.ranking import Group, Ranking
+from quota.versions import by_version
 from quota.words import plural
 from registry.kinds import ATTACHED, CACHE, IMAGE, Kind
 
@@ -85,6 +86,8 @@ def _plan(source: PlanInput) -> Plan:
     )
     if source.usage_bytes <= target:
         return untouched(source, target, "nothing_to_do", "nothing has to go")
+    if source.policy.order == "semver":
+        source = replace(source, manifests=by_version(source.manifests))
     forbidden = over_all(source)
     if forbidden is not None:
         return replace(untouched(source, target, *forbidden), blocks=(Block(*forbidden),))

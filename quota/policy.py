@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -40,6 +40,9 @@ _DURATION: Final = re.compile(r"(\d{1,10})([smhd])", re.ASCII)
 _UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": DAY_S}
 
 
+Order = Literal["named", "semver"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """When cleanup starts, how far it goes, and what it must leave. Defaults are cleanup.md's."""
@@ -52,8 +55,10 @@ class Policy:
     """Newest of each kind in every app that stay while the target can be reached without them."""
     keep_at_least: int = 2
     """Newest of each kind in every app that stay in any case. Never more than `keep_newest`."""
+    order: Order = "named"
+    """Which images of an app are its newest: those named last, or those of the highest versions."""
     min_age_s: int = 0
-    """Seconds since its last push that an image is left alone."""
+    """Seconds since a tag came to name it that an image is left alone."""
     keep_tags: tuple[str, ...] = ()
     """Glob patterns (`*`, `?`, `[a-z]`; case matters): an image with a tag that matches stays."""
     cache_repositories: tuple[str, ...] = ("*/cache",)
@@ -162,9 +167,15 @@ class PolicyDocument(BaseModel):
         le=_MAX_COUNT,
         description="Newest of each kind in every app that stay in any case; at most `keep_newest`.",
     )
+    order: Order = Field(
+        default=DEFAULT_POLICY.order,
+        description="What makes an app's images newer than others: `named`, when a tag last came to name"
+        " them; `semver`, their highest version (`v1.2.3`, `1.2`), what has none behind all that have one.",
+    )
     min_age: _Seconds = Field(
         default=DEFAULT_POLICY.min_age_s,
-        description='Images pushed within this time stay: seconds, or text such as "12h".',
+        description="Images that a tag came to name within this time stay: seconds, or text such as"
+        ' "12h". A push that repeats what the tag named is no news.',
     )
     keep_tags: tuple[_Glob, ...] = Field(
         default=DEFAULT_POLICY.keep_tags,
@@ -244,6 +255,7 @@ class PolicyDocument(BaseModel):
             target_ppm=self.target,
             keep_newest=self.keep_newest,
             keep_at_least=self.keep_at_least,
+            order=self.order,
             min_age_s=self.min_age,
             keep_tags=self.keep_tags,
             cache_repositories=self.cache_repositories,
@@ -308,6 +320,7 @@ def policy_document(policy: Policy) -> dict[str, Any]:
         "target": policy.target_ppm / PPM,
         "keep_newest": policy.keep_newest,
         "keep_at_least": policy.keep_at_least,
+        "order": policy.order,
         "min_age": policy.min_age_s,
         "keep_tags": list(policy.keep_tags),
         "cache_repositories": list(policy.cache_repositories),

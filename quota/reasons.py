@@ -6,6 +6,7 @@ A sentence follows `kept: ` or `deleted: ` and needs nothing beside it to be und
 from typing import Final
 
 from quota.plan import Manifest, Why
+from quota.policy import Order
 from quota.words import format_bytes, ordinal, plural
 from registry.kinds import CACHE, IMAGE, Kind
 from registry.names import format_digest
@@ -57,15 +58,18 @@ def noun(kind: Kind) -> str:
     return "build cache" if kind == CACHE else str(kind)
 
 
-def place(rank: int, kind: Kind) -> str:
-    """`2nd newest`, of other things than images `2nd newest chart`."""
+def place(rank: int, kind: Kind, order: Order) -> str:
+    """`2nd newest`, of other things than images `2nd newest chart`; `2nd by version` in that order."""
+    if order == "semver":
+        standing = f"{ordinal(rank)} by version"
+        return standing if kind == IMAGE else f"{noun(kind)}, {standing}"
     counted = "newest" if rank == 1 else f"{ordinal(rank)} newest"
     return counted if kind == IMAGE else f"{counted} {noun(kind)}"
 
 
-def newest(rank: int, kept: int, app: str, kind: Kind) -> str:
+def newest(rank: int, kept: int, app: str, kind: Kind, order: Order) -> str:
     """`2nd newest of 3 kept for app api`."""
-    return f"{place(rank, kind)} of {kept} kept for app {app}"
+    return f"{place(rank, kind, order)} of {kept} kept for app {app}"
 
 
 def latest(few: int, app: str, kind: Kind) -> str:

@@ -21,6 +21,7 @@ from registry.timestamps import to_ns
 from registry.workspaces import WorkspaceRule
 from tests.integration.quota.conftest import Service, service_of, utc_now
 from tests.support import ledgers
+from tests.support.live_api import live_api
 
 SECOND_NS = 10**9
 DAY_NS = 86_400 * SECOND_NS
@@ -277,3 +278,17 @@ async def test_what_is_put_back_is_as_old_as_it_was(service: Service):
     for (tag,) in sorted(gone):
         await Restorer(service.cleaner).image(view, parse_image_name(f"acme/api:{tag}"))
     assert await ages(service) == before
+
+
+async def test_by_versions_a_backport_is_no_news_in_plan_and_list(service: Service):
+    await service.configure("acme", 500_000, order="semver")
+    begun = time.time_ns() - 30 * DAY_NS
+    for number, tag in enumerate(["1.8.0", "1.9.0", "1.10.0", "1.11.0", "1.8.9", "c0ffee"]):
+        await told(service, tag, an_image(), begun + number * DAY_NS)
+    assert await goes(service) == {"c0ffee", "1.8.0", "1.8.9"}
+    async with live_api(service.pool, str(service.registry.base)) as api:
+        _status, answer = await api.call("GET", "/v1/workspaces/acme/images")
+    protected = {
+        item["tags"][0] for item in answer["items"] if "keep_newest:3" in item["protected_by"]
+    }
+    assert protected == {"1.9.0", "1.10.0", "1.11.0"}

@@ -107,7 +107,7 @@ class Oracle:
 
     def is_protected(self, number: int) -> bool:
         source, policy, manifest = self.source, self.source.policy, self[number]
-        age_ns = max(source.now_ns - manifest.pushed_at_ns, 0)
+        age_ns = max(source.now_ns - manifest.named_ns, 0)
         second = 10**9
         used = any(
             self[n].digest in source.in_use and number in self.ancestors(n) for n in self.all

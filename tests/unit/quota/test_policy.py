@@ -45,6 +45,7 @@ def test_an_empty_document_is_the_default_policy_of_the_specification():
         "target": 0.7,
         "keep_newest": 3,
         "keep_at_least": 2,
+        "order": "named",
         "min_age": 0,
         "keep_tags": [],
         "cache_repositories": ["*/cache"],
