@@ -17,10 +17,11 @@ from aiokafka import (
     ConsumerRecord,
     TopicPartition,
 )
-from aiokafka.errors import CommitFailedError, IllegalStateError
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
-from alerts.render import BadEventError, Delivery, Event, Render, read_event
+from alerts.render import BadEventError, Delivery, Event, Render, read_event, repeated
 from alerts.send import NotDeliveredError
+from alerts.standing import Standing
 from runtime.consumers import GroupMember
 from runtime.kafka import ALERTS_DEAD_LETTER_TOPIC, QUOTA_EVENTS_TOPIC
 from runtime.lifecycle import Stopping
@@ -30,6 +31,7 @@ from runtime.producers import DURABLE_SECONDS
 log = get_logger(__name__)
 
 _POLL_MS = 500
+_FIRST = TopicPartition(QUOTA_EVENTS_TOPIC, 0)
 _READ_AGAIN = 1000
 """Records before a partition's offset whose ids are learned again."""
 _REMEMBERED = 100_000
@@ -48,6 +50,8 @@ class Policy(msgspec.Struct, frozen=True):
     first_wait: float = 0.5
     longest_wait: float = 60.0
     most_dead_in_a_row: int = 10
+    repeat_every: float = 3600.0
+    """After so long, levels that stand are told again to whom forgets them (`render.LEVEL_STAYS`)."""
     from_start: bool = False
     """Where a group begins that has never run: at the start of the topic, or with what comes."""
 
@@ -66,8 +70,9 @@ class Forwarder:
         stopping: Stopping,
         clock: Callable[[], datetime],
         jitter: Callable[[], float],
+        standing: Standing | None = None,
     ) -> None:
-        """`jitter` gives a factor from 0.5 to 1 for each wait."""
+        """`jitter` gives a factor from 0.5 to 1 for each wait; `standing`: what is to be repeated."""
         self._consumer = consumer
         self._producer = producer
         self._render = render
@@ -79,12 +84,17 @@ class Forwarder:
         self._known: OrderedDict[str, None] = OrderedDict()
         self._done_until: dict[TopicPartition, int] = {}
         self._dead_in_a_row = 0
+        self._standing = standing
+        self._repeat_at: float | None = None
+        """By the loop's clock."""
+        self._begun = False
 
     async def run(self) -> None:
         """Raises TooManyDeadLettersError; the event that it stopped at is not passed over."""
         member = GroupMember(self._consumer, assigned=self.assigned, revoked=self.revoked)
         member.subscribe(QUOTA_EVENTS_TOPIC)
         while not self._stopping.is_set():
+            await self._repeat()
             fetched = await member.poll(timeout_ms=_POLL_MS, max_records=500)
             for partition, records in fetched.items():
                 for record in records:
@@ -105,6 +115,36 @@ class Forwarder:
                 await self._consumer.commit({partition: done})
             self._done_until[partition] = done
             self._consumer.seek(partition, max(starts[partition], done - _READ_AGAIN))
+
+    async def _repeat(self) -> None:
+        """Tell what stands once more when it is time; of a group, whoever has the first partition does."""
+        now = asyncio.get_running_loop().time()
+        if self._standing is None or _FIRST not in self._done_until:
+            return
+        if self._repeat_at is not None and now < self._repeat_at:
+            return
+        try:
+            if not self._begun:
+                await self._standing.begin(await self._positions())
+                self._begun = True
+            events = [e for e in await self._standing.events() if self._policy.wanted(e)]
+            for delivery in repeated(events, self._clock()):
+                await self._send(delivery)
+        except (NotDeliveredError, KafkaError, TimeoutError) as error:
+            log.warning("standing_levels_not_told", reason=str(error) or type(error).__name__)
+            self._repeat_at = now + self._policy.longest_wait
+        else:
+            self._repeat_at = now + self._policy.repeat_every
+            log.info("standing_levels_told", workspaces=len(events))
+
+    async def _positions(self) -> dict[int, int]:
+        """Partition → where the group stands, also in partitions of its other processes."""
+        numbers = self._consumer.partitions_for_topic(QUOTA_EVENTS_TOPIC) or set()
+        found = {
+            number: await self._consumer.committed(TopicPartition(QUOTA_EVENTS_TOPIC, number))
+            for number in numbers
+        }
+        return {number: offset for number, offset in found.items() if offset is not None}
 
     def revoked(self, partitions: Collection[TopicPartition]) -> None:
         """Somebody else's from now on."""
@@ -148,6 +188,8 @@ class Forwarder:
                     return False
             else:
                 self._dead_in_a_row = 0
+                if self._standing is not None:
+                    await self._standing.note(event, record.value)
                 log.info("delivered", id=event.id, type=event.type, workspace=event.subject)
                 return True
         self._dead_in_a_row += 1

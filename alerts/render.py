@@ -4,20 +4,26 @@ import base64
 import binascii
 import hashlib
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
 
+from runtime.sizes import readable
+
 PREFIX: Final = "io.registryquota."
 QUIET: Final = frozenset({"image.recorded", "image.removed"})
 """What happens with every push: only webhooks get it unasked."""
 
-_LEVEL_STAYS: Final = timedelta(days=7)
-"""Alertmanager drops an alert that nobody repeats; a level stays until the next event about it."""
+LEVEL_STAYS: Final = timedelta(days=1)
+"""Alertmanager drops an alert that nobody repeats: a level is repeated well before that, while it stands."""
 _INCIDENT_STAYS: Final = timedelta(hours=1)
+"""From its delivery on, so that one that comes late reaches people as well."""
+_AT_ONCE: Final = 200
+"""Alerts in one POST."""
 _SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - no secret
+_USAGE: Final = "RegistryQuotaUsage"
 _SEVERITY: Final = {"build.denied": "critical", "cleanup.insufficient": "warning"}
 
 
@@ -70,23 +76,30 @@ def read_event(raw: bytes | None) -> Event:
 
 
 def webhook(secret: str) -> Render:
-    """Standard Webhooks: the event itself, signed. Raises BadSecretError."""
+    """Standard Webhooks: the event itself with a summary, signed. Raises BadSecretError."""
     key = signing_key(secret)
 
     def render(event: Event, raw: bytes, now: datetime) -> Delivery:
         timestamp = str(int(now.timestamp()))
+        body = _with_summary(event, raw)
         return Delivery(
             event.id,
-            raw,
+            body,
             {
                 "content-type": "application/cloudevents+json",
                 "webhook-id": event.id,
                 "webhook-timestamp": timestamp,
-                "webhook-signature": sign(key, event.id, timestamp, raw),
+                "webhook-signature": sign(key, event.id, timestamp, body),
             },
         )
 
     return render
+
+
+def _with_summary(event: Event, raw: bytes) -> bytes:
+    """The event as it is, and what happened in words (`summary`, an extension of the CloudEvent)."""
+    document: dict[str, Any] = msgspec.json.decode(raw)
+    return msgspec.json.encode(document | {"summary": f"{event.subject}: {sentence(event)}"})
 
 
 def signing_key(secret: str) -> bytes:
@@ -115,52 +128,92 @@ def slack(event: Event, _raw: bytes, _now: datetime) -> Delivery:
     return _json(event, {"text": f"*{_escaped(event.subject)}*: {text}"})
 
 
-def alertmanager(event: Event, _raw: bytes, _now: datetime) -> Delivery:
+def alertmanager(event: Event, _raw: bytes, now: datetime) -> Delivery:
     """`POST /api/v2/alerts`: the alert, and the end of the one whose place it takes."""
     alerts = []
-    if event.kind == "usage.level_changed":
-        previous, level = str(event.data.get("previous_level")), str(event.data.get("level"))
-        if previous != "ok":
-            alerts.append(_alert(event, "RegistryQuotaUsage", previous, timedelta(0)))
-        if level != "ok":
-            alerts.append(_alert(event, "RegistryQuotaUsage", level, _LEVEL_STAYS))
+    if is_level(event):
+        previous = str(event.data.get("previous_level"))
+        if previous not in ("ok", str(event.data.get("level"))):
+            alerts.append(_alert(event, _USAGE, previous, now, None))
+        if stands(event):
+            alerts.append(_standing(event, now))
     else:
         name = "RegistryQuota" + "".join(
             part.capitalize() for part in event.kind.replace("_", ".").split(".")
         )
         severity = _SEVERITY.get(event.kind, "info")
-        alerts.append(_alert(event, name, severity, _INCIDENT_STAYS))
+        alerts.append(_alert(event, name, severity, now, _INCIDENT_STAYS))
     return _json(event, alerts)
 
 
-def _alert(event: Event, name: str, severity: str, stays: timedelta) -> dict[str, Any]:
+def repeated(events: Sequence[Event], now: datetime) -> list[Delivery]:
+    """Levels that stand, said once more to Alertmanager, so that they go on standing there."""
+    return [
+        _json(part[0], [_standing(event, now) for event in part])
+        for start in range(0, len(events), _AT_ONCE)
+        if (part := events[start : start + _AT_ONCE])
+    ]
+
+
+def is_level(event: Event) -> bool:
+    """Whether it says at what level a workspace stands."""
+    return event.kind == "usage.level_changed"
+
+
+def stands(event: Event) -> bool:
+    """Whether its level is one that people are told of for as long as it stands."""
+    return event.data.get("level") != "ok"
+
+
+def _standing(event: Event, now: datetime) -> dict[str, Any]:
+    return _alert(event, _USAGE, str(event.data.get("level")), now, LEVEL_STAYS)
+
+
+def _alert(
+    event: Event, name: str, severity: str, now: datetime, stays: timedelta | None
+) -> dict[str, Any]:
+    """It ends so long after its delivery: of what has ended before that, nobody would be told.
+
+    `stays` None: it has ended when the event happened.
+    """
+    # Clocks may differ: an alert that begins after its end is refused.
+    happened = min(event.time, now)
     return {
         "labels": {"alertname": name, "workspace": event.subject, "severity": severity},
         "annotations": {"summary": sentence(event), "event_id": event.id},
-        "startsAt": event.time.isoformat(),
-        "endsAt": (event.time + stays).isoformat(),
+        "startsAt": happened.isoformat(),
+        "endsAt": (happened if stays is None else now + stays).isoformat(),
     }
 
 
 def sentence(event: Event) -> str:
     """What happened, for people."""
     data = event.data
-    if event.kind == "usage.level_changed":
+    if is_level(event):
         ratio = data.get("ratio")
         share = f"{ratio:.1%}" if isinstance(ratio, int | float) else "?"
         return (
             f"usage is {data.get('level')} (was {data.get('previous_level')}): {share} of the quota, "
-            f"{data.get('usage_bytes')} of {data.get('quota_bytes')} bytes"
+            f"{_size(data, 'usage_bytes')} of {_size(data, 'quota_bytes')}"
         )
     if event.kind == "build.denied":
         return str(data.get("message") or "a build was denied")
     if event.kind.startswith("cleanup."):
-        end = "" if data.get("target_reached") else f"; not enough: {data.get('reason')}"
-        return f"cleanup freed {data.get('freed_bytes')} bytes{end}"
+        freed = f"cleanup freed {_size(data, 'freed_bytes')}"
+        if data.get("target_reached"):
+            return freed
+        standing = f"{_size(data, 'usage_bytes')} of {_size(data, 'quota_bytes')} are used"
+        reason = data.get("reason")
+        return f"{freed}, which is not enough: {standing}" + (f"; {reason}" if reason else "")
     if event.kind.startswith("image."):
         tags = ", ".join(map(str, data.get("tags") or ())) or "untagged"
         return f"{event.kind.replace('.', ' ')}: {data.get('repository')} ({tags})"
     return event.kind.replace(".", " ").replace("_", " ")
+
+
+def _size(data: Mapping[str, Any], name: str) -> str:
+    size = data.get(name)
+    return readable(size) if isinstance(size, int) and size >= 0 else "?"
 
 
 def _escaped(text: str) -> str:

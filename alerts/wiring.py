@@ -11,8 +11,14 @@ from aiokafka import AIOKafkaConsumer
 from alerts.forward import Forwarder, Policy
 from alerts.render import Render
 from alerts.send import Sender
+from alerts.standing import Standing
 from runtime.consumers import end_consumer
-from runtime.kafka import ALERTS_DEAD_LETTER_TOPIC, connection_options, create_topics
+from runtime.kafka import (
+    ALERTS_DEAD_LETTER_TOPIC,
+    ALERTS_STANDING_TOPIC,
+    connection_options,
+    create_topics,
+)
 from runtime.lifecycle import Stopping, background, run_until_stopped
 from runtime.logs import get_logger
 from runtime.patience import until_it_answers
@@ -26,13 +32,25 @@ _MAX_POLL_MS = 3_600_000
 """An event may be tried for a long time; who died is known by its heartbeat."""
 
 
-async def run(settings: Settings, *, url: str, group: str, render: Render, policy: Policy) -> int:
-    """Forward until a signal comes or too much cannot be delivered; returns the exit code."""
+async def run(
+    settings: Settings,
+    *,
+    url: str,
+    group: str,
+    render: Render,
+    policy: Policy,
+    repeats: bool = False,
+) -> int:
+    """Forward until a signal comes or too much cannot be delivered; returns the exit code.
+
+    `repeats`: the other side forgets what nobody repeats.
+    """
     tls = client_context(settings)
 
     async def start(stack: AsyncExitStack, stopping: Stopping) -> None:
         waiting = partial(until_it_answers, "kafka", stopping=stopping, check="RQ_KAFKA_BOOTSTRAP")
-        await waiting(connect=partial(create_topics, settings, (ALERTS_DEAD_LETTER_TOPIC,)))
+        topics = (ALERTS_DEAD_LETTER_TOPIC, *([ALERTS_STANDING_TOPIC] if repeats else []))
+        await waiting(connect=partial(create_topics, settings, topics))
         producer = await waiting(connect=partial(open_producer, settings))
         stack.push_async_callback(discard_producer, producer)
         consumer = AIOKafkaConsumer(
@@ -55,6 +73,7 @@ async def run(settings: Settings, *, url: str, group: str, render: Render, polic
             policy=policy,
             stopping=stopping,
             clock=lambda: datetime.now(UTC),
+            standing=Standing(settings, producer, group=group) if repeats else None,
             jitter=lambda: random.uniform(0.5, 1.0),  # noqa: S311 - not a secret
         )
         await stack.enter_async_context(background("forward", forwarder.run(), stopping))

@@ -1,12 +1,13 @@
 """`registry-quota alerts forward`: quota events to a webhook, Slack or Alertmanager."""
 
+import asyncio
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 import typer
 
-from cli.client import settings_here
+from cli.client import settings_here, warn_of_unknown
 from cli.console import CommandError
 from cli.options import workspace_names
 
@@ -58,6 +59,12 @@ def forward(
     from_start: Annotated[
         bool, typer.Option("--from-start", help="A new group begins at the topic's start.")
     ] = False,
+    repeat_every: Annotated[
+        float,
+        typer.Option(
+            min=1, max=43_200, help="Seconds after which Alertmanager is told again what stands."
+        ),
+    ] = 3600,
 ) -> None:
     """Forward until Ctrl-C: each event once, in order per workspace, dead-lettered when it must be."""
     import uvloop
@@ -65,6 +72,8 @@ def forward(
     from alerts import wiring
     from alerts.forward import Policy
     from alerts.render import QUIET, Event
+    from quota.events import KINDS
+    from quota.near import did_you_mean
     from runtime.logs import configure_logs
 
     settings = settings_here()
@@ -76,6 +85,13 @@ def forward(
         address = address.rstrip("/") + "/api/v2/alerts"
     secret = settings.alerts_secret.get_secret_value() if settings.alerts_secret else ""
     kinds, workspaces = frozenset(only or ()), frozenset(workspace or ())
+    if unknown := sorted(kinds - KINDS):
+        meant = did_you_mean(unknown[0], KINDS)
+        raise CommandError(
+            f"--only {unknown[0]}: there is no such type of event{meant}"
+            f" ({', '.join(sorted(KINDS))})",
+            exit_code=2,
+        )
     quiet = frozenset() if to is Target.webhook else QUIET
 
     def wanted(event: Event) -> bool:
@@ -83,6 +99,7 @@ def forward(
             return False
         return event.kind in kinds if kinds else event.kind not in quiet
 
+    asyncio.run(warn_of_unknown(workspaces))
     configure_logs(settings, process="alerts")
     code = uvloop.run(
         wiring.run(
@@ -90,7 +107,10 @@ def forward(
             url=address,
             group=group or f"{settings.kafka_group}-alerts-{to.value}",
             render=_render(to, secret),
-            policy=Policy(wanted=wanted, attempts=attempts, from_start=from_start),
+            policy=Policy(
+                wanted=wanted, attempts=attempts, from_start=from_start, repeat_every=repeat_every
+            ),
+            repeats=to is Target.alertmanager,
         )
     )
     raise typer.Exit(code)

@@ -215,7 +215,10 @@ def outcome_of(run: Document) -> Document:
         "performed": bool(deleted),
         "run_id": run["id"],
         "freed_bytes": run["freed_bytes"],
-        "images": [{name: item[name] for name in shown} for item in deleted],
+        "images": [
+            {**{name: item[name] for name in shown}, "code": item.get("code", "")}
+            for item in deleted
+        ],
         "failed": [
             {
                 "repository": item["repository"],
@@ -348,6 +351,11 @@ def show_outcome(workspace: str, outcome: Document, obstacle: str | None) -> Non
         console.print(
             f"[bold red]failed[/] {plain(item['repository'])}@{plain(item['digest'])}: "
             f"{plain(item['reason'])}",
+            soft_wrap=True,
+        )
+    for item in outcome.get("spared", ()):
+        console.print(
+            f"kept {plain(item['repository'])}@{plain(item['digest'][:19])}: {plain(item['reason'])}",
             soft_wrap=True,
         )
     for code in dict.fromkeys(outcome["warnings"]):

@@ -1,10 +1,11 @@
 """The command line's way to the API, and to the environment of a stack that runs in this folder."""
 
+import asyncio
+import contextlib
 import os
 import stat
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
@@ -15,11 +16,20 @@ from registry_quota.errors import RefusedError, RegistryQuotaError
 from runtime.settings import Settings, SettingsError
 from runtime.tls import advice, client_context
 
-__all__ = ["ApiClient", "api_client", "near_names", "settings_here", "workspace_path"]
+__all__ = [
+    "ApiClient",
+    "api_client",
+    "near_names",
+    "settings_here",
+    "warn_of_unknown",
+    "workspace_path",
+]
 
 _LONGEST = 650.0
 """Seconds: the longest time-out that a call can be given, and its way."""
 
+_WARNING_SECONDS: Final = 3.0
+"""A note is not worth waiting longer for."""
 _WORKSPACES: Final = "/v1/workspaces/"
 _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 401, 403, 404
 _MOST_NAMES: Final = 10_000
@@ -68,16 +78,31 @@ class ApiError(CommandError):
 class ApiClient(RegistryQuota):
     """The API's client; an error answer becomes one sentence that says what to do next."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._told: set[str] = set()
+
     async def call(self, method: str, path: str, **options: Any) -> Any:
         """The answer's JSON. Raises ApiError with what the API says, CommandError without an answer."""
         try:
-            return await super().call(method, path, **options)
+            answer = await super().call(method, path, **options)
         except RefusedError as error:
             mend = await self._mend(error, path)
             raise ApiError(error.status, f"{error}{mend}") from error
         except RegistryQuotaError as error:
             mend = advice(error) or "check RQ_API_URL, and that `registry-quota serve api` runs"
             raise CommandError(f"{error}; {mend}") from error
+        self._tell_unknown(answer)
+        return answer
+
+    def _tell_unknown(self, answer: Any) -> None:
+        """Whatever the API does not know by the name that was written, on standard error, once."""
+        warnings = answer.get("warnings") if isinstance(answer, dict) else None
+        for warning in warnings or ():
+            code, _, sentence = str(warning).partition(": ")
+            if code.startswith("unknown_") and warning not in self._told:
+                self._told.add(warning)
+                _warn(sentence)
 
     async def _mend(self, error: RefusedError, path: str) -> str:
         """What to do about a refusal, where the API cannot know how it was called."""
@@ -113,12 +138,30 @@ class ApiClient(RegistryQuota):
 
 def near_names(wanted: str, names: Iterable[str]) -> str:
     """`; did you mean acme or acme-2?`, or where all of them are shown. PURE."""
-    by_folded = {name.casefold(): name for name in names}
-    near = get_close_matches(wanted.casefold(), by_folded, n=3, cutoff=0.6)
-    near += [name for name in by_folded if name.startswith(wanted.casefold()) and name not in near]
-    if near:
-        return f"; did you mean {' or '.join(by_folded[name] for name in near[:3])}?"
-    return "; `registry-quota workspaces list` shows all that there are"
+    from quota.near import did_you_mean
+
+    return (
+        did_you_mean(wanted, names) or "; `registry-quota workspaces list` shows all that there are"
+    )
+
+
+async def warn_of_unknown(workspaces: Iterable[str]) -> None:
+    """Say which of these the API does not know; nothing where it does not tell at once."""
+    wanted = list(workspaces)
+    if not wanted:
+        return
+    with contextlib.suppress(CommandError, SettingsError, TimeoutError):
+        async with asyncio.timeout(_WARNING_SECONDS), api_client() as api:
+            for name in wanted:
+                try:
+                    await api.call("GET", workspace_path(name))
+                except ApiError as error:
+                    if error.status == _NOT_FOUND:
+                        _warn(f"{name} is unknown here: {error}")
+
+
+def _warn(text: str) -> None:
+    errors.print(f"[yellow]note:[/] {plain(text)}", soft_wrap=True)
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.client import settings_here
+from cli.client import settings_here, warn_of_unknown
 from cli.console import CommandError, console, errors, json_text, plain, size
 from cli.options import OnlyWorkspace
 
@@ -41,6 +41,7 @@ async def _tail(workspace: str | None, *, from_start: bool, as_json: bool) -> No
     from runtime.kafka import QUOTA_EVENTS_TOPIC, connection_options, start
 
     settings = settings_here()
+    await warn_of_unknown([] if workspace is None else [workspace])
     consumer = AIOKafkaConsumer(
         QUOTA_EVENTS_TOPIC,
         **connection_options(settings),

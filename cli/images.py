@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from cli.client import ApiError, api_client, workspace_path
-from cli.console import CommandError, console, emit_json, size, table
+from cli.console import CommandError, console, emit_json, errors, size, table
 from cli.options import AsJson, WorkspaceName
 from cli.progress import progress
 
@@ -48,7 +48,7 @@ def images(
 
     List images with their sizes and what deleting just them would free.
     """
-    items = asyncio.run(_load(workspace, app, tag, limit))
+    items, more = asyncio.run(_load(workspace, app, tag, limit))
     if as_json:
         emit_json(items)
         return
@@ -68,6 +68,8 @@ def images(
             for item in items
         ],
     )
+    if more:
+        errors.print(f"the newest {limit} of more: --limit shows them")
 
 
 @commands.command("date")
@@ -148,7 +150,8 @@ def _moment(text: str) -> str:
 
 async def _load(
     workspace: str, app: str | None, tag: str | None, limit: int
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], bool]:
+    """(images, whether there are more)"""
     items: list[dict[str, Any]] = []
     cursor = None
     with progress("reading", unit="images") as work:
@@ -169,4 +172,4 @@ async def _load(
                 work.at(len(items))
                 if cursor is None:
                     break
-    return items
+    return items, cursor is not None

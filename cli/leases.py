@@ -11,6 +11,7 @@ import typer
 from cli.client import ApiClient, api_client, workspace_path
 from cli.console import CommandError, console, emit_json, errors, plain, table
 from cli.options import AsJson, WorkspaceName, workspace_names
+from quota.words import plural
 
 commands = typer.Typer(
     help="Digests in use: cleanup leaves them alone, and everything while nobody knows.",
@@ -73,8 +74,9 @@ def put(
         return
     for answer in answers:
         console.print(
-            f"{plain(answer['workspace'])}: {len(answer['digests'])} digests in use by "
-            f"{plain(source)} until {plain(answer['expires_at'])}"
+            f"{plain(answer['workspace'])}: {plural(len(answer['digests']), 'digest')} in use by "
+            f"{plain(source)} until {plain(answer['expires_at'])}, "
+            f"{answer['known_digests']} of them known here"
         )
 
 

@@ -76,7 +76,7 @@ def document() -> str:
 
 `GET /metrics` of the receiver (`RQ_RECEIVER_PORT`), the API (`RQ_API_PORT`) and the consumer (`RQ_CONSUMER_METRICS_PORT`; unset: a free port that its log names). Each of them also answers `/healthz` and `/readyz`. No token is asked for: keep these doors inside.
 
-Bytes, seconds and UTC. A gauge that is `NaN` is not known just now. What came from outside is never a label, with one exception: the names of the `RQ_METRICS_WORKSPACES` (50) fullest workspaces, and those only when they are plain (`a-z0-9_.-`).
+Bytes, seconds and UTC. A gauge that is `NaN` is not known just now. What came from outside is never a label, with one exception: the names of the `RQ_METRICS_WORKSPACES` (50) fullest workspaces and of all that exceed their quota, and those only when they are plain (`A-Za-z0-9_./-`); `registry_quota_workspaces_without_series` counts the others.
 
 Alert rules, a Grafana dashboard and what Prometheus and Grafana read at their start are in [deploy/monitoring](../../deploy/monitoring). This table is written by `make reference` and compared with the code by a test.
 

@@ -14,10 +14,13 @@ class Fullness(msgspec.Struct, frozen=True):
     level: str
 
 
+# Every one that is over its quota is among them: somebody has to be told of each.
 FULLEST = """
-SELECT name, usage_bytes, quota_bytes, level FROM workspaces
-WHERE first_image_at IS NOT NULL OR configured
-ORDER BY usage_bytes::numeric / quota_bytes DESC, name LIMIT $1
+SELECT name, usage_bytes, quota_bytes, level FROM (
+  SELECT name, usage_bytes, quota_bytes, level,
+         row_number() OVER (ORDER BY usage_bytes::numeric / quota_bytes DESC, name) AS place
+  FROM workspaces WHERE first_image_at IS NOT NULL OR configured) ranked
+WHERE place <= $1 OR level = 'exceeded' ORDER BY place LIMIT $2
 """
 
 # Levels that nobody has are absent.
@@ -33,9 +36,9 @@ SELECT partition, next_offset FROM consumer_offsets WHERE cluster_id = $1 AND to
 """
 
 
-async def fullest(connection: Connection, limit: int) -> list[Fullness]:
-    """Visible workspaces by used share of their quota."""
-    return [Fullness(*row.values()) for row in await connection.fetch(FULLEST, limit)]
+async def fullest(connection: Connection, limit: int, *, most: int) -> list[Fullness]:
+    """Visible workspaces by used share of their quota: the fullest, and all that exceed it; `most` in all."""
+    return [Fullness(*row.values()) for row in await connection.fetch(FULLEST, limit, most)]
 
 
 async def levels(connection: Connection) -> dict[str, tuple[int, int]]:

@@ -6,7 +6,7 @@ from typing import Any
 from runtime.postgres import Connection
 
 STALE_LEASES = """
-SELECT w.name AS workspace, l.source, l.expires_at
+SELECT w.name AS workspace, l.source, l.expires_at, count(*) OVER () AS total
 FROM leases l JOIN workspaces w ON w.id = l.workspace_id
 WHERE l.expires_at <= $1 ORDER BY l.expires_at, w.name, l.source LIMIT $2
 """
@@ -26,9 +26,14 @@ REPOSITORY_NAMES = "SELECT name FROM repositories WHERE NOT mapped ORDER BY id D
 
 async def stale_leases(
     connection: Connection, *, now: datetime, limit: int
-) -> list[dict[str, Any]]:
-    """Sources of digests in use that have not reported in time: nothing is deleted there."""
-    return [dict(row) for row in await connection.fetch(STALE_LEASES, now, limit)]
+) -> tuple[int, list[dict[str, Any]]]:
+    """Sources of digests in use that have not reported in time: nothing is deleted there.
+
+    How many there are, and those that have been silent for longest.
+    """
+    rows = [dict(row) for row in await connection.fetch(STALE_LEASES, now, limit)]
+    totals = {row.pop("total") for row in rows}
+    return max(totals, default=0), rows
 
 
 async def running_cleanups(connection: Connection) -> int:

@@ -99,7 +99,13 @@ SELECT c.id, c.state, c.cause, c.quota_bytes, c.usage_before, c.usage_after, c.p
        c.freed_bytes, c.target_reached, c.warnings, c.message, c.plan_id, c.started_at, c.finished_at
 FROM cleanup_runs c
 """
-RUNS = _RUN + " WHERE c.workspace_id = $1 ORDER BY c.started_at DESC, c.id LIMIT $2"
+_BEFORE = """
+($3::uuid IS NULL OR (c.started_at, c.id) < (
+  SELECT b.started_at, b.id FROM cleanup_runs b WHERE b.id = $3 AND b.workspace_id = $1))
+"""
+RUNS = (
+    f"{_RUN} WHERE c.workspace_id = $1 AND {_BEFORE} ORDER BY c.started_at DESC, c.id DESC LIMIT $2"
+)
 RUN = _RUN + " WHERE c.workspace_id = $1 AND c.id = $2"
 
 ITEMS = """
@@ -352,9 +358,11 @@ async def running(connection: Connection, workspace_id: int) -> UUID | None:
     return found
 
 
-async def runs_of(connection: Connection, workspace_id: int, limit: int) -> list[dict[str, Any]]:
-    """Runs, newest first."""
-    return [_run(row) for row in await connection.fetch(RUNS, workspace_id, limit)]
+async def runs_of(
+    connection: Connection, workspace_id: int, limit: int, *, before: UUID | None = None
+) -> list[dict[str, Any]]:
+    """Runs, newest first; those that began before a run."""
+    return [_run(row) for row in await connection.fetch(RUNS, workspace_id, limit, before)]
 
 
 async def run_of(connection: Connection, workspace_id: int, run_id: UUID) -> dict[str, Any] | None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -16,7 +16,7 @@ from ledger.reading import WorkspaceView
 from ledger.record import LevelRule
 from ledger.reservations import Reservation
 from ledger.workspaces import Holds, Settings
-from quota import images
+from quota import images, unknown
 from quota.listing import describe_page
 from quota.policy import DEFAULT_POLICY, Policy, parse_policy
 from quota.usage import untagged
@@ -91,6 +91,26 @@ class Accounts:
         async with self._pool.acquire() as connection:
             view = await reading.find_workspace(connection, name, now=self._clock())
         return view if view is not None and view.visible else None
+
+    async def unknown(self, names: Iterable[str], among: frozenset[str] | None) -> list[str]:
+        """A warning for each name of a workspace that nobody knows here, with near ones of `among`."""
+        async with self._pool.acquire() as connection:
+            return [
+                warning
+                for name in names
+                for warning in await unknown.workspace(
+                    connection,
+                    name,
+                    await reading.find_workspace(connection, name, now=self._clock()),
+                    among,
+                )
+            ]
+
+    async def unknown_repository(self, registry: str, name: str, workspace: str) -> list[str]:
+        """A warning when nothing was ever pushed to a repository; near ones are those of a workspace."""
+        async with self._pool.acquire() as connection:
+            view = await reading.find_workspace(connection, workspace, now=self._clock())
+            return await unknown.repository(connection, registry, name, view)
 
     async def workspaces(
         self, *, after: str, limit: int, among: frozenset[str] | None = None
@@ -228,9 +248,15 @@ class Accounts:
             )
             more, page = len(page) > limit, page[:limit]
             items = await describe_page(connection, view, page, self._clock())
+            warnings = (
+                []
+                if app is None or items or after is not None
+                else await unknown.app(connection, view, app)
+            )
         return {
             "items": items,
             "next_cursor": images.encode_cursor(page[-1]) if more else None,
+            "warnings": warnings,
         }
 
     async def events(self, view: WorkspaceView, *, after: int, limit: int) -> dict[str, Any]:

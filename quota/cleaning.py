@@ -13,7 +13,7 @@ from uuid import UUID
 
 import asyncpg
 
-from ledger import garbage, outbox, plans, reading, runs, workspaces
+from ledger import garbage, notices, outbox, plans, reading, runs, workspaces
 from ledger.outbox import QuotaEvent
 from ledger.reconcile import floor
 from ledger.runs import AlreadyRunningError, Item, Lease, RecordedItem, Run, TakenOver
@@ -25,6 +25,7 @@ from quota.looking import config_elsewhere
 from quota.outcome import Outcome, PlanChangedError, StopError
 from quota.plan import ManifestKey, Plan, PlanInput
 from quota.planner import make_plan
+from quota.reasons import obstacle_of
 from quota.rounds import rehearsed, rounds
 from quota.snapshot import Incoming, Snapshot, plan_input, take_snapshot
 from quota.stored import Steps
@@ -569,9 +570,16 @@ class Job:
                     return  # its new owner closes it, and announces it
                 await runs.skip_rest(connection, self._lease.run_id, _NOT_REACHED, now)
             awaiting = await garbage.awaiting_bytes(connection, snapshot.workspace.id)
-            await outbox.add_events(
-                connection, self._events(snapshot, target, awaiting), now=now, new_id=tools.new_id
-            )
+            events = self._events(snapshot, target, awaiting)
+            if outcome.target_reached:
+                await notices.forget_insufficient(connection, snapshot.workspace.id)
+            else:
+                why = obstacle_of(plan.kept_by) if stopped is None else stopped.warning
+                if not await notices.tell_insufficient(
+                    connection, snapshot.workspace.id, why, now=now
+                ):
+                    events = [item for item in events if item.type != outbox.CLEANUP_INSUFFICIENT]
+            await outbox.add_events(connection, events, now=now, new_id=tools.new_id)
         self._tell(stopped)
 
     def _tell(self, stopped: StopError | None) -> None:

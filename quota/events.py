@@ -183,6 +183,11 @@ DATA: Final[dict[str, type[EventData]]] = {
 }
 """Type → the model of its data."""
 
+KINDS: Final = frozenset(
+    kind.removeprefix("io.registryquota.").rpartition(".v")[0] for kind in DATA
+)
+"""Types without prefix and version, as `alerts forward --only` takes them."""
+
 
 def event_schema(kind: str) -> dict[str, Any]:
     """JSON Schema (2020-12) of an event of a type: CloudEvents 1.0, structured JSON."""

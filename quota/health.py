@@ -3,7 +3,7 @@
 The page `/pipeline`, `registry-quota status`, `doctor` and `GET /v1/status` all say what is decided here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final, Literal
 
@@ -45,14 +45,15 @@ def judge(document: Document, *, now: datetime) -> list[Check]:
         _kafka(document),
         _lag(document),
         _consumer(document, now),
+        _registry(document["registry"]),
         _sizes(document),
         _outbox(document),
         _dead_letters(document),
         _reconciliation(document["reconciliation"], now),
         _counters(document["drift"], now),
-        _leases(document["stale_leases"], now),
+        _leases(document["stale_leases"], document["stale_leases_total"], now),
         _cleanups(document["cleanups"]),
-        _errors(document["recent_errors"]),
+        _errors(document["recent_errors"], document["recent_errors_total"]),
     ]
 
 
@@ -143,6 +144,29 @@ def _consumer(document: Document, now: datetime) -> Check:
     return check("ok", found)
 
 
+def _registry(registry: Document) -> Check:
+    def check(state: State, found: str, mend: str = "") -> Check:
+        return Check("registry", "Registry", state, found, mend)
+
+    if registry["state"] == "up":
+        return check("ok", f"{registry['url']} answers and lets us in")
+    if registry["state"] == "unknown":
+        return check("unknown", registry["reason"], "set RQ_REGISTRY_URL for the API process")
+    nothing = "nothing can be cleaned, compared or restored"
+    if registry["state"] == "refuses":
+        return check(
+            "failed",
+            f"{registry['url']} refuses us, so {nothing}: {registry['reason']}",
+            "set RQ_REGISTRY_USERNAME and RQ_REGISTRY_PASSWORD to an account that may read and "
+            "delete; `registry-quota doctor` says more",
+        )
+    return check(
+        "failed",
+        f"{registry['url']} does not answer, so {nothing}: {registry['reason']}",
+        "see that it runs, and RQ_REGISTRY_URL; `registry-quota doctor` says more",
+    )
+
+
 def _sizes(document: Document) -> Check:
     pending = document["sizes_pending"]
     if not pending:
@@ -205,21 +229,22 @@ def _reconciliation(last: Document, now: datetime) -> Check:
         changed = sum(item["found"] + item["corrected"] + item["forgotten"] for item in drift)
         return check(
             "warning",
-            f"{found} and mended {plural(changed, 'difference')} in {_names(drift)}",
+            f"{found} and mended {plural(changed, 'difference')} in {_names(item['workspace'] for item in drift)}",
             "notifications were lost on the way, mostly when a registry restarted while they waited",
         )
     return check("ok", f"{found}: no drift")
 
 
-def _names(items: list[Document], key: str = "workspace") -> str:
-    names = list(dict.fromkeys(item[key] for item in items))
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+def _names(names: Iterable[str], total: int | None = None) -> str:
+    """The first of them, and how many more there are; `total` where not all are at hand."""
+    known = list(dict.fromkeys(names))
+    more = max(len(known), total or 0) - _NAMED
+    return ", ".join(known[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _counters(drift: Document, now: datetime) -> Check:
     if drift["drift_bytes"] or drift["wrong_digests"]:
-        names = ", ".join(drift["workspaces"][:_NAMED])
+        names = _names(drift["workspaces"])
         return Check(
             "counters",
             "Counters",
@@ -234,17 +259,16 @@ def _counters(drift: Document, now: datetime) -> Check:
     return Check("counters", "Counters", "ok", f"equal the manifests, recounted {when} ago")
 
 
-def _leases(stale: list[Document], now: datetime) -> Check:
+def _leases(stale: list[Document], total: int, now: datetime) -> Check:
     if not stale:
         return Check("leases", "Digests in use", "ok", "every source reports in time")
     oldest = min(item["expires_at"] for item in stale)
-    sources = ", ".join(f"{item['source']} ({item['workspace']})" for item in stale[:_NAMED])
-    more = f" and {len(stale) - _NAMED} more" if len(stale) > _NAMED else ""
+    sources = _names((f"{item['source']} ({item['workspace']})" for item in stale), total)
     return Check(
         "leases",
         "Digests in use",
         "warning",
-        f"silent past their time, so nothing is deleted there: {sources}{more}; "
+        f"silent past their time, so nothing is deleted there: {sources}; "
         f"the oldest for {_time((now - oldest).total_seconds())}",
         "let the source report again, or `registry-quota leases retire WORKSPACE SOURCE`",
     )
@@ -258,16 +282,17 @@ def _cleanups(cleanups: Document) -> Check:
             "cleanups",
             "Cleanups",
             "warning",
-            f"{plural(len(stuck), 'run')} whose process has ended: {', '.join(stuck[:_NAMED])}",
+            f"{plural(len(stuck), 'run')} whose process has ended: {_names(stuck)}",
             "an API process takes them over within a minute; see its log when they stay",
         )
     return Check("cleanups", "Cleanups", "ok", found)
 
 
-def _errors(recent: list[Document]) -> Check:
+def _errors(recent: list[Document], total: int) -> Check:
     if not recent:
         return Check("errors", "Recent errors", "ok", "none")
     newest = recent[0]
-    found = f"{plural(len(recent), 'kind')} of them, the newest: {newest['what']}"
-    mend = "they are listed below; the log of the process that is named has all of it"
+    found = f"{plural(total, 'kind')} of them, the newest: {newest['what']}"
+    listed = "they are" if total <= len(recent) else f"the newest {len(recent)} are"
+    mend = f"{listed} listed below; the log of the process that is named has all of it"
     return Check("errors", "Recent errors", "warning", found, mend)

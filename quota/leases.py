@@ -6,6 +6,8 @@ from typing import Any
 
 from ledger import leases, reading, workspaces
 from ledger.leases import Lease
+from quota import unknown
+from quota.near import did_you_mean
 from registry.names import format_digest
 from runtime.postgres import Pool
 
@@ -21,10 +23,24 @@ class Leases:
         self._clock = clock
 
     async def put(
-        self, workspace: str, source: str, digests: Iterable[bytes], ttl_s: int
+        self,
+        workspace: str,
+        source: str,
+        digests: Iterable[bytes],
+        ttl_s: int,
+        among: frozenset[str] | None,
     ) -> dict[str, Any]:
-        """Replace what a source has in use, for so many seconds; the workspace may be empty yet."""
+        """Replace what a source has in use, for so many seconds; the workspace may be empty yet.
+
+        What is not known here is taken, and said to be unknown; `among`: the workspaces that the
+        caller may hear of.
+        """
         now = self._clock()
+        digests = set(digests)
+        async with self._pool.acquire() as connection:
+            view = await reading.find_workspace(connection, workspace, now=now)
+            warnings = await unknown.workspace(connection, workspace, view, among)
+            known, more = await unknown.digests(connection, workspace, view, digests)
         async with self._pool.acquire() as connection, connection.transaction():
             await workspaces.add_workspace(connection, workspace, self._default_quota_bytes)
             locked = await workspaces.lock_workspace(connection, workspace)
@@ -38,21 +54,35 @@ class Leases:
                 now=now,
                 expires_at=now + timedelta(seconds=ttl_s),
             )
-        return _document(lease, now)
+        return {
+            **_document(lease, now),
+            "known_digests": known,
+            "warnings": [*warnings, *more],
+        }
 
-    async def list(self, workspace: str) -> list[dict[str, Any]]:
-        """Every source by name, stale ones too; none in a workspace that is not known."""
+    async def list(
+        self, workspace: str, among: frozenset[str] | None
+    ) -> tuple[list[dict[str, Any]], list[str]]:
+        """Every source by name, stale ones too; none in a workspace that is not known, and a warning."""
         now = self._clock()
         async with self._pool.acquire() as connection:
             view = await reading.find_workspace(connection, workspace, now=now)
             found = [] if view is None else await leases.leases_of(connection, view.id)
-        return [_document(lease, now) for lease in found]
+            warnings = await unknown.workspace(connection, workspace, view, among)
+        return [_document(lease, now) for lease in found], warnings
 
-    async def retire(self, workspace: str, source: str) -> bool:
-        """Forget a source for good; False when it is not known."""
+    async def retire(self, workspace: str, source: str, among: frozenset[str] | None) -> str | None:
+        """Forget a source for good; a sentence when it is not known, with near ones."""
         async with self._pool.acquire() as connection:
             view = await reading.find_workspace(connection, workspace, now=self._clock())
-            return view is not None and await leases.retire_lease(connection, view.id, source)
+            if view is not None and await leases.retire_lease(connection, view.id, source):
+                return None
+            found = [] if view is None else await leases.leases_of(connection, view.id)
+            why = f"there is no such source of digests in use in {workspace}"
+            if found:
+                return why + did_you_mean(source, [lease.source for lease in found])
+            about = await unknown.workspace(connection, workspace, view, among)
+        return "; ".join([why, *(text.partition(": ")[2] for text in about)])
 
 
 def _document(lease: Lease, now: datetime) -> dict[str, Any]:

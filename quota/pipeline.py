@@ -18,6 +18,7 @@ from quota import health
 from quota.cleaning import STALE_AFTER
 from quota.complaints import Complaints
 from quota.receiver import ReceiverWatch
+from quota.registry_watch import RegistryWatch
 from runtime.kafka import (
     DEAD_LETTER_TOPIC,
     NOTIFICATIONS_TOPIC,
@@ -109,10 +110,12 @@ class Pipeline:
         self._members: tuple[float, int | None] = (0.0, None)
         self._complaints = complaints
         self.receiver = ReceiverWatch(settings)
+        self.registry = RegistryWatch(settings)
 
     async def close(self) -> None:
-        """Leave Kafka and the receiver."""
+        """Leave Kafka, the receiver and the registry."""
         await self.receiver.close()
+        await self.registry.close()
         await self._leave_kafka()
 
     async def _leave_kafka(self) -> None:
@@ -122,16 +125,19 @@ class Pipeline:
     async def status(self) -> dict[str, Any]:
         """`GET /v1/status`."""
         now = self._clock()
-        flow, receiver = await asyncio.gather(self.flow(), self.receiver.look())
+        flow, receiver, registry = await asyncio.gather(
+            self.flow(), self.receiver.look(), self.registry.look()
+        )
         async with self._pool.acquire() as connection:
             document = await reading.status(connection, now=self._clock())
             document["reconciliation"] = await reconcile.status(connection, DEFAULT_REGISTRY)
             document["drift"] = msgspec.to_builtins(
                 await verify.kept(connection), builtin_types=(datetime,)
             )
-            document["stale_leases"] = await health_rows.stale_leases(
-                connection, now=now, limit=_MOST_NAMED
-            )
+            (
+                document["stale_leases_total"],
+                document["stale_leases"],
+            ) = await health_rows.stale_leases(connection, now=now, limit=_MOST_NAMED)
             document["cleanups"] = {
                 "running": await health_rows.running_cleanups(connection),
                 "without_owner": await runs.stale_workspaces(
@@ -141,8 +147,11 @@ class Pipeline:
             stopped = await health_rows.stopped_cleanups(
                 connection, since=now - _RECENT, limit=_MOST_NAMED
             )
-        document["recent_errors"] = self._recent_errors(stopped, now)
+        errors = self._recent_errors(stopped, now)
+        document["recent_errors_total"] = len(errors)
+        document["recent_errors"] = errors[:_MOST_NAMED]
         document["receiver"] = msgspec.to_builtins(receiver)
+        document["registry"] = msgspec.to_builtins(registry)
         document |= msgspec.to_builtins(flow)
         checks = health.judge(document, now=now)
         return {
@@ -167,7 +176,7 @@ class Pipeline:
             errors += [
                 msgspec.structs.asdict(item) for item in self._complaints.since(now - _RECENT)
             ]
-        return sorted(errors, key=lambda item: item["at"], reverse=True)[:_MOST_NAMED]
+        return sorted(errors, key=lambda item: item["at"], reverse=True)
 
     async def flow(self) -> Flow:
         """What waits in Kafka now. What arrived before the call and is in no lag is recorded."""

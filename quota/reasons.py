@@ -3,6 +3,7 @@
 A sentence follows `kept: ` or `deleted: ` and needs nothing beside it to be understood.
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 from quota.plan import Manifest, Why
@@ -42,6 +43,21 @@ KEPT_AS: Final[dict[Why, str]] = {
     "frees_nothing": "without a byte of their own",
 }
 """What manifests are that a reason keeps, for a summary; reasons that never miss a target lack."""
+
+
+_PASSING: Final[frozenset[Why]] = frozenset(
+    {"too_young", "in_grace", "pushed_again", "pulled_meanwhile", "size_pending", "index_pending"}
+)
+"""What ends by itself, and comes again with the next push."""
+
+
+def obstacle_of(kept_by: Iterable[Why]) -> str:
+    """What stands in the way of a target, as one text that is the same while the same does: no figures.
+
+    What passes by itself counts only where nothing else does: it comes and goes with each build.
+    """
+    codes = {why for why in kept_by if why in KEPT_AS}
+    return ",".join(sorted(codes - _PASSING or codes))
 
 
 def name_of(manifest: Manifest) -> str:

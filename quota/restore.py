@@ -12,12 +12,13 @@ from uuid import UUID
 
 import msgspec
 
-from ledger import reading, runs, undo
+from ledger import names, reading, runs, undo
 from ledger.reading import WorkspaceView
 from ledger.undo import Kept
 from quota.cleanup import Cleaner
 from quota.decision import Figures, needs_cleanup
 from quota.deleting import Tools
+from quota.near import did_you_mean
 from quota.plan import ManifestKey
 from quota.policy import parse_policy
 from quota.put_back import GoneError, missing_of, parsed_of, put_back, with_what_it_needs
@@ -139,7 +140,14 @@ class Restorer:
             },
         )
         if not wanted:
-            raise NothingKeptError("no cleanup of this workspace has deleted such an image")
+            why = "no cleanup of this workspace has deleted such an image"
+            if name.repository is not None and not kept:
+                async with self._tools.pool.acquire() as connection:
+                    known = await names.repositories_like(connection, view.id, name.repository)
+                if name.repository not in known:
+                    why += f"; {name.repository} is unknown in it"
+                    why += did_you_mean(name.repository, known)
+            raise NothingKeptError(why)
         return await self._restore(view, wanted)
 
     async def _restore(self, view: WorkspaceView, kept: Sequence[Kept]) -> Restoration:

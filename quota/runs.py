@@ -175,6 +175,8 @@ class Runs:
             return task.result()
         except PlanChangedError as error:
             named = "; ".join(error.changes[:_MOST_NAMED])
+            if (more := len(error.changes) - _MOST_NAMED) > 0:
+                named += f"; and {more} more"
             raise PlanRefusedError(
                 f"the plan does not hold any more: {named}", error.changes
             ) from error
@@ -190,10 +192,13 @@ class Runs:
             reserved = reserved if others is None else others.reserved_bytes
         return Incoming(incoming_bytes=build.incoming_bytes, reserved_bytes=reserved)
 
-    async def list(self, view: WorkspaceView, limit: int) -> list[dict[str, Any]]:
-        """Runs, newest first."""
+    async def list(
+        self, view: WorkspaceView, limit: int, *, before: UUID | None = None
+    ) -> list[dict[str, Any]]:
+        """Runs, newest first; those that began before a run."""
         async with self._pool.acquire() as connection:
-            return [_run(row) for row in await rows.runs_of(connection, view.id, limit)]
+            found = await rows.runs_of(connection, view.id, limit, before=before)
+        return [_run(row) for row in found]
 
     async def get(self, view: WorkspaceView, run_id: UUID) -> dict[str, Any] | None:
         """One run with what became of each image."""

@@ -5,13 +5,18 @@ digest before its push); a typo must not look like that. Only names that the cal
 """
 
 import asyncio
+import re
 from collections.abc import Iterable
+from typing import Final
 
 from ledger import names, reading
 from ledger.reading import WorkspaceView
 from quota.near import did_you_mean
 from quota.words import plural
 from runtime.postgres import Connection
+
+_NEVER_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9._/:\[\]-]")
+"""What no name of a repository has, so that no pattern finds it there."""
 
 
 async def workspace(
@@ -29,6 +34,8 @@ async def workspace(
     known = await names.workspaces_like(connection, name, among)
     meant = await asyncio.to_thread(did_you_mean, name, known)
     why = "nothing was ever pushed to it, and nobody has set anything for it"
+    if _NEVER_IN_A_NAME.search(name):
+        why += "; no repository's name has such characters: only a mapping can lead to it"
     return [f"unknown_workspace: {name} is unknown here: {why}{meant}"]
 
 
@@ -40,6 +47,19 @@ async def app(connection: Connection, view: WorkspaceView, name: str) -> list[st
     meant = await asyncio.to_thread(did_you_mean, name, known)
     why = "nothing was ever pushed to such an app"
     return [f"unknown_app: {name} is unknown in {view.name}: {why}{meant}"]
+
+
+async def repository(
+    connection: Connection, registry: str, name: str, view: WorkspaceView | None
+) -> list[str]:
+    """A warning when nothing was ever heard of a repository. `view`: where it would count as things are."""
+    if await names.knows_repository(connection, registry, name):
+        return []
+    known = [] if view is None else await names.repositories_like(connection, view.id, name)
+    meant = await asyncio.to_thread(did_you_mean, name, known)
+    return [
+        f"unknown_repository: {name} is unknown here: nothing was ever pushed to it{meant}",
+    ]
 
 
 async def digests(

@@ -159,7 +159,7 @@ def route_groups(
             authenticate=doors.api,
             clock=clock,
         ),
-        TokenRoutes(tokens, authenticate=doors.api, clock=clock),
+        TokenRoutes(tokens, accounts, authenticate=doors.api, clock=clock),
         HistoryRoutes(history, accounts, authenticate=doors.api, clock=clock),
         ReservationRoutes(accounts, authenticate=doors.api, clock=clock),
         InternalRoutes(records, accounts, authenticate=doors.platform),

@@ -26,6 +26,9 @@ DEAD_LETTER_TOPIC = "registry.notifications.dead-letter"
 QUOTA_EVENTS_TOPIC = "registry.quota-events"
 ALERTS_DEAD_LETTER_TOPIC = "registry.quota-events.dead-letter"
 """What `alerts forward` could not deliver; it creates the topic itself."""
+ALERTS_STANDING_TOPIC = "registry.quota-events.standing"
+"""The levels that stand, as `alerts forward --to alertmanager` has told them; it creates the topic itself."""
+_COMPACTED = frozenset({ALERTS_STANDING_TOPIC})
 _LOOKING_SECONDS = 3.0
 """What finding out why no connection came about may take."""
 TOPICS = (NOTIFICATIONS_TOPIC, DEAD_LETTER_TOPIC, QUOTA_EVENTS_TOPIC)
@@ -191,7 +194,7 @@ def _new_topic(name: str, settings: Settings) -> NewTopic:
         num_partitions=settings.kafka_partitions,
         replication_factor=settings.kafka_replication,
         topic_configs={
-            "retention.ms": "-1",
+            **({"cleanup.policy": "compact"} if name in _COMPACTED else {"retention.ms": "-1"}),
             "max.message.bytes": str(MESSAGE_MAX_BYTES),
             "min.insync.replicas": str(settings.kafka_min_insync_replicas),
         },

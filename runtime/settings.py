@@ -191,7 +191,7 @@ class Settings(BaseSettings):
 
     # Metrics
     metrics_workspaces: int = Field(50, ge=0, le=1000)
-    """How many workspaces, the fullest, have series of their own."""
+    """How many workspaces, the fullest, have series of their own, beside all that exceed their quota; 0: none."""
 
     # Life cycle
     stall_seconds: float = Field(120, ge=0)

@@ -39,6 +39,10 @@ def doctor(
     show_token: Annotated[
         bool, typer.Option("--show-token", help="Put the real token into the block to paste.")
     ] = False,
+    settings_too: Annotated[
+        bool,
+        typer.Option("--settings", help="Also every setting that is in force, secrets masked."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check every setting and connection, and say what mends what is wrong.
@@ -55,7 +59,7 @@ def doctor(
     if as_json:
         emit_json(report)
     else:
-        _print(report, findings)
+        _print(report, findings, settings_too=settings_too)
     raise typer.Exit(0 if all_fine(findings) else 1)
 
 
@@ -86,14 +90,14 @@ async def _examine(settings: Settings) -> list[Finding]:
         registry_findings,
         receiver_findings,
         (api_findings, status),
-        grpc,
+        (platform, grpc),
     ) = await asyncio.gather(
         postgres.check(settings),
         kafka.check(settings),
         registry.check(settings),
         doors.check_receiver(settings, receiver, os.environ),
         doors.check_api(settings, api),
-        doors.check_grpc(settings),
+        asyncio.gather(doors.check_platform(settings, api), doors.check_grpc(settings)),
     )
     delivery = (
         skipped("delivery", "Kafka does not tell what arrives")
@@ -110,6 +114,7 @@ async def _examine(settings: Settings) -> list[Finding]:
         *registry_findings,
         *receiver_findings,
         *api_findings,
+        *platform,
         grpc,
         delivery,
         *(
@@ -153,11 +158,7 @@ def _report(
     return report
 
 
-def _print(report: dict[str, Any], findings: Sequence[Finding]) -> None:
-    for row in report["settings"]:
-        line = f"{row['variable']:<28} {plain(row['value']) or '-'}"
-        console.print(line if row["given"] else f"[dim]{line}  (default)[/]", soft_wrap=True)
-    console.print()
+def _print(report: dict[str, Any], findings: Sequence[Finding], *, settings_too: bool) -> None:
     width = max(len(finding.check) for finding in findings)
     for finding in findings:
         console.print(
@@ -178,6 +179,11 @@ def _print(report: dict[str, Any], findings: Sequence[Finding]) -> None:
             "If the registry reaches the receiver by another address, say --webhook-url.\n",
             style="dim",
         )
+    if settings_too:
+        for row in report["settings"]:
+            line = f"{row['variable']:<28} {plain(row['value']) or '-'}"
+            console.print(line if row["given"] else f"[dim]{line}  (default)[/]", soft_wrap=True)
+        console.print()
     bad = sum(finding.state == "failed" for finding in findings)
     warnings = sum(finding.state == "warning" for finding in findings)
     unasked = sum(finding.state == "skipped" for finding in findings)

@@ -54,23 +54,31 @@ async def _receiver(
         async with _session(settings) as session:
             if problem := await _not_ready(session, webhook):
                 return failed("receiver", f"{webhook.origin()} {problem}", start)
-            token = own_settings.webhook_token(settings, environ)
-            headers = {"Authorization": f"Bearer {token}"}
-            before = clock()
-            async with session.post(webhook, json={"events": []}, headers=headers) as response:
-                status = response.status
-                told = of_header(response.headers.get(hdrs.DATE))
-            clocks.append(skew("the receiver's", told, before, clock()))
+            tokens = own_settings.webhook_tokens(settings, environ)
+            refused, status = [], 0
+            for place, (token, registry) in enumerate(tokens.items(), 1):
+                headers = {"Authorization": f"Bearer {token}"}
+                before = clock()
+                async with session.post(webhook, json={"events": []}, headers=headers) as response:
+                    status = response.status
+                    told = of_header(response.headers.get(hdrs.DATE))
+                if place == 1:
+                    clocks.append(skew("the receiver's", told, before, clock()))
+                if status not in (202, 401):
+                    break
+                if status == 401:
+                    refused.append(f"number {place} (of {registry})")
     except SettingsError:
         return warning("receiver", "is ready; no token is known here to try", "see `secrets`")
     except _NO_ANSWER as error:
         return failed("receiver", f"{webhook.origin()} {_silence(error)}", start)
-    if status == 202:
-        return ok("receiver", f"{webhook} is ready and takes the token")
-    if status == 401:
-        mend = "give receiver and doctor the same RQ_WEBHOOK_TOKENS, then restart the receiver"
-        return failed("receiver", f"{webhook} refuses the token", mend)
-    return failed("receiver", f"{webhook} answered {status}", "see the receiver's log")
+    if status not in (202, 401):
+        return failed("receiver", f"{webhook} answered {status}", "see the receiver's log")
+    if not refused:
+        return ok("receiver", f"{webhook} is ready and takes the token{'s' * (len(tokens) > 1)}")
+    which = "the token" if len(tokens) == 1 else f"RQ_WEBHOOK_TOKENS {', '.join(refused)}"
+    mend = "give receiver and doctor the same RQ_WEBHOOK_TOKENS, then restart the receiver"
+    return failed("receiver", f"{webhook} refuses {which}", mend)
 
 
 async def check_api(
@@ -90,29 +98,64 @@ async def _api(
         async with _session(settings) as session:
             if problem := await _not_ready(session, base):
                 return failed("api", f"{base} {problem}", start), None
-            headers = {"Authorization": f"Bearer {settings.required_api_token()}"}
-            before = clock()
-            async with session.get(base / "v1" / "status", headers=headers) as response:
-                code = response.status
-                clocks.append(
-                    skew(
-                        "the API's",
-                        of_header(response.headers.get(hdrs.DATE)),
-                        before,
-                        clock(),
-                    )
-                )
-                status: Status = await response.json(content_type=None)
+            tokens = settings.required_api_tokens()
+            refused: list[int] = []
+            code, status = 0, None
+            for place, token in enumerate(tokens, 1):
+                headers = {"Authorization": f"Bearer {token}"}
+                before = clock()
+                async with session.get(base / "v1" / "status", headers=headers) as response:
+                    code = response.status
+                    date = of_header(response.headers.get(hdrs.DATE))
+                    answer: Status = await response.json(content_type=None)
+                if place == 1:
+                    clocks.append(skew("the API's", date, before, clock()))
+                if code in (401, 403):
+                    refused.append(place)
+                elif code == 200:
+                    status = answer
+                else:
+                    return failed(
+                        "api", f"{base} answered {code} for its status", "see the API's log"
+                    ), None
     except SettingsError:
         return warning("api", "is ready; no token is known here to try", "see `secrets`"), None
     except _NO_ANSWER as error:
         return failed("api", f"{base} {_silence(error)}", start), None
-    if code == 200:
-        return ok("api", f"{base} is ready and takes the token"), status
-    if code in (401, 403):
-        mend = "give API and doctor the same RQ_API_TOKEN, then restart the API"
-        return failed("api", f"{base} refuses the token", mend), None
-    return failed("api", f"{base} answered {code} for its status", "see the API's log"), None
+    if not refused:
+        return ok("api", f"{base} is ready and takes the token{'s' * (len(tokens) > 1)}"), status
+    which = (
+        "the token"
+        if len(tokens) == 1
+        else f"RQ_API_TOKEN {', '.join(f'number {place}' for place in refused)}"
+    )
+    mend = "give API and doctor the same RQ_API_TOKEN, then restart the API"
+    return failed("api", f"{base} refuses {which}", mend), status
+
+
+async def check_platform(settings: Settings, base: URL) -> list[Finding]:
+    """Whether the internal API takes every key; nothing where none is known, or nobody answers."""
+    try:
+        keys = settings.required_internal_api_keys()
+    except SettingsError:
+        return []  # said by `secrets`
+    # A workspace that cannot be: whoever is let in hears that there is none.
+    place = base / "api" / "internal" / "workspaces" / "registry-quota doctor" / "registry-usage"
+    refused = []
+    try:
+        async with _session(settings) as session:
+            for number, key in enumerate(keys, 1):
+                headers = {"Authorization": f"Bearer {key}"}
+                async with session.get(place, headers=headers) as response:
+                    if response.status in (401, 403):
+                        refused.append(f"number {number}")
+    except _NO_ANSWER:
+        return []  # said by `api`
+    if not refused:
+        return [ok("platform", "the internal API takes RQ_INTERNAL_API_KEY")]
+    which = f" {', '.join(refused)}" if len(keys) > 1 else ""
+    mend = "give API and doctor the same RQ_INTERNAL_API_KEY, then restart the API"
+    return [failed("platform", f"the internal API refuses RQ_INTERNAL_API_KEY{which}", mend)]
 
 
 def _session(settings: Settings) -> aiohttp.ClientSession:

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from yarl import URL
 
 from cli.doctor.findings import Finding, failed, ok, warning
-from runtime.settings import Settings, SettingsError
+from runtime.settings import DEFAULT_REGISTRY, Settings, SettingsError
 from runtime.tracing import why_off
 
 _FROM_THE_STACK: Final = frozenset({"RQ_WEBHOOK_URL", "RQ_WEBHOOK_TOKEN"})
@@ -79,6 +79,8 @@ def _user(userinfo: str) -> str:
 def webhook_url(settings: Settings, environ: Mapping[str, str]) -> URL:
     """Where the receiver listens, as far as it is known here: a running stack says it, else the settings."""
     told = environ.get("RQ_WEBHOOK_URL", "").strip()
+    if not told and settings.receiver_url:
+        return URL(settings.receiver_url) / "v1" / "notifications"
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
     return (
         URL(told)
@@ -94,9 +96,14 @@ def webhook_url(settings: Settings, environ: Mapping[str, str]) -> URL:
 
 def webhook_token(settings: Settings, environ: Mapping[str, str]) -> str:
     """A token that the receiver takes. Raises SettingsError when none is known here."""
+    return next(iter(webhook_tokens(settings, environ)))
+
+
+def webhook_tokens(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
+    """Every token that is known here → its registry: each should be taken. Raises SettingsError."""
     if settings.webhook_tokens is None and (told := environ.get("RQ_WEBHOOK_TOKEN", "").strip()):
-        return told
-    return next(iter(settings.required_webhook_tokens()))
+        return {told: DEFAULT_REGISTRY}
+    return dict(settings.required_webhook_tokens())
 
 
 def registries(settings: Settings) -> set[str]:
@@ -164,7 +171,7 @@ def _unknown(environ: Mapping[str, str]) -> list[Finding]:
     )
     if not names:
         return []
-    mend = "nothing reads them: correct the spelling (above are all that there are), or unset them"
+    mend = "nothing reads them: correct the spelling (`registry-quota doctor --settings` has all that there are), or unset them"
     return [warning("settings", f"not a setting: {', '.join(names)}", mend)]
 
 

@@ -51,9 +51,14 @@ def enter_holder(principal: Principal, scope: str, holder: str) -> None:
         raise ProblemError(404, "this repository belongs to a workspace that is not yours")
 
 
-async def entered(request: web.Request, authenticate: Authenticate, scope: str) -> str:
-    """The name of the path's workspace, when the caller may enter it; it may not exist yet."""
+async def entered(
+    request: web.Request, authenticate: Authenticate, scope: str
+) -> tuple[str, frozenset[str] | None]:
+    """The name of the path's workspace, when the caller may enter it; it may not exist yet.
+
+    Beside it those that the caller may hear of (None: all).
+    """
     caller = await identify(request, authenticate, scope)
     name = workspace_of(request)
     enter(caller, scope, name)
-    return name
+    return name, caller.workspaces

@@ -22,7 +22,9 @@ from quota.api.models import (
     ImageAnswer,
     MappedAnswer,
     Page,
+    SetWorkspace,
     UsageAnswer,
+    WarnedPage,
     WorkspaceAnswer,
 )
 from quota.api.problems import ProblemError
@@ -124,9 +126,6 @@ class Api:
 
     # -- workspaces ------------------------------------------------------------------------------
 
-    async def _enter(self, request: web.Request, scope: str) -> str:
-        return await entered(request, self._authenticate, scope)
-
     async def _workspace(self, request: web.Request, scope: str) -> WorkspaceView:
         return await workspace_for(
             request, scope, authenticate=self._authenticate, accounts=self._accounts
@@ -170,14 +169,14 @@ class Api:
         "Set a workspace; what is left out goes back to its default.",
         scope="admin",
         body=WorkspacePut,
-        answers={200: WorkspaceAnswer},
+        answers={200: SetWorkspace},
         problems=(422,),
     )
     async def put_workspace(self, request: web.Request) -> web.Response:
         """Scope `admin`."""
-        name = await self._enter(request, "admin")
+        name, among = await entered(request, self._authenticate, "admin")
         body = await body_of(request, WorkspacePut)
-        return await self._configure(name, body, DEFAULT_POLICY)
+        return await self._configure(name, body, DEFAULT_POLICY, among)
 
     @describe(
         "workspaces",
@@ -185,14 +184,14 @@ class Api:
         scope="admin",
         body=WorkspacePatch,
         body_required=False,
-        answers={200: WorkspaceAnswer},
+        answers={200: SetWorkspace},
         problems=(422,),
     )
     async def patch_workspace(self, request: web.Request) -> web.Response:
         """Scope `admin`."""
-        name = await self._enter(request, "admin")
+        name, among = await entered(request, self._authenticate, "admin")
         body = await body_of(request, WorkspacePatch)
-        return await self._configure(name, body, await self._accounts.policy(name))
+        return await self._configure(name, body, await self._accounts.policy(name), among)
 
     @describe(
         "workspaces",
@@ -214,7 +213,11 @@ class Api:
         return web.Response(status=204)
 
     async def _configure(
-        self, name: str, body: WorkspacePatch, policy_before: Policy
+        self,
+        name: str,
+        body: WorkspacePatch,
+        policy_before: Policy,
+        among: frozenset[str] | None,
     ) -> web.Response:
         if body.quota_bytes is not None and body.quota_bytes <= 0:
             message = "must be above 0 (bytes); a workspace that may store nothing has no use"
@@ -236,6 +239,7 @@ class Api:
                         for field, message in error.errors
                     ],
                 ) from error
+        warnings = await self._accounts.unknown([name], among)
         view = await self._accounts.configure(
             name,
             Settings(
@@ -244,7 +248,7 @@ class Api:
                 enforcement=body.enforcement,
             ),
         )
-        return answer(workspace_document(view))
+        return answer({**workspace_document(view), "warnings": warnings})
 
     @describe(
         "workspaces",
@@ -261,7 +265,7 @@ class Api:
         "Images, newest push first, untagged ones and children of indexes too.",
         scope="read",
         query=(limit(100), CURSOR, _APP, _TAG),
-        answers={200: Page[ImageAnswer]},
+        answers={200: WarnedPage[ImageAnswer]},
     )
     async def images(self, request: web.Request) -> web.Response:
         """Scope `read`."""
@@ -326,6 +330,8 @@ class Api:
         now_in = await self._mapper.placement(registry, repository)
         enter_holder(caller, "admin", now_in.workspace)
         enter(caller, "admin", body.workspace)
+        warnings = await self._accounts.unknown_repository(registry, repository, now_in.workspace)
+        warnings += await self._accounts.unknown([body.workspace], caller.workspaces)
         try:
             mapped = await self._mapper.map(
                 registry,
@@ -338,6 +344,6 @@ class Api:
             raise ProblemError(409, str(error), headers={"Retry-After": "5"}) from error
         except MovedMeanwhileError as error:
             raise ProblemError(409, str(error)) from error
-        return answer(msgspec.structs.asdict(mapped))
+        return answer({**msgspec.structs.asdict(mapped), "warnings": warnings})
 
     # -- the whole ------------------------------------------------------------------------------

@@ -1,17 +1,19 @@
 """Routes of cleanup: plans that are stored, runs, and what became of them."""
 
+from uuid import UUID
+
 from aiohttp import web
 
 from ledger.reading import WorkspaceView
 from quota.access import Authenticate
 from quota.accounts import Accounts
 from quota.api.answers import answer
-from quota.api.describe import describe, limit
+from quota.api.describe import CURSOR, describe, limit
 from quota.api.entrance import workspace_for
 from quota.api.hook import cleanup_document
-from quota.api.models import Items, PlanAnswer, RunAnswer, RunWithItems, StartedCleanup
+from quota.api.models import Page, PlanAnswer, RunAnswer, RunWithItems, StartedCleanup
 from quota.api.problems import ProblemError
-from quota.api.requests import CleanupRequest, PlanRequest, body_of, identifier, number
+from quota.api.requests import CleanupRequest, PlanRequest, body_of, identifier, number, text
 from quota.runs import (
     NoSuchPlanError,
     PlanExpiredError,
@@ -110,14 +112,22 @@ class CleanupRoutes:
         "cleanups",
         "Cleanups, newest first.",
         scope="read",
-        query=(limit(50),),
-        answers={200: Items[RunAnswer]},
+        query=(limit(50), CURSOR),
+        answers={200: Page[RunAnswer]},
     )
     async def list_runs(self, request: web.Request) -> web.Response:
         """Scope `read`."""
         view = await self._workspace(request, "read")
         most = number(request, "limit", default=50, low=1, high=1000)
-        return answer({"items": await self._runs.list(view, most)})
+        cursor = text(request, "cursor")
+        try:
+            before = None if cursor is None else UUID(cursor)
+        except ValueError as error:
+            wrong = [{"field": "cursor", "message": "not one that a page gave"}]
+            raise ProblemError(400, "cursor: not one that a page gave", errors=wrong) from error
+        found = await self._runs.list(view, most + 1, before=before)
+        more, found = len(found) > most, found[:most]
+        return answer({"items": found, "next_cursor": found[-1]["id"] if more else None})
 
     @describe(
         "cleanups",

@@ -6,7 +6,7 @@ from quota.access import Authenticate
 from quota.api.access import entered
 from quota.api.answers import answer
 from quota.api.describe import describe
-from quota.api.models import Items, LeaseAnswer
+from quota.api.models import LeaseAnswer, ReportedLease, WarnedItems
 from quota.api.problems import ProblemError
 from quota.api.requests import LeaseRequest, body_of, encodable
 from quota.leases import Leases
@@ -33,29 +33,32 @@ class LeaseRoutes:
         "leases",
         "Digests in use, by source; stale ones block deletion.",
         scope="read",
-        answers={200: Items[LeaseAnswer]},
+        answers={200: WarnedItems[LeaseAnswer]},
     )
     async def list(self, request: web.Request) -> web.Response:
         """Scope `read`."""
-        name = await entered(request, self._authenticate, "read")
-        return answer({"items": await self._leases.list(name)})
+        name, among = await entered(request, self._authenticate, "read")
+        items, warnings = await self._leases.list(name, among)
+        return answer({"items": items, "warnings": warnings})
 
     @describe(
         "leases",
         "Report which digests are in use; it replaces what the source said before.",
         scope="write",
         body=LeaseRequest,
-        answers={201: LeaseAnswer},
+        answers={201: ReportedLease},
         details="A source that does not report again within `ttl_s` is stale: nothing is deleted "
         "in the workspace until it reports or is retired. Digests may be those of any manifest "
-        "(an index, one of its children), of a config or of a layer.",
+        "(an index, one of its children), of a config or of a layer. What is not known here is taken, too: "
+        "it may arrive yet; `known_digests` says how many are there.",
     )
     async def put(self, request: web.Request) -> web.Response:
         """Scope `write`."""
-        name = await entered(request, self._authenticate, "write")
+        name, among = await entered(request, self._authenticate, "write")
         body = await body_of(request, LeaseRequest)
         digests = [parse_digest(digest) for digest in body.digests]
-        return answer(await self._leases.put(name, body.source, digests, body.ttl_s), status=201)
+        lease = await self._leases.put(name, body.source, digests, body.ttl_s, among)
+        return answer(lease, status=201)
 
     @describe(
         "leases",
@@ -65,8 +68,10 @@ class LeaseRoutes:
     )
     async def retire(self, request: web.Request) -> web.Response:
         """Scope `admin`."""
-        name = await entered(request, self._authenticate, "admin")
+        name, among = await entered(request, self._authenticate, "admin")
         source = request.match_info["source"]
-        if not encodable(source) or not await self._leases.retire(name, source):
+        if not encodable(source):
             raise ProblemError(404, "there is no such source of digests in use")
+        if (why := await self._leases.retire(name, source, among)) is not None:
+            raise ProblemError(404, why)
         return web.Response(status=204)

@@ -43,6 +43,23 @@ class Items(Answer, Generic[Item]):
     items: list[Item]
 
 
+class Warned(Answer):
+    """With what its caller should look at."""
+
+    warnings: Annotated[
+        list[str],
+        Field(description="`unknown_…: ` and a sentence, with near names that the token may see."),
+    ]
+
+
+class WarnedItems(Items[Item], Warned, Generic[Item]):
+    """A whole list, and what its caller should look at."""
+
+
+class WarnedPage(Page[Item], Warned, Generic[Item]):
+    """A part of a list, and what its caller should look at."""
+
+
 class ProblemField(Answer):
     """What is wrong with one field."""
 
@@ -73,6 +90,10 @@ class WorkspaceAnswer(Answer):
     enforcement: Literal["advisory", "strict"]
     policy: PolicyDocument
     configured: bool
+
+
+class SetWorkspace(WorkspaceAnswer, Warned):
+    """A workspace's settings and account, as they were just set."""
 
 
 class UsageAnswer(Answer):
@@ -186,6 +207,10 @@ class ReservationAnswer(Answer):
     expires_at: datetime
 
 
+class AddedReservation(ReservationAnswer, Warned):
+    """Bytes that were set aside for a build."""
+
+
 class LeaseAnswer(Answer):
     """What one source has in use."""
 
@@ -194,6 +219,12 @@ class LeaseAnswer(Answer):
     reported_at: datetime
     expires_at: datetime
     stale: bool
+
+
+class ReportedLease(LeaseAnswer, Warned):
+    """What a source has reported, and how much of it the workspace holds now."""
+
+    known_digests: Count
 
 
 class GcCounts(Answer):
@@ -472,6 +503,7 @@ class MappedAnswer(Answer):
     moved_manifests: Count
     usage_bytes: Count
     previous_usage_bytes: Count
+    warnings: list[str]
 
 
 class TokenAnswer(Answer):
@@ -493,6 +525,7 @@ class NewTokenAnswer(TokenAnswer):
     """A token with its text, which is shown this once."""
 
     token: str
+    warnings: list[str]
 
 
 class ConsumerPosition(Answer):
@@ -594,6 +627,14 @@ class CheckAnswer(Answer):
     mend: str
 
 
+class RegistryStatus(Answer):
+    """Whether the registry answers the API process and lets it in; asked at most every few seconds."""
+
+    url: str
+    state: Literal["up", "refuses", "down", "unknown"]
+    reason: str
+
+
 class StatusAnswer(Answer):
     """Whether the pipeline is healthy: `state` is that of the worst of `checks`."""
 
@@ -601,11 +642,14 @@ class StatusAnswer(Answer):
     as_of: datetime
     checks: list[CheckAnswer]
     receiver: ReceiverStatus
+    registry: RegistryStatus
     consumers: Count | None
     partition_lag: list[PartitionLagAnswer]
     stale_leases: list[StaleLease]
+    stale_leases_total: Annotated[Count, Field(description="The list has the oldest of them.")]
     cleanups: CleanupsStatus
     recent_errors: list[RecentError]
+    recent_errors_total: Annotated[Count, Field(description="The list has the newest of them.")]
     kafka_reachable: bool
     lag_events: Count | None
     lag_seconds: float | None

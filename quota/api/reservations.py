@@ -12,7 +12,7 @@ from quota.accounts import Accounts
 from quota.api.access import entered
 from quota.api.answers import answer, reservation_document
 from quota.api.describe import describe
-from quota.api.models import Items, ReservationAnswer
+from quota.api.models import AddedReservation, ReservationAnswer, WarnedItems
 from quota.api.problems import ProblemError
 from quota.api.requests import ReservationRequest, body_of, encodable
 
@@ -40,24 +40,27 @@ class ReservationRoutes:
         "reservations",
         "What is reserved now and not pushed yet, oldest first.",
         scope="read",
-        answers={200: Items[ReservationAnswer]},
+        answers={200: WarnedItems[ReservationAnswer]},
     )
     async def list(self, request: web.Request) -> web.Response:
         """Scope `read`: what is reserved and not pushed yet, oldest first."""
-        name = await entered(request, self._authenticate, "read")
+        name, among = await entered(request, self._authenticate, "read")
         items = await self._accounts.reservations(name)
-        return answer({"items": [reservation_document(item) for item in items]})
+        warnings = [] if items else await self._accounts.unknown([name], among)
+        return answer(
+            {"items": [reservation_document(item) for item in items], "warnings": warnings}
+        )
 
     @describe(
         "reservations",
         "Set bytes aside for a build; it replaces its own reservation.",
         scope="hook",
         body=ReservationRequest,
-        answers={201: ReservationAnswer},
+        answers={201: AddedReservation},
     )
     async def add(self, request: web.Request) -> web.Response:
         """Scope `hook`: the same build replaces its own."""
-        name = await entered(request, self._authenticate, "hook")
+        name, among = await entered(request, self._authenticate, "hook")
         body = await body_of(request, ReservationRequest)
         now = self._clock()
         reservation = await self._accounts.reserve(
@@ -71,7 +74,8 @@ class ReservationRoutes:
                 expires_at=now + timedelta(seconds=body.ttl_s),
             ),
         )
-        return answer(reservation_document(reservation), status=201)
+        warnings = await self._accounts.unknown([name], among)
+        return answer({**reservation_document(reservation), "warnings": warnings}, status=201)
 
     @describe(
         "reservations",
@@ -81,7 +85,7 @@ class ReservationRoutes:
     )
     async def delete(self, request: web.Request) -> web.Response:
         """Scope `hook`: by the reservation's id, or by the build's."""
-        name = await entered(request, self._authenticate, "hook")
+        name, _among = await entered(request, self._authenticate, "hook")
         identifier = request.match_info["reservation"]
         if not encodable(identifier) or not await self._accounts.release(name, identifier):
             raise ProblemError(404, "there is no such reservation (it may be used up or expired)")

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from ledger.tokens import Token
 from quota.access import Authenticate
+from quota.accounts import Accounts
 from quota.api.access import identify
 from quota.api.answers import answer
 from quota.api.describe import CURSOR, describe, limit
@@ -21,9 +22,15 @@ class TokenRoutes:
     """`/v1/tokens`: scope `admin`. Whoever has some workspaces deals with tokens of those alone."""
 
     def __init__(
-        self, tokens: Tokens, *, authenticate: Authenticate, clock: Callable[[], datetime]
+        self,
+        tokens: Tokens,
+        accounts: Accounts,
+        *,
+        authenticate: Authenticate,
+        clock: Callable[[], datetime],
     ) -> None:
         self._tokens = tokens
+        self._accounts = accounts
         self._authenticate = authenticate
         self._clock = clock
 
@@ -61,7 +68,8 @@ class TokenRoutes:
             ttl=None if body.ttl_s is None else timedelta(seconds=body.ttl_s),
             created_by=caller.name,
         )
-        return answer({"token": secret, **self._document(token)}, status=201)
+        warnings = await self._accounts.unknown(body.workspaces or (), caller.workspaces)
+        return answer({"token": secret, **self._document(token), "warnings": warnings}, status=201)
 
     @describe(
         "tokens",

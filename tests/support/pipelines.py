@@ -40,8 +40,11 @@ def status(**changes):
         },
         "drift": {"drift_bytes": 0, "wrong_digests": 0, "workspaces": [], "counted_at": ago(60)},
         "stale_leases": [],
+        "stale_leases_total": 0,
         "cleanups": {"running": 0, "without_owner": []},
         "recent_errors": [],
+        "recent_errors_total": 0,
+        "registry": {"url": "http://registry:5000", "state": "up", "reason": ""},
     }
     for name, value in changes.items():
         whole, _, field = name.partition("__")

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import os
+import re
 import sys
 import uuid
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest_asyncio
 from aiohttp import web
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from alerts.render import sign, signing_key
 from runtime.http import serving
@@ -48,11 +50,11 @@ class Sink:
     def ids(self) -> list[str]:
         return [headers["webhook-id"] for headers, _body in self.got]
 
-    async def has(self, count: int) -> None:
+    async def has(self, count: int, deadline: float = 30) -> None:
         async def arrived() -> bool:
             return len(self.got) >= count
 
-        await wait_until(arrived, 30, what=f"{count} deliveries")
+        await wait_until(arrived, deadline, what=f"{count} deliveries")
 
 
 @dataclass
@@ -64,20 +66,21 @@ class Bus:
     sink: Sink
     folder: Path
 
-    async def announce(self, *kinds: str, ids: list[str] | None = None) -> list[str]:
+    async def announce(self, *kinds: str, ids: list[str] | None = None, **data: Any) -> list[str]:
         ids = ids or [str(uuid.uuid4()) for _ in kinds]
         producer = await open_producer(self.settings)
         for event_id, kind in zip(ids, kinds, strict=True):
             await producer.send_and_wait(
                 QUOTA_EVENTS_TOPIC,
                 key=self.workspace.encode(),
-                value=self.event(event_id, kind),
+                value=self.event(event_id, kind, **data),
             )
         await producer.stop()
         return ids
 
-    def event(self, event_id: str, kind: str) -> bytes:
+    def event(self, event_id: str, kind: str, **more: Any) -> bytes:
         data: dict[str, Any] = {"ratio": 0.91, "usage_bytes": 91, "quota_bytes": 100}
+        data |= {"level": "critical", "previous_level": "warning"} | more
         return json.dumps(
             {
                 "specversion": "1.0",
@@ -86,7 +89,7 @@ class Bus:
                 "type": f"io.registryquota.{kind}.v1",
                 "subject": self.workspace,
                 "time": datetime.now(UTC).isoformat(),
-                "data": data | {"level": "critical", "previous_level": "warning"},
+                "data": data,
             }
         ).encode()
 
@@ -179,6 +182,68 @@ async def test_slack_and_alertmanager_get_what_they_understand_and_no_push(bus):
     assert severities == ["warning", "critical"]
 
 
+NOTHING_STANDS = r"workspaces\W+0\b"
+
+
+async def more_of(program: Any, pattern: str) -> None:
+    """It is in the log once more than now."""
+    before = len(re.findall(pattern, program.log()))
+
+    async def said() -> bool:
+        return len(re.findall(pattern, program.log())) > before
+
+    await wait_until(said, 120, what=f"{pattern} in the log")
+
+
+async def test_a_level_is_told_again_while_it_stands_also_after_a_restart_and_not_longer(bus):
+    """Alertmanager ends an alert that nobody repeats, and forgets all of them when it restarts."""
+    repeating = ("alertmanager", "--repeat-every", "1")
+    await bus.announce("usage.level_changed", level="exceeded", previous_level="ok")
+    async with bus.forwarding(*repeating):
+        await bus.sink.has(2, 120)
+    told = [alert for _headers, body in bus.sink.got for alert in json.loads(body)]
+    assert {alert["labels"]["severity"] for alert in told} == {"exceeded"}
+    assert len({alert["startsAt"] for alert in told}) == 1
+    ends = [datetime.fromisoformat(alert["endsAt"]) for alert in told]
+    assert ends == sorted(ends)
+    assert ends[0] < ends[-1]
+    bus.sink.got.clear()
+    async with bus.forwarding(*repeating) as program:
+        await bus.sink.has(1, 120)
+        await bus.announce("usage.level_changed", level="ok", previous_level="exceeded")
+        await more_of(program, NOTHING_STANDS)
+    (ended,) = json.loads(bus.sink.got[-1][1])
+    assert datetime.fromisoformat(ended["endsAt"]) <= datetime.now(UTC)
+    bus.sink.got.clear()
+    async with bus.forwarding(*repeating) as program:
+        await more_of(program, NOTHING_STANDS)
+    assert bus.sink.got == []
+
+
+async def test_what_stood_before_it_was_kept_is_learned_once_from_the_events(bus):
+    """An earlier release has delivered the event, and its group stands behind it."""
+    await bus.announce("usage.level_changed", level="critical", previous_level="ok")
+    group = f"{bus.workspace}-alerts-alertmanager"
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=bus.settings.kafka_bootstrap, group_id=group, enable_auto_commit=False
+    )
+    await consumer.start()
+    partitions = [
+        TopicPartition(QUOTA_EVENTS_TOPIC, number)
+        for number in range(bus.settings.kafka_partitions)
+    ]
+    consumer.assign(partitions)
+    await consumer.commit(await consumer.end_offsets(partitions))
+    await consumer.stop()
+    async with bus.forwarding("alertmanager"):
+        await bus.sink.has(1)
+    (alert,) = json.loads(bus.sink.got[0][1])
+    assert (alert["labels"]["severity"], alert["labels"]["workspace"]) == (
+        "critical",
+        bus.workspace,
+    )
+
+
 async def test_a_missing_secret_or_address_starts_nothing(bus):
     async with running(["alerts", "forward", "--to", "webhook"], {}, bus.folder / "a") as program:
         assert await program.wait() == 2
@@ -187,6 +252,14 @@ async def test_a_missing_secret_or_address_starts_nothing(bus):
     async with running(["alerts", "forward", "--to", "webhook"], url, bus.folder / "b") as program:
         assert await program.wait() == 2
         assert "RQ_ALERTS_SECRET: the signing secret must be" in program.log()
+
+
+async def test_a_type_that_does_not_exist_is_refused_with_near_ones(bus):
+    only = ["alerts", "forward", "--to", "slack", "--only", "usage.level_change"]
+    url = {"RQ_ALERTS_URL": bus.sink.url}
+    async with running(only, url, bus.folder / "c") as program:
+        assert await program.wait() == 2
+        assert "did you mean usage.level_changed?" in " ".join(program.log().split())
 
 
 async def test_the_example_of_the_docs_consumes_each_event_once(bus):

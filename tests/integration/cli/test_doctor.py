@@ -57,17 +57,47 @@ async def test_a_running_stack_is_fine_and_the_block_points_at_its_receiver(syst
         assert system.environment[secret] not in ran.out
 
 
-async def test_for_people_it_prints_settings_findings_and_the_block(system, command):
-    ran = await command(
-        "doctor", "--show-token", "--webhook-url", "http://rq.test:1/v1/notifications"
-    )
+async def test_for_people_it_prints_findings_the_block_and_settings_when_asked(system, command):
+    block = ("--show-token", "--webhook-url", "http://rq.test:1/v1/notifications")
+    ran = await command("doctor", *block)
     assert ran.code == 0, ran
-    assert "RQ_DEFAULT_QUOTA_BYTES" in ran.out
+    assert "RQ_DEFAULT_QUOTA_BYTES" not in ran.out
+    ran = await command("doctor", "--settings", *block)
+    assert ran.code == 0, ran
+    assert ran.out.index("the newest") < ran.out.index("RQ_DEFAULT_QUOTA_BYTES")
+    for secret in ("RQ_API_TOKEN", "RQ_INTERNAL_API_KEY"):
+        assert system.environment[secret] not in ran.out
     assert "Kafka at" not in ran.out
     assert "url: http://rq.test:1/v1/notifications" in ran.out
     assert f'["Bearer {system.environment["RQ_WEBHOOK_TOKEN"]}"]' in ran.out
     assert "all fine" in ran.out
     assert ran.err == ""
+
+
+async def test_every_token_that_is_wrong_is_found_by_its_place(system, command):
+    good = system.environment
+    wrong = {
+        "RQ_WEBHOOK_TOKENS": f"{good['RQ_WEBHOOK_TOKEN']},other=wrong-token-of-a-test",
+        "RQ_API_TOKEN": f"{good['RQ_API_TOKEN']},wrong-token-of-a-test",
+        "RQ_INTERNAL_API_KEY": "wrong-key-of-a-test-too",
+    }
+    ran = await command("doctor", "--json", **wrong)
+    assert ran.code == 1
+    found = {item["check"]: item for item in json.loads(ran.out)["findings"]}
+    assert found["receiver"]["found"].endswith("refuses RQ_WEBHOOK_TOKENS number 2 (of other)")
+    assert found["api"]["found"].endswith("refuses RQ_API_TOKEN number 2")
+    assert found["platform"]["found"].endswith("refuses RQ_INTERNAL_API_KEY")
+    # What the first token lets in is told all the same.
+    assert found["lag"]["state"] != "skipped"
+
+
+async def test_status_has_a_line_for_the_registry_and_is_not_healthy_while_that_is_away(
+    system, command
+):
+    ran = await command("status", "--json")
+    checks = {item["name"]: item for item in json.loads(ran.out)["checks"]}
+    assert checks["registry"]["state"] == "ok", checks["registry"]
+    assert checks["registry"]["found"].endswith("answers and lets us in")
 
 
 async def test_it_changes_no_account_and_tells_only_of_a_pull_of_its_own(system, command):

@@ -439,3 +439,50 @@ async def test_what_an_earlier_release_knew_too_little_of_is_read_before_an_imag
         "1.1",
         "1.2",
     }
+
+
+async def insufficient(service):
+    rows = await service.pool.fetch(
+        "SELECT data FROM outbox WHERE type = 'io.registryquota.cleanup.insufficient.v1' ORDER BY id"
+    )
+    return len(rows)
+
+
+async def test_that_cleanups_do_not_suffice_is_told_when_it_changes_or_once_a_day(
+    service, monkeypatch
+):
+    """Not once a build: the same reason at the same level is no news."""
+    await service.configure("acme", 450_000, keep_newest=3, keep_at_least=3)
+    for number in range(3):
+        await service.push("acme/api", f"1.{number}", 110_000)
+    # Several at once, of several processes: one tells it.
+    await asyncio.gather(*(service.ask("acme", incoming_bytes=n) for n in range(60_000, 60_004)))
+    other = service_of(service.pool, service.registry)
+    await asyncio.gather(*(each.ask("acme", incoming_bytes=60_000) for each in (service, other)))
+    assert await insufficient(service) == 1
+    # Figures change with every build, the reason does not.
+    await service.ask("acme", incoming_bytes=70_000)
+    assert await insufficient(service) == 1
+    # Another level.
+    await service.push("acme/api", "1.3", 110_000)
+    await service.configure("acme", 450_000, keep_newest=4, keep_at_least=4)
+    await service.ask("acme", incoming_bytes=1)
+    assert await insufficient(service) == 2
+    # Another reason.
+    await service.configure("acme", 450_000, keep_newest=1, keep_at_least=1, keep_tags=["1.*"])
+    await service.ask("acme", incoming_bytes=1)
+    assert await insufficient(service) == 3
+    # A day later.
+    await service.pool.execute(
+        "UPDATE workspaces SET insufficient_told_at = insufficient_told_at - interval '1 day'"
+    )
+    await service.ask("acme", incoming_bytes=1)
+    await service.ask("acme", incoming_bytes=1)
+    assert await insufficient(service) == 4
+    # Meanwhile one has sufficed.
+    await service.configure("acme", 650_000, keep_newest=1, keep_at_least=1)
+    await service.ask("acme", incoming_bytes=200_000)
+    await service.configure("acme", 450_000, keep_newest=1, keep_at_least=1, keep_tags=["1.*"])
+    await service.push("acme/api", "1.4", 220_000)
+    await service.ask("acme", incoming_bytes=1)
+    assert await insufficient(service) == 5

@@ -1,16 +1,21 @@
 """The status tells the truth: what waits, since when, and whether the counters are right."""
 
+import asyncio
 import time
 import uuid
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
+from pydantic import SecretStr
+
 from ledger import handled
+from quota import registry_watch
 from quota.pipeline import Pipeline
 from runtime.kafka import DEAD_LETTER_TOPIC, cluster_id, create_topics
 from runtime.producers import open_producer
 from runtime.settings import Settings
 from tests.support.consumers import caught_up, consuming, event, publish, settings_for
+from tests.support.registries import answering, running_registry
 
 
 def now() -> datetime:
@@ -94,3 +99,54 @@ async def test_without_kafka_the_status_comes_in_time_and_says_so(pool):
     assert status["kafka_reachable"] is False
     assert (status["lag_events"], status["dead_letters"]) == (None, None)
     assert (status["drift"]["drift_bytes"], status["outbox_waiting"]) == (0, 0)
+
+
+async def test_a_registry_that_refuses_us_or_is_away_is_a_broken_part_and_back_by_itself(
+    pool, kafka_bootstrap, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(registry_watch, "_FRESH", 0.0)
+    password = SecretStr("throw-away")
+
+    async def part(settings):
+        async with pipeline_on(settings, pool) as pipeline:
+            status = await pipeline.status()
+        [found] = [item for item in status["checks"] if item["name"] == "registry"]
+        return found
+
+    with running_registry(tmp_path, htpasswd=True) as url:
+        await answering(url)
+        kafka = {"kafka_bootstrap": kafka_bootstrap}
+        known = Settings(
+            registry_url=url, registry_username="tester", registry_password=password, **kafka
+        )
+        assert (await part(known))["state"] == "ok"
+        refused = await part(Settings(registry_url=url, **kafka))
+        assert refused["state"] == "failed"
+        assert "refuses us" in refused["found"]
+        assert "RQ_REGISTRY_USERNAME" in refused["mend"]
+    away = await part(known)
+    assert away["state"] == "failed"
+    assert "does not answer" in away["found"]
+
+
+async def test_a_registry_that_hangs_holds_the_status_up_for_two_seconds_and_is_asked_once():
+    asked = 0
+
+    async def hang(_reader, writer):
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(30)
+        writer.close()
+
+    server = await asyncio.start_server(hang, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    watch = registry_watch.RegistryWatch(Settings(registry_url=f"http://127.0.0.1:{port}"))
+    try:
+        began = time.monotonic()
+        found = await asyncio.gather(*(watch.look() for _ in range(20)))
+        assert time.monotonic() - began < 5
+        assert {item.state for item in found} == {"down"}
+        assert asked == 1
+    finally:
+        await watch.close()
+        server.close()

@@ -2,15 +2,18 @@
 
 import base64
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from alerts.render import (
+    LEVEL_STAYS,
     BadEventError,
     BadSecretError,
     alertmanager,
     read_event,
+    repeated,
+    sentence,
     sign,
     signing_key,
     slack,
@@ -45,9 +48,13 @@ def test_the_signature_is_that_of_the_specifications_own_example():
     assert signed == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
-def test_a_webhook_carries_the_event_as_it_is_with_the_three_headers():
+def test_a_webhook_carries_the_event_as_it_is_with_a_summary_and_the_three_headers():
     delivery = webhook(SECRET)(*level("warning", "critical"))
-    assert delivery.body == level("warning", "critical")[1]
+    body = json.loads(delivery.body)
+    assert body.pop("summary") == (
+        "acme: usage is critical (was warning): 91.0% of the quota, 91 B of 100 B"
+    )
+    assert body == json.loads(level("warning", "critical")[1])
     assert delivery.headers["webhook-id"] == "e-1"
     assert delivery.headers["webhook-timestamp"] == str(int(NOW.timestamp()))
     assert delivery.headers["webhook-signature"].startswith("v1,")
@@ -73,6 +80,7 @@ def test_slack_gets_a_sentence_in_which_names_have_no_markup():
     ("previous", "now", "expected"),
     [
         ("ok", "warning", [("warning", True)]),
+        ("critical", "critical", [("critical", True)]),
         ("warning", "critical", [("warning", False), ("critical", True)]),
         ("critical", "ok", [("critical", False)]),
     ],
@@ -82,6 +90,53 @@ def test_alertmanager_gets_the_new_level_and_the_end_of_the_old_one(previous, no
     found = [(alert["labels"]["severity"], alert["endsAt"] > alert["startsAt"]) for alert in alerts]
     assert found == expected
     assert {alert["labels"]["workspace"] for alert in alerts} == {"acme"}
+
+
+def test_an_alert_ends_after_its_delivery_however_late_that_comes():
+    """An end that is past is none that anybody would be told of."""
+    late = NOW + timedelta(days=3)
+    for kind, data, stays in (
+        ("build.denied", {"message": "m"}, timedelta(hours=1)),
+        ("usage.level_changed", {"level": "exceeded", "previous_level": "ok"}, LEVEL_STAYS),
+    ):
+        read, raw, _now = event(kind, **data)
+        (alert,) = json.loads(alertmanager(read, raw, late).body)
+        assert datetime.fromisoformat(alert["startsAt"]) == read.time
+        assert datetime.fromisoformat(alert["endsAt"]) == late + stays
+    read, raw, _now = level("critical", "ok")
+    (ended,) = json.loads(alertmanager(read, raw, late).body)
+    assert datetime.fromisoformat(ended["endsAt"]) == read.time
+    # A clock that is behind ours: an alert that begins after its end would be refused.
+    (ended,) = json.loads(alertmanager(read, raw, NOW - timedelta(days=1)).body)
+    assert ended["startsAt"] == ended["endsAt"]
+
+
+def test_what_stands_is_said_again_as_it_was_with_a_later_end():
+    first, raw, _now = level("ok", "critical")
+    later = NOW + timedelta(hours=5)
+    (told,) = json.loads(alertmanager(first, raw, NOW).body)
+    [delivery] = repeated([first], later)
+    (again,) = json.loads(delivery.body)
+    assert datetime.fromisoformat(again.pop("endsAt")) == later + LEVEL_STAYS
+    told.pop("endsAt")
+    assert again == told
+    assert [len(json.loads(part.body)) for part in repeated([first] * 401, later)] == [200, 200, 1]
+    assert repeated([], later) == []
+
+
+def test_sizes_are_readable_and_what_is_not_known_is_no_none():
+    text = sentence(
+        event(
+            "cleanup.insufficient",
+            freed_bytes=0,
+            usage_bytes=5 * 1024**3,
+            quota_bytes=10 * 1024**3,
+            target_reached=False,
+            reason=None,
+        )[0]
+    )
+    assert text == "cleanup freed 0 B, which is not enough: 5.0 GiB of 10.0 GiB are used"
+    assert "None" not in sentence(event("cleanup.insufficient")[0])
 
 
 def test_every_kind_of_event_has_a_sentence_and_an_alert():
