@@ -38,6 +38,7 @@ from ledger import offsets
 from ledger.offsets import Advance, StaleOwnerError
 from ledger.record import Recorded, Recorder
 from registry.notifications import BadEvent, decode_event
+from registry.timestamps import InvalidTimestamp, parse_timestamp
 from runtime.consumers import ClientEndedError, GroupMember, end_consumer
 from runtime.kafka import NOTIFICATIONS_TOPIC
 from runtime.lifecycle import Stopping, end
@@ -352,6 +353,7 @@ class NotificationConsumer:
                 notification,
                 self._ignored_agents,
                 pull_through=self._pull_through,
+                arrived_ns=arrival_of(record),
             )
         except BadEvent as error:
             letters.append(await self._bury(record, str(error), "malformed"))
@@ -464,6 +466,17 @@ class NotificationConsumer:
             if end is not None and owned is not None:
                 lag += max(0, end - owned.next_offset)
         self._metrics.lag.set(lag)
+
+
+def arrival_of(record: ConsumerRecord) -> int:
+    """When a notification arrived, in nanoseconds: the receiver's clock, else Kafka's."""
+    for name, value in record.headers or ():
+        if name == "received-at":
+            try:
+                return parse_timestamp(bytes(value).decode("ascii", "replace"))
+            except InvalidTimestamp:
+                break
+    return int(record.timestamp) * 1_000_000
 
 
 def source_of(record: ConsumerRecord) -> str:

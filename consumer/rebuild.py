@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaConsumer
 from consumer.replay import LogIncompleteError, Progress, Replay, Replayed
 from consumer.translate import agents_like
 from ledger import rebuilt
+from ledger.ahead import SECOND_NS
 from ledger.rebuilt import BehindError, Difference
 from ledger.record import Recorder
 from quota.levels import level
@@ -136,6 +137,7 @@ async def rebuilding(
                     rule=WorkspaceRule(settings.workspace_pattern),
                     default_quota_bytes=settings.default_quota_bytes,
                     level_of=level,
+                    clock_skew_ns=settings.clock_skew * SECOND_NS,
                 ),
                 batch_max_events=settings.batch_max_events,
                 clock=clock,

@@ -11,7 +11,7 @@ import asyncpg
 import msgspec
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
-from consumer.loop import source_of
+from consumer.loop import arrival_of, source_of
 from consumer.translate import AgentRule, facts_of, no_agent
 from ledger import rebuilt
 from ledger.facts import Fact
@@ -133,6 +133,7 @@ class Replay:
                 notification,
                 self._ignored_agents,
                 pull_through=self._pull_through,
+                arrived_ns=arrival_of(record),
             )
         except BadEvent:
             self.replayed.skipped += 1

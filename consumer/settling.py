@@ -19,7 +19,7 @@ from ledger import checks, store
 from ledger.checks import ManifestCheck, TagCheck
 from ledger.facts import NEVER, Fact, ManifestDeleted, ManifestSeen
 from ledger.record import Recorder
-from quota.looking import each, look_at, require_date, seen, stamp_of
+from quota.looking import answered, contradicts, each, look_at, require_date, seen, stamp_of
 from registry.client import RegistryClient
 from registry.errors import RegistryError
 from registry.manifests import ManifestError
@@ -105,7 +105,11 @@ class SettlingWorker:
             # The registry's Date has whole seconds. Only one in a later second than the newest set
             # orders what we see behind what was in doubt, and before any push that follows.
             date = require_date(state.date)
-            if to_ns(date) <= check.newest_ns:
+            newest_ns = check.newest_ns
+            if state.digest == check.digest:
+                newest_ns = max(newest_ns, check.deleted_ns)
+            above = contradicts(date, newest_ns)
+            if to_ns(date) <= newest_ns and not above:
                 return None
             if state.digest == check.digest and check.live:
                 return []
@@ -121,7 +125,8 @@ class SettlingWorker:
             tag=check.tag,
             digest=format_digest(state.digest),
         )
-        return [seen(check.repository, look, stamp_of(date, self._new_id), tag=check.tag)]
+        fact = seen(check.repository, look, stamp_of(date, self._new_id), tag=check.tag)
+        return answered(fact, check.asked_ns, self._new_id) if above else [fact]
 
     async def settle_deletes(self) -> int:
         """Ask about the manifests whose turn has come; returns how many there were."""
@@ -136,7 +141,7 @@ class SettlingWorker:
         back = [
             (check.repository_id, check.digest)
             for check, answer in answers
-            if not check.known.present and answer and isinstance(answer[0], ManifestSeen)
+            if not check.known.present and answer and isinstance(answer[-1], ManifestSeen)
         ]
         async with self._pool.acquire() as connection, connection.transaction():
             # It was taken for gone, and its tags with it.
@@ -162,7 +167,7 @@ class SettlingWorker:
         deleted = max(known.sure, known.heard)
         # An earlier release did not tell apart what it heard and what was certain.
         earlier = known.heard == NEVER and known.delete > known.known > NEVER
-        if not known.asked_for and not earlier:
+        if not known.asked_for and not earlier and known.odd is None:
             return []
         try:
             head = await self._client.head_manifest(check.repository, check.digest)
@@ -177,21 +182,30 @@ class SettlingWorker:
                 reason=str(error),
             )
             return None
-        if head.exists and to_ns(date) <= deleted[0]:
+        settled = known.present == head.exists and not known.asked_for
+        # A delete that was heard was the manifest's: certain as it stands.
+        confirmed = not head.exists and deleted > known.known
+        against = deleted[0] if head.exists else known.known[0]
+        above = contradicts(date, against)
+        if not (settled or confirmed or above) and to_ns(date) <= against:
             self._metrics.manifest_checks.labels("unclear").inc()
             return None
         self._metrics.manifest_checks.labels("there" if head.exists else "gone").inc()
+        if settled:
+            return []
         where = (DEFAULT_REGISTRY, check.repository, check.digest)
-        if not head.exists:
-            # The delete that was heard was the manifest's.
-            return [ManifestDeleted(*where, deleted)]
-        log.info(
-            "delete_was_of_a_blob",
-            repository=check.repository,
-            digest=format_digest(check.digest),
-        )
         stamp = stamp_of(date, self._new_id)
-        return [ManifestSeen(*where, stamp, known.media_type, known.size)]
+        fact: ManifestSeen | ManifestDeleted
+        if head.exists:
+            fact = ManifestSeen(*where, stamp, known.media_type, known.size)
+            log.info(
+                "delete_was_not_of_it",
+                repository=check.repository,
+                digest=format_digest(check.digest),
+            )
+        else:
+            fact = ManifestDeleted(*where, deleted if confirmed else stamp)
+        return answered(fact, check.asked_ns, self._new_id) if above and not confirmed else [fact]
 
 
 def _outcome(answer: list[Fact] | None) -> str:

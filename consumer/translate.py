@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from fnmatch import translate
 
+from ledger.ahead import AHEAD_NS
 from ledger.contents import believable, content_of_references
 from ledger.facts import (
     BlobStored,
@@ -43,6 +44,7 @@ def facts_of(
     ignored: AgentRule = no_agent,
     *,
     pull_through: bool = False,
+    arrived_ns: int | None = None,
 ) -> Fact | None:
     """What a notification from `registry` (its id) says, or None when it changes nothing.
 
@@ -50,13 +52,20 @@ def facts_of(
 
     `pull_through`: the registry is a cache, and stores what is fetched from it, whoever does: it tells
     of that as a pull what others tell of a push.
+    `arrived_ns` is when it came (nanoseconds); None: its stamp is believed.
     """
+    if arrived_ns is None or notification.timestamp_ns <= arrived_ns + AHEAD_NS:
+        arrived_ns = -1
     stamp = (notification.timestamp_ns, event_uuid(notification.id))
     repository, digest = notification.repository, notification.digest
     if notification.action == "delete":
         if notification.tag is not None:
-            return TagRemoved(registry, repository, notification.tag, stamp)
-        return None if digest is None else DigestDeleted(registry, repository, digest, stamp)
+            return TagRemoved(registry, repository, notification.tag, stamp, arrived_ns)
+        return (
+            None
+            if digest is None
+            else DigestDeleted(registry, repository, digest, stamp, arrived_ns)
+        )
     if digest is None:
         return None
     if notification.is_blob:
@@ -69,7 +78,7 @@ def facts_of(
     if notification.action == "pull" and not pull_through:
         if notification.is_own or notification.is_look or ignored(notification.user_agent):
             return None
-        return ManifestPulled(registry, repository, digest, stamp)
+        return ManifestPulled(registry, repository, digest, stamp, arrived_ns)
     if notification.action == "mount":
         return None  # only blobs are mounted
     # What we put back exists again; it was not pushed anew and does not become the newest image.
@@ -84,4 +93,5 @@ def facts_of(
         notification.size,
         notification.tag,
         content_of_references(notification.media_type, notification.references),
+        arrived_ns=arrived_ns,
     )

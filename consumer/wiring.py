@@ -18,6 +18,7 @@ from consumer.settling import SettlingWorker
 from consumer.sizes import SizeResolver
 from consumer.standing import positions, standing
 from consumer.translate import agents_like
+from ledger.ahead import SECOND_NS
 from ledger.record import Recorder
 from quota.levels import level
 from registry.connect import registry_client
@@ -84,6 +85,7 @@ async def run(settings: Settings) -> int:
             rule=WorkspaceRule(settings.workspace_pattern),
             default_quota_bytes=settings.default_quota_bytes,
             level_of=level,
+            clock_skew_ns=settings.clock_skew * SECOND_NS,
         )
         cluster = await until_it_answers(
             "kafka", partial(cluster_id, settings), stopping, check="RQ_KAFKA_BOOTSTRAP"

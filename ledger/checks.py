@@ -24,15 +24,19 @@ class TagCheck(msgspec.Struct, frozen=True):
     repository_id: int
     repository: str
     tag: str
-    digest: bytes
+    digest: bytes | None
     """What it points at for the ledger."""
     newest_ns: int
-    """The newest set or removal of it, or delete of what it names; nanoseconds, UTC."""
+    """The newest set or removal of it; nanoseconds, UTC."""
+    deleted_ns: int
+    """The newest delete of what it points at; -1: none."""
     live: bool
     """Whether it answers, for the ledger."""
     attempts: int
     lease: datetime
     """The row's `due_at` while we hold it: another race in between moves it."""
+    asked_ns: int
+    """When it was taken, nanoseconds by Postgres's clock."""
 
 
 TAKE_TAG_CHECKS = f"""
@@ -46,8 +50,9 @@ FROM (
 WHERE c.repository_id = due.repository_id AND c.tag = due.tag
   AND r.id = c.repository_id AND t.repository_id = c.repository_id AND t.name = c.tag
 RETURNING c.repository_id, r.name, c.tag, t.digest,
-          greatest(t.set_ns, t.untag_ns, coalesce(m.delete_ns, -1)),
-          coalesce({LIVE_TAG_CONDITION}, false), c.attempts, c.due_at
+          greatest(t.set_ns, t.untag_ns), coalesce(m.delete_ns, -1),
+          coalesce({LIVE_TAG_CONDITION}, false), c.attempts, c.due_at,
+          (extract(epoch FROM now()) * 1000000000)::int8
 """  # noqa: S608 - a constant
 
 FINISH_TAG_CHECK = "DELETE FROM tag_checks WHERE repository_id = $1 AND tag = $2 AND due_at = $3"
@@ -96,6 +101,8 @@ class ManifestCheck(msgspec.Struct, frozen=True):
     attempts: int
     lease: datetime
     """The row's `due_at` while we hold it: what is heard in between moves it."""
+    asked_ns: int
+    """When it was taken, nanoseconds by Postgres's clock."""
 
 
 TAKE_MANIFEST_CHECKS = """
@@ -107,7 +114,8 @@ FROM (
   ORDER BY t.due_at LIMIT $4 FOR UPDATE OF t SKIP LOCKED
 ) AS due, repositories r
 WHERE c.repository_id = due.repository_id AND c.digest = due.digest AND r.id = c.repository_id
-RETURNING c.repository_id, r.name, c.digest, c.attempts, c.due_at
+RETURNING c.repository_id, r.name, c.digest, c.attempts, c.due_at,
+          (extract(epoch FROM now()) * 1000000000)::int8 AS asked_ns
 """
 
 FINISH_MANIFEST_CHECK = (
@@ -136,6 +144,7 @@ async def take_manifest_checks(
             known.get((row["repository_id"], row["digest"]), Manifest()),
             row["attempts"],
             row["due_at"],
+            row["asked_ns"],
         )
         for row in rows
     ]

@@ -67,6 +67,8 @@ class ManifestPushed(msgspec.Struct, frozen=True, gc=False, tag=True):
     tag: str | None = None
     content: Content | None = None
     """None when the event had no references: the size is pending."""
+    arrived_ns: int = -1
+    """When it arrived (nanoseconds), where its stamp is ahead of that or it comes with a `Ceiling`; else -1."""
 
 
 class ManifestSeen(msgspec.Struct, frozen=True, gc=False, tag=True):
@@ -87,6 +89,8 @@ class ManifestSeen(msgspec.Struct, frozen=True, gc=False, tag=True):
     content: Content | None = None
     created_ns: int | None = None
     named_ns: int | None = None
+    arrived_ns: int = -1
+    """See `ManifestPushed`."""
 
 
 class ManifestDeleted(msgspec.Struct, frozen=True, gc=False, tag=True):
@@ -96,6 +100,8 @@ class ManifestDeleted(msgspec.Struct, frozen=True, gc=False, tag=True):
     repository: str
     digest: bytes
     stamp: Stamp
+    arrived_ns: int = -1
+    """See `ManifestPushed`."""
 
 
 class DigestDeleted(msgspec.Struct, frozen=True, gc=False, tag=True):
@@ -105,6 +111,8 @@ class DigestDeleted(msgspec.Struct, frozen=True, gc=False, tag=True):
     repository: str
     digest: bytes
     stamp: Stamp
+    arrived_ns: int = -1
+    """See `ManifestPushed`."""
 
 
 class TagRemoved(msgspec.Struct, frozen=True, gc=False, tag=True):
@@ -114,6 +122,8 @@ class TagRemoved(msgspec.Struct, frozen=True, gc=False, tag=True):
     repository: str
     tag: str
     stamp: Stamp
+    arrived_ns: int = -1
+    """See `ManifestPushed`."""
 
 
 class ManifestPulled(msgspec.Struct, frozen=True, gc=False, tag=True):
@@ -123,6 +133,24 @@ class ManifestPulled(msgspec.Struct, frozen=True, gc=False, tag=True):
     repository: str
     digest: bytes
     stamp: Stamp
+    arrived_ns: int = -1
+    """See `ManifestPushed`."""
+
+
+class Ceiling(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """The registry contradicted what is known of a manifest or a tag: of what had arrived by `arrived_ns`,
+    stamps above this one are void (`ahead.py`). Its answer itself is a fact beside it.
+    """
+
+    registry: str
+    repository: str
+    stamp: Stamp
+    """The `Date` of the answer."""
+    arrived_ns: int
+    """When the registry was asked, nanoseconds by Postgres's clock."""
+    digest: bytes | None = None
+    tag: str | None = None
+    """One of the two."""
 
 
 class ContentLearned(msgspec.Struct, frozen=True, gc=False, tag=True):
@@ -166,6 +194,7 @@ RepositoryFact = (
     | TagRemoved
     | ManifestPulled
     | ContentLearned
+    | Ceiling
     | BlobStored
 )
 """A `BlobStored` is one when it names its repository."""

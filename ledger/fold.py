@@ -10,10 +10,12 @@ takes a maximum, or keeps what is behind one, so the order of facts and their re
 
 import msgspec
 
+from ledger.ahead import SECOND_NS, SKEW_NS, Newest, Odd, void_of
 from ledger.claims import better
 from ledger.facts import (
     NEVER,
     BlobStored,
+    Ceiling,
     Content,
     ContentLearned,
     DigestDeleted,
@@ -60,6 +62,8 @@ class Manifest(msgspec.Struct, gc=False):
     pulled_ns: int = -1
     left_ns: int = -1
     """When the last tag known to have left it did so, nanoseconds; -1: none ever left."""
+    odd: Odd | None = None
+    """What its stamps are worked out from, where something was told ahead of its time."""
 
     @property
     def delete(self) -> Stamp:
@@ -101,6 +105,9 @@ class Tag(msgspec.Struct, gc=False):
     more: bool = False
     """Whether the ledger keeps sets of the run that are not here (`store.py`)."""
 
+    odd: Odd | None = None
+    """As of a manifest."""
+
     def named(self, manifest: Manifest) -> Named:
         """When it came to name its digest, given the manifest it names."""
         return named(behind(self.run, manifest.delete), (self.other, self.untag))
@@ -125,6 +132,10 @@ class State(msgspec.Struct):
     unsure: dict[int, int] = {}
     """Repositories whose older blobs nobody kept: any digest of theirs may be one. A delete up to this
     time (nanoseconds) counts as it did."""
+    skew_ns: int = SKEW_NS
+    """How far ahead of its arrival a stamp is believed."""
+    doubted: set[ManifestKey] = set()
+    """Manifests of which something was told ahead of its time: the registry is asked."""
     raced: set[TagKey] = set()
     """Tags that were set to two digests within `RACE_NS`, or by a claim: events cannot tell what holds."""
 
@@ -135,12 +146,14 @@ class State(msgspec.Struct):
 
 def manifest_key(repository_id: int, fact: RepositoryFact) -> ManifestKey | None:
     """The manifest a fact is about, or None."""
-    return None if isinstance(fact, TagRemoved) else (repository_id, fact.digest)
+    if isinstance(fact, TagRemoved) or fact.digest is None:
+        return None
+    return (repository_id, fact.digest)
 
 
 def tag_key(repository_id: int, fact: RepositoryFact) -> TagKey | None:
     """The tag a fact is about, or None."""
-    if isinstance(fact, ManifestPushed | ManifestSeen | TagRemoved) and fact.tag is not None:
+    if isinstance(fact, ManifestPushed | ManifestSeen | TagRemoved | Ceiling) and fact.tag:
         return (repository_id, fact.tag)
     return None
 
@@ -150,23 +163,28 @@ def fold(state: State, repository_id: int, fact: RepositoryFact) -> None:
     if isinstance(fact, ManifestPushed | ManifestSeen):
         _exists(state, repository_id, fact)
     elif isinstance(fact, ManifestDeleted):
-        manifest = _manifest(state, (repository_id, fact.digest))
-        manifest.sure = max(manifest.sure, fact.stamp)
+        _newer(state, (repository_id, fact.digest), "sure", fact)
     elif isinstance(fact, DigestDeleted):
-        manifest = _manifest(state, (repository_id, fact.digest))
-        if fact.stamp[0] <= state.unsure.get(repository_id, -1):
-            manifest.sure = max(manifest.sure, fact.stamp)
-        else:
-            manifest.heard = max(manifest.heard, fact.stamp)
+        slot = "sure" if fact.stamp[0] <= state.unsure.get(repository_id, -1) else "heard"
+        _newer(state, (repository_id, fact.digest), slot, fact)
     elif isinstance(fact, TagRemoved):
-        tag = _tag(state, (repository_id, fact.tag))
-        if fact.stamp > tag.untag:
+        key = (repository_id, fact.tag)
+        tag = _tag(state, key)
+        if tag.odd is not None or fact.arrived_ns >= 0:
+            tag.odd = (tag.odd or odd_of(tag)).taking(
+                "untag", fact.stamp, fact.arrived_ns, None, state.skew_ns
+            )
+            work_out(tag, state.skew_ns)
+            state.raced.add(key)
+        elif fact.stamp > tag.untag:
             tag.untag = fact.stamp
             tag.run = behind(tag.run, fact.stamp)
             _left(state, repository_id, tag.digest, fact.stamp)
     elif isinstance(fact, ManifestPulled):
         manifest = _manifest(state, (repository_id, fact.digest))
-        manifest.pulled_ns = max(manifest.pulled_ns, fact.stamp[0])
+        # When exactly something was pulled ahead of its time decides nothing: by its arrival at the latest.
+        at = fact.stamp[0] if fact.arrived_ns < 0 else fact.arrived_ns
+        manifest.pulled_ns = max(manifest.pulled_ns, at)
     elif isinstance(fact, ManifestDated):
         manifest = _manifest(state, (repository_id, fact.digest))
         manifest.dated = max(manifest.dated, (fact.stamp, fact.dated_ns))
@@ -174,20 +192,31 @@ def fold(state: State, repository_id: int, fact: RepositoryFact) -> None:
         manifest = _manifest(state, (repository_id, fact.digest))
         _describe(manifest, fact.media_type, fact.size, fact.content)
     elif isinstance(fact, BlobStored):
-        key = (repository_id, fact.digest)
-        state.blobs.add(key)
-        if (known := state.manifests.get(key)) is not None:
+        blob = (repository_id, fact.digest)
+        state.blobs.add(blob)
+        if (known := state.manifests.get(blob)) is not None:
             known.blob = True
+    else:
+        item = (
+            _tag(state, (repository_id, fact.tag))
+            if fact.tag is not None
+            else _manifest(state, (repository_id, fact.digest or b""))
+        )
+        item.odd = (item.odd or odd_of(item)).under(void_of(fact))
+        work_out(item, state.skew_ns)
 
 
 def _exists(state: State, repository_id: int, fact: ManifestPushed | ManifestSeen) -> None:
     manifest = _manifest(state, (repository_id, fact.digest))
     # A fact that comes again must not move anything, not even the hint when a tag left.
     is_news = fact.stamp > manifest.known
-    if isinstance(fact, ManifestPushed):
-        manifest.push = max(manifest.push, fact.stamp)
-    else:
-        manifest.seen = max(manifest.seen, fact.stamp)
+    _newer(
+        state,
+        (repository_id, fact.digest),
+        "push" if isinstance(fact, ManifestPushed) else "seen",
+        fact,
+    )
+    if isinstance(fact, ManifestSeen):
         manifest.created_ns = max(
             manifest.created_ns, -1 if fact.created_ns is None else fact.created_ns
         )
@@ -196,6 +225,9 @@ def _exists(state: State, repository_id: int, fact: ManifestPushed | ManifestSee
         return
     key = (repository_id, fact.tag)
     tag = _tag(state, key)
+    if tag.odd is not None or fact.arrived_ns >= 0:
+        _set_odd(state, repository_id, key, fact)
+        return
     raced = tag.digest is not None and abs(fact.stamp[0] - tag.set[0]) < RACE_NS
     claimed = fact.content is not None and fact.content.claimed_ns >= 0
     if tag.digest != fact.digest and (raced or claimed):
@@ -220,6 +252,79 @@ def _tag_set(fact: ManifestPushed | ManifestSeen) -> TagSet:
     if isinstance(fact, ManifestPushed):
         return TagSet(fact.stamp, fact.stamp[0], pushed=True)
     return TagSet(fact.stamp, -1 if fact.named_ns is None else fact.named_ns, pushed=False)
+
+
+def _newer(
+    state: State,
+    key: ManifestKey,
+    slot: str,
+    fact: ManifestPushed | ManifestSeen | ManifestDeleted | DigestDeleted,
+) -> None:
+    """Raise one of a manifest's stamps."""
+    manifest = _manifest(state, key)
+    if manifest.odd is None and fact.arrived_ns < 0:
+        if fact.stamp > getattr(manifest, slot):
+            setattr(manifest, slot, fact.stamp)
+        return
+    manifest.odd = (manifest.odd or odd_of(manifest)).taking(
+        slot, fact.stamp, fact.arrived_ns, None, state.skew_ns
+    )
+    work_out(manifest, state.skew_ns)
+    if fact.stamp > getattr(manifest, slot) or fact.stamp < max(manifest.known, manifest.heard):
+        state.doubted.add(key)
+
+
+def _set_odd(
+    state: State, repository_id: int, key: TagKey, fact: ManifestPushed | ManifestSeen
+) -> None:
+    """A set of a tag of which something was told ahead: where it does not win, or is cut, it is asked for."""
+    tag = state.tags[key]
+    before = tag.digest
+    tag.odd = (tag.odd or odd_of(tag)).taking(
+        "set", fact.stamp, fact.arrived_ns, fact.digest, state.skew_ns
+    )
+    work_out(tag, state.skew_ns)
+    if tag.digest != fact.digest or fact.stamp > tag.set:
+        state.raced.add(key)
+    if before != tag.digest:
+        _left(state, repository_id, before, tag.set)
+
+
+def only_set(tag: Tag) -> Run:
+    """The run of a tag of which one set is known. Looks are stamped in whole seconds, pushes are not."""
+    if tag.digest is None or tag.set <= tag.untag:
+        return ()
+    pushed = tag.set[0] % SECOND_NS != 0
+    return (TagSet(tag.set, tag.set[0] if pushed else -1, pushed),)
+
+
+_SLOTS = {Manifest: ("push", "seen", "sure", "heard"), Tag: ("set", "untag")}
+
+
+def odd_of(item: Manifest | Tag) -> Odd:
+    """Of what had only ordinary stamps so far."""
+    digest = item.digest if isinstance(item, Tag) else None
+    return Odd(
+        {
+            slot: Newest(getattr(item, slot), digest if slot == "set" else None)
+            for slot in _SLOTS[type(item)]
+            if getattr(item, slot) > NEVER
+        }
+    )
+
+
+def work_out(item: Manifest | Tag, skew_ns: int) -> None:
+    """The stamps that follow from all that is kept."""
+    if item.odd is None:
+        return
+    for slot in _SLOTS[type(item)]:
+        newest = item.odd.newest(slot, skew_ns)
+        setattr(item, slot, newest.stamp)
+        if isinstance(item, Tag) and slot == "set":
+            item.digest = newest.digest
+    if isinstance(item, Tag):
+        # The sets before are not kept one by one: it names its digest since the newest.
+        item.other, item.run = NEVER, only_set(item)
 
 
 def _describe(manifest: Manifest, media_type: str, size: int, content: Content | None) -> None:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 import msgspec
 
 from ledger import history, outbox, tables
+from ledger.ahead import told_ahead
 from ledger.facts import Fact
 from ledger.outbox import NewId
 from ledger.record import LevelRule, Workspace, level_event
@@ -55,7 +56,10 @@ SELECT count(*) FROM public.consumer_offsets
 WHERE topic = $2 AND cluster_id <> $1 AND next_offset > 0
 """
 
-OBSERVATIONS = "SELECT id, fact FROM public.observations WHERE id > $1 ORDER BY id LIMIT $2"
+OBSERVATIONS = """
+SELECT id, fact, (extract(epoch FROM recorded_at) * 1000000000)::int8 AS arrived_ns
+FROM public.observations WHERE id > $1 ORDER BY id LIMIT $2
+"""
 
 COUNT_OBSERVATIONS = "SELECT count(*) FROM public.observations"
 
@@ -115,7 +119,9 @@ async def observations(
     """What was learned otherwise than from the topic, from the live ledger."""
     while rows := await connection.fetch(OBSERVATIONS, after, limit):
         after = rows[-1]["id"]
-        yield Observed(after, [_decode_fact(row["fact"]) for row in rows])
+        yield Observed(
+            after, [told_ahead(_decode_fact(row["fact"]), row["arrived_ns"]) for row in rows]
+        )
 
 
 async def count_observations(connection: Connection) -> int:

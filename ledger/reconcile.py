@@ -12,6 +12,7 @@ import asyncpg
 import msgspec
 
 from ledger import outbox, store
+from ledger.ahead import AHEAD_NS
 from ledger.contents import may_be_manifests
 from ledger.facts import Content
 from ledger.outbox import NewId, QuotaEvent
@@ -103,6 +104,10 @@ class KnownRepository(msgspec.Struct, frozen=True):
     suspected: dict[str, datetime]
     """Reference (a tag, or a digest as text) → since when it is missing (UTC)."""
     floor: Floor = Floor()
+    ahead: frozenset[bytes | str] = frozenset()
+    """Digests, there or not, and tags, live or not, with a stamp ahead of `read_ns`."""
+    read_ns: int = 0
+    """When all this was read, nanoseconds by Postgres's clock."""
 
 
 # The ledger's repositories with something in them, and which workspace they count for.
@@ -127,6 +132,18 @@ JOIN tags t ON t.repository_id = r.id
 JOIN manifests m ON m.repository_id = t.repository_id AND m.digest = t.digest
 WHERE r.registry = $1 AND r.name = $2 AND {LIVE_TAG_CONDITION}
 """  # noqa: S608 - a constant
+
+NOW = "SELECT (extract(epoch FROM now()) * 1000000000)::int8"
+
+# What is told of them waits for that time, or for an answer of the registry.
+AHEAD = """
+SELECT m.digest AS name, NULL AS tag FROM repositories r JOIN manifests m ON m.repository_id = r.id
+WHERE r.registry = $1 AND r.name = $2
+  AND greatest(m.push_ns, m.seen_ns, m.delete_ns, m.pulled_ns) > $3
+UNION ALL
+SELECT NULL, t.name FROM repositories r JOIN tags t ON t.repository_id = r.id
+WHERE r.registry = $1 AND r.name = $2 AND greatest(t.set_ns, t.untag_ns) > $3
+"""
 
 SUSPECTED = """
 SELECT s.reference, s.missing_since
@@ -222,6 +239,8 @@ async def known(
         unknown = set().union(*children.values()) - {row["digest"] for row in manifests}
         blobs = frozenset(await store.load_stored(connection, unknown))
         not_before = await floor(connection, registry, repository, usual=usual)
+        read_ns = await connection.fetchval(NOW)
+        ahead = await connection.fetch(AHEAD, registry, repository, read_ns + AHEAD_NS)
     nothing = frozenset[bytes]()
     return KnownRepository(
         {
@@ -237,6 +256,8 @@ async def known(
         {row["name"]: KnownTag(row["digest"], row["set_ns"]) for row in tags},
         {row["reference"]: row["missing_since"] for row in suspected},
         not_before,
+        frozenset(row["tag"] if row["name"] is None else row["name"] for row in ahead),
+        read_ns,
     )
 
 

@@ -9,11 +9,13 @@ import msgspec
 
 from ledger import account, apps, history, outbox, statements, store
 from ledger.account import RetakeError
+from ledger.ahead import SKEW_NS, told_ahead
 from ledger.announce import image_events
 from ledger.counting import Change, contribution
 from ledger.facts import (
     NEVER,
     BlobStored,
+    Ceiling,
     Content,
     DigestDeleted,
     Fact,
@@ -23,7 +25,18 @@ from ledger.facts import (
     RepositoryFact,
     TagRemoved,
 )
-from ledger.fold import Manifest, ManifestKey, State, Tag, TagKey, fold, manifest_key, tag_key
+from ledger.fold import (
+    Manifest,
+    ManifestKey,
+    State,
+    Tag,
+    TagKey,
+    fold,
+    manifest_key,
+    odd_of,
+    tag_key,
+    work_out,
+)
 from ledger.outbox import QuotaEvent
 from ledger.settlement import TaggedPush, tagged_push
 from registry.workspaces import WorkspaceRule
@@ -107,7 +120,10 @@ class Recorder:
         default_quota_bytes: int,
         level_of: LevelRule,
         new_id: Callable[[], UUID] = uuid4,
+        clock_skew_ns: int = SKEW_NS,
     ) -> None:
+        """`clock_skew_ns`: how far ahead of its arrival a stamp is believed, in nanoseconds."""
+        self._skew_ns = clock_skew_ns
         self._pool = pool
         self._rule = rule
         self._default_quota_bytes = default_quota_bytes
@@ -134,8 +150,12 @@ class Recorder:
         async def attempt() -> Recorded:
             located = await self._locate(facts, found=source == RECONCILE)
             async with self._pool.acquire() as connection, connection.transaction():
+                arrived_ns = -1
+                if source is not None:
+                    arrived_ns = await connection.fetchval(statements.ARRIVED)
+                    located = [(where, told_ahead(fact, arrived_ns)) for where, fact in located]
                 recorded = await self._apply(
-                    connection, facts, located, now, also, found=source == RECONCILE
+                    connection, facts, located, now, also, arrived_ns, found=source == RECONCILE
                 )
                 if source is not None:
                     await _observe(connection, facts, source)
@@ -200,16 +220,20 @@ class Recorder:
         located: Sequence[Located],
         now: datetime,
         also: set[int],
+        arrived_ns: int,
         *,
         found: bool,
     ) -> Recorded:
+        """`arrived_ns` is when observations arrive; -1 for what others told or observed before."""
         stored = _largest(fact for fact in facts if isinstance(fact, BlobStored))
         workspaces = await self._lock(
             connection, {repository.workspace_id for repository, _fact in located} | also
         )
         usage_before = {item.id: item.usage_bytes for item in workspaces.values()}
         infos = await _repository_infos(connection, located)
-        before, state = await _load(connection, located)
+        before, state = await _load(connection, located, self._skew_ns)
+        if arrived_ns >= 0:
+            _heal(state, located, arrived_ns)
         pushes: list[tuple[int, TaggedPush]] = []
         for repository, fact in located:
             if (push := tagged_push(state, repository.id, fact)) is not None:
@@ -228,7 +252,7 @@ class Recorder:
         await store.add_tag_checks(connection, state.raced, now + _CHECK_TAGS_AFTER)
         await store.add_manifest_checks(
             connection,
-            (key for key, manifest in changed_manifests.items() if manifest.asked_for),
+            state.doubted | {key for key, item in changed_manifests.items() if item.asked_for},
             now + _CHECK_MANIFESTS_AFTER,
         )
 
@@ -300,7 +324,26 @@ def level_event(workspace: Workspace, level: str) -> QuotaEvent:
     )
 
 
-async def _load(connection: Connection, located: Sequence[Located]) -> tuple[State, State]:
+def _heal(state: State, located: Sequence[Located], now_ns: int) -> None:
+    """What an earlier release believed of the future stands in the way of no ceiling."""
+    for repository, fact in located:
+        if not isinstance(fact, Ceiling):
+            continue
+        before_ns = min(fact.stamp[0], fact.arrived_ns)
+        key, named = tag_key(repository.id, fact), manifest_key(repository.id, fact)
+        item = state.tags.get(key) if key is not None else None
+        manifest = state.manifests.get(named) if named is not None else None
+        for known in (item, manifest):
+            if known is not None:
+                known.odd = (known.odd or odd_of(known)).healed(now_ns, before_ns, state.skew_ns)
+                work_out(known, state.skew_ns)
+        if manifest is not None and manifest.pulled_ns > now_ns + state.skew_ns:
+            manifest.pulled_ns = before_ns
+
+
+async def _load(
+    connection: Connection, located: Sequence[Located], skew_ns: int
+) -> tuple[State, State]:
     """The state before the facts, twice: one to compare with, one to fold into."""
     tag_keys: set[TagKey] = set()
     manifest_keys: set[ManifestKey] = set()
@@ -331,6 +374,12 @@ async def _load(connection: Connection, located: Sequence[Located]) -> tuple[Sta
     if late := _cut_late(tags, located):
         await store.load_repeats(connection, late)
     named_by_tags = {(key[0], tag.digest) for key, tag in tags.items() if tag.digest is not None}
+    named_by_tags |= {
+        (key[0], digest)
+        for key, tag in tags.items()
+        if tag.odd is not None
+        for digest in tag.odd.digests()
+    }
     manifests = await store.load_manifests(connection, manifest_keys | named_by_tags | children)
     # An index of indexes: its size is that of all its images.
     while (
@@ -363,6 +412,7 @@ async def _load(connection: Connection, located: Sequence[Located]) -> tuple[Sta
         {key: msgspec.structs.replace(tag) for key, tag in tags.items()},
         blobs=set(before.blobs),
         unsure=before.unsure,
+        skew_ns=skew_ns,
     )
     return before, state
 

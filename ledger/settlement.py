@@ -78,8 +78,13 @@ def tagged_push(state: State, repository_id: int, fact: RepositoryFact) -> Tagge
         return None
     if subject_of_tag(fact.tag) is not None or _comes_along(fact):
         return None
+    ns = fact.stamp[0]
+    if fact.arrived_ns >= 0:
+        if tag is not None and tag.odd is not None and tag.odd.knows("set", fact.stamp):
+            return None
+        ns = min(ns, fact.arrived_ns + state.skew_ns)
     moved = tag is None or tag.digest != fact.digest
-    return TaggedPush(fact.stamp[0], fact.digest, fact.tag, moved)
+    return TaggedPush(ns, fact.digest, fact.tag, moved)
 
 
 def _comes_along(push: ManifestPushed) -> bool:

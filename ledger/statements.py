@@ -48,7 +48,7 @@ SELECT id, workspace_id, name, app FROM repositories WHERE id = ANY($1::int[])
 
 LOAD_MANIFESTS = """
 SELECT m.repository_id, m.digest, m.push_ns, m.push_id, m.seen_ns, m.seen_id, m.delete_ns,
-       m.delete_id, m.sure_ns, m.sure_id, m.heard_ns, m.heard_id, m.created_ns, m.pulled_ns, m.left_ns, m.size, m.media_type, m.config_media_type, m.artifact_type, m.subject,
+       m.delete_id, m.sure_ns, m.sure_id, m.heard_ns, m.heard_id, m.odd, m.created_ns, m.pulled_ns, m.left_ns, m.size, m.media_type, m.config_media_type, m.artifact_type, m.subject,
        m.subject_known, m.blobs, m.children, m.claimed_ns, m.read_by, m.dated_ns, m.dated_stamp
 FROM unnest($1::int[], $2::bytea[]) AS wanted(repository_id, digest)
 CROSS JOIN LATERAL (
@@ -58,7 +58,7 @@ CROSS JOIN LATERAL (
 
 LOAD_TAGS = """
 SELECT t.repository_id, t.name, t.digest, t.set_ns, t.set_id, t.untag_ns, t.untag_id,
-       t.history_set_ns, t.history_partial, t.history
+       t.history_set_ns, t.history_partial, t.history, t.odd
 FROM unnest($1::int[], $2::text[]) AS wanted(repository_id, name)
 CROSS JOIN LATERAL (
   SELECT * FROM tags WHERE repository_id = wanted.repository_id AND name = wanted.name LIMIT 1) t
@@ -67,7 +67,7 @@ CROSS JOIN LATERAL (
 # Live or not: the fold decides.
 LOAD_TAGS_ON_MANIFESTS = """
 SELECT t.repository_id, t.name, t.digest, t.set_ns, t.set_id, t.untag_ns, t.untag_id,
-       t.history_set_ns, t.history_partial, t.history
+       t.history_set_ns, t.history_partial, t.history, t.odd
 FROM unnest($1::int[], $2::bytea[]) AS wanted(repository_id, digest)
 JOIN tags t USING (repository_id, digest)
 """
@@ -87,16 +87,16 @@ UPDATE manifests m SET
     read_by = given.read_by, present = given.present,
     sure_ns = given.sure_ns, sure_id = given.sure_id,
     heard_ns = given.heard_ns, heard_id = given.heard_id,
-    dated_ns = given.dated_ns, dated_stamp = given.dated_stamp
+    dated_ns = given.dated_ns, dated_stamp = given.dated_stamp, odd = given.odd
 FROM unnest($1::int[], $2::bytea[], $3::int8[], $4::bytea[], $5::int8[], $6::bytea[],
             $7::int8[], $8::bytea[], $9::int8[], $10::int8[], $11::int8[], $12::int8[],
             $13::text[], $14::text[], $15::text[], $16::bytea[], $17::bool[],
             $18::bytea[], $19::bytea[], $20::int8[], $21::int2[], $22::bool[], $23::int8[],
-            $24::bytea[], $25::int8[], $26::bytea[], $27::int8[], $28::bytea[])
+            $24::bytea[], $25::int8[], $26::bytea[], $27::int8[], $28::bytea[], $29::bytea[])
   AS given(repository_id, digest, push_ns, push_id, seen_ns, seen_id, delete_ns, delete_id,
            created_ns, pulled_ns, left_ns, size, media_type, config_media_type, artifact_type,
            subject, subject_known, blobs, children, claimed_ns, read_by, present, sure_ns, sure_id,
-           heard_ns, heard_id, dated_ns, dated_stamp)
+           heard_ns, heard_id, dated_ns, dated_stamp, odd)
 WHERE m.repository_id = given.repository_id AND m.digest = given.digest
 """
 
@@ -105,11 +105,12 @@ UPDATE tags t SET
     digest = given.digest, set_ns = given.set_ns, set_id = given.set_id,
     untag_ns = given.untag_ns, untag_id = given.untag_id,
     named_ns = given.named_ns, first_push_ns = given.first_push_ns,
-    history_set_ns = given.set_ns, history_partial = given.history_partial, history = given.history
+    history_set_ns = given.set_ns, history_partial = given.history_partial, history = given.history,
+    odd = given.odd
 FROM unnest($1::int[], $2::text[], $3::bytea[], $4::int8[], $5::bytea[], $6::int8[], $7::bytea[],
-            $8::int8[], $9::int8[], $10::int8[], $11::bool[], $12::bytea[])
+            $8::int8[], $9::int8[], $10::int8[], $11::bool[], $12::bytea[], $13::bytea[])
   AS given(repository_id, name, digest, set_ns, set_id, untag_ns, untag_id, named_ns, first_push_ns,
-           history_set_ns, history_partial, history)
+           history_set_ns, history_partial, history, odd)
 WHERE t.repository_id = given.repository_id AND t.name = given.name
 """
 
@@ -279,6 +280,9 @@ SET due_at = excluded.due_at, attempts = 0
 ADD_SIZE_CHECK = "INSERT INTO size_checks (manifests, due_at, attempts) VALUES ($1, $2, $3)"
 
 # -- observations --------------------------------------------------------------------------------
+
+# When what is observed in this transaction arrived: nanoseconds. Its `recorded_at` says the same.
+ARRIVED = "SELECT (extract(epoch FROM now()) * 1000000000)::int8"
 
 ADD_OBSERVATIONS = """
 INSERT INTO observations (registry, repository, kind, source, stamp_ns, stamp_id, fact)

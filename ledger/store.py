@@ -10,9 +10,10 @@ import asyncpg
 import msgspec
 
 from ledger import statements
+from ledger.ahead import Odd
 from ledger.counting import Holding
 from ledger.facts import NEVER, Content, Stamp
-from ledger.fold import Manifest, ManifestKey, Tag, TagKey
+from ledger.fold import Manifest, ManifestKey, Tag, TagKey, only_set
 from ledger.naming import Run, TagSet, behind, heads, with_set
 from ledger.packing import pack_blobs, pack_digests, unpack_blobs, unpack_digests
 from runtime.postgres import Connection
@@ -24,6 +25,8 @@ _by_key = itemgetter(0)
 _pack = msgspec.msgpack.Encoder().encode
 _unpack_stamp = msgspec.msgpack.Decoder(Stamp).decode
 _NOT_DATED = Manifest().dated
+
+_decode_odd = msgspec.msgpack.Decoder(Odd).decode
 
 
 def _stamp(ns: int, identifier: bytes | None) -> Stamp:
@@ -69,6 +72,7 @@ def manifest_of(row: asyncpg.Record) -> Manifest:
         dated=_NOT_DATED
         if row["dated_ns"] is None
         else (_unpack_stamp(row["dated_stamp"]), row["dated_ns"]),
+        odd=None if row["odd"] is None else _decode_odd(row["odd"]),
     )
 
 
@@ -81,7 +85,6 @@ class _History(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 _unpack_history = msgspec.msgpack.Decoder(_History).decode
-_SECOND_NS = 1_000_000_000
 _NO_MANIFEST = Manifest()
 
 
@@ -91,23 +94,16 @@ def tag_of(row: asyncpg.Record) -> Tag:
         digest=row["digest"],
         set=_stamp(row["set_ns"], row["set_id"]),
         untag=_stamp(row["untag_ns"], row["untag_id"]),
+        odd=None if row["odd"] is None else _decode_odd(row["odd"]),
     )
     known = row["history_set_ns"] == row["set_ns"]
     if known and row["history"] is not None:
         history = _unpack_history(row["history"])
         tag.other, tag.run, tag.more = history.other, history.heads, history.more
     else:
-        tag.run = _only_set(tag)
+        tag.run = only_set(tag)
     tag.partial = bool(row["history_partial"]) if known else tag.digest is not None
     return tag
-
-
-def _only_set(tag: Tag) -> Run:
-    """The run of a tag of which one set is known. Looks are stamped in whole seconds, pushes are not."""
-    if tag.digest is None or tag.set <= tag.untag:
-        return ()
-    pushed = tag.set[0] % _SECOND_NS != 0
-    return (TagSet(tag.set, tag.set[0] if pushed else -1, pushed),)
 
 
 def _history_of(tag: Tag, manifest: Manifest, *, more: bool) -> bytes | None:
@@ -115,7 +111,7 @@ def _history_of(tag: Tag, manifest: Manifest, *, more: bool) -> bytes | None:
 
     Of the deletes of its manifest either may come to count.
     """
-    if tag.other == NEVER and not more and tag.run == _only_set(tag):
+    if tag.other == NEVER and not more and tag.run == only_set(tag):
         return None
     kept = heads(tag.run)
     for delete in (manifest.sure, manifest.heard):
@@ -164,11 +160,11 @@ _MANIFEST_COLUMNS = (
     *("delete_id", "created_ns", "pulled_ns", "left_ns", "size", "media_type"),
     *("config_media_type", "artifact_type", "subject", "subject_known", "blobs", "children"),
     *("claimed_ns", "read_by", "present", "sure_ns", "sure_id", "heard_ns", "heard_id"),
-    *("dated_ns", "dated_stamp"),
+    *("dated_ns", "dated_stamp", "odd"),
 )
 _TAG_COLUMNS = (
     *("repository_id", "name", "digest", "set_ns", "set_id", "untag_ns", "untag_id", "named_ns"),
-    *("first_push_ns", "history_set_ns", "history_partial", "history"),
+    *("first_push_ns", "history_set_ns", "history_partial", "history", "odd"),
 )
 _HOLDING_COLUMNS = ("digest", "workspace_id", "refs", "names", "size", "stored", "mixed")
 
@@ -203,6 +199,7 @@ async def save_manifests(
                 *_columns_of(manifest.sure),
                 *_columns_of(manifest.heard),
                 *((None, None) if said < 0 else (said, _pack(when))),
+                None if manifest.odd is None else _pack(manifest.odd),
             )
         )
     await _add(connection, "manifests", _MANIFEST_COLUMNS, added)
@@ -290,6 +287,7 @@ async def save_tags(
                 tag.set[0],
                 tag.partial,
                 _history_of(tag, manifest, more=more),
+                None if tag.odd is None else _pack(tag.odd),
             )
         )
     await _add(connection, "tags", _TAG_COLUMNS, added)

@@ -143,6 +143,9 @@ manifests = Table(
     Column("heard_ns", BigInteger, comment="newest delete of its digest that an event told"),
     Column("heard_id", LargeBinary),
     Column(
+        "odd", LargeBinary, comment="what was told ahead of its time, or contradicted (ahead.py)"
+    ),
+    Column(
         "present", Boolean, nullable=False, comment="its push or a look is newer than its delete"
     ),
     Column("subject_known", Boolean, nullable=False, server_default="false"),
@@ -212,6 +215,9 @@ tags = Table(
     Column("history_set_ns", BigInteger, comment="the set_ns that these columns belong to"),
     Column("history_partial", Boolean, comment="begins with what an earlier release had left"),
     Column("history", LargeBinary, comment="packed; null: no other set is known"),
+    Column(
+        "odd", LargeBinary, comment="what was told ahead of its time, or contradicted (ahead.py)"
+    ),
     PrimaryKeyConstraint("repository_id", "name"),
     Index(None, "repository_id", "digest"),
 )

@@ -49,8 +49,12 @@ def tags_to_ask(known: KnownRepository, listed: set[str]) -> list[str]:
 
 
 def not_named(known: KnownRepository, named: set[bytes]) -> list[bytes]:
-    """Manifests of the ledger that no tag of the registry names: they are asked for by digest."""
-    return sorted(known.manifests.keys() - named)
+    """Manifests of the ledger that no tag of the registry names: they are asked for by digest.
+
+    Also those that are gone for the ledger by a delete ahead of its time.
+    """
+    ahead = {digest for digest in known.ahead if isinstance(digest, bytes)}
+    return sorted((known.manifests.keys() | ahead) - named)
 
 
 def missing_children(known: KnownRepository, named: set[bytes]) -> set[bytes]:

@@ -11,11 +11,13 @@ from typing import Any
 from uuid import UUID
 
 from ledger import reading, runs
-from ledger.facts import Content, ManifestDeleted
+from ledger.ahead import just_after
+from ledger.facts import Ceiling, Content, Fact, ManifestDeleted
 from ledger.leases import leases_of
 from ledger.record import Recorded, Recorder
 from ledger.runs import Item, Lease, RecordedItem
 from quota.kinds import of_content
+from quota.looking import contradicts
 from quota.outcome import Deleted, Failed, Outcome, Spared, StopError
 from quota.plan import Kept, ManifestKey
 from quota.snapshot import Snapshot
@@ -325,13 +327,10 @@ class Deletions:
 
     async def _forget(self, item: Item, date: datetime | None, frees: int) -> int:
         """Ledger, audit and events in one transaction; returns the bytes that it freed."""
-        # Just after the newest push that we knew: a push that we had not seen revives the manifest,
-        # and the registry's own delete event raises the stamp to its true time.
-        fact = ManifestDeleted(
-            DEFAULT_REGISTRY, item.repository, item.digest, (item.push_ns + 1, b"")
-        )
         now = self._tools.clock()
-        gone_ns = to_ns(now if date is None else date) + SECOND_NS
+        answered_at = now if date is None else date
+        facts = own_delete(item, answered_at, self._tools.new_id)
+        gone_ns = to_ns(answered_at) + SECOND_NS
 
         def freed(recorded: Recorded) -> int:
             # The registry's own delete event may be faster than we are: then the account has fallen
@@ -351,9 +350,7 @@ class Deletions:
                 now=now,
             )
 
-        recorded = await self._tools.recorder.record(
-            [fact], now=now, source="cleanup", within=audit
-        )
+        recorded = await self._tools.recorder.record(facts, now=now, source="cleanup", within=audit)
         self._tell("image_deleted", item, freed_bytes=freed(recorded), why=item.why)
         return freed(recorded)
 
@@ -380,6 +377,20 @@ class Deletions:
                 now=self._tools.clock(),
             )
         self._tell("image_not_deleted" if state == "failed" else "image_stays", item, reason=reason)
+
+
+def own_delete(item: Item, date: datetime, new_id: Callable[[], UUID]) -> list[Fact]:
+    """That our DELETE took a manifest; the registry's clock said `date` then.
+
+    Just after the newest push that we knew: a push that we had not seen revives the manifest, and the
+    registry's own delete event raises the stamp to its true time. A push far ahead of its time is void.
+    """
+    where = (DEFAULT_REGISTRY, item.repository)
+    fact = ManifestDeleted(*where, item.digest, just_after(item.push_ns))
+    if not contradicts(date, item.push_ns):
+        return [fact]
+    above = (to_ns(date), new_id().bytes)
+    return [Ceiling(*where, above, above[0] - SECOND_NS, digest=item.digest), fact]
 
 
 def contents_of(snapshot: Snapshot) -> dict[ManifestKey, Content | None]:

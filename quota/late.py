@@ -14,17 +14,16 @@ from uuid import UUID
 from ledger import late as rows
 from ledger import reading, runs, store
 from ledger.contents import content_of_manifest
-from ledger.facts import ManifestDeleted, names_only
+from ledger.facts import names_only
 from ledger.late import Late
 from ledger.record import Recorded
-from quota.deleting import SECOND_NS, Tools
+from quota.deleting import SECOND_NS, Tools, own_delete
 from quota.metrics import QuotaMetrics
 from quota.put_back import parsed_of
 from registry.errors import RegistryError
 from registry.timestamps import to_ns
 from runtime.logs import get_logger
 from runtime.postgres import Connection
-from runtime.settings import DEFAULT_REGISTRY
 
 log = get_logger(__name__)
 
@@ -120,7 +119,7 @@ async def _stays(tools: Tools, late: Late) -> None:
 async def _count(tools: Tools, late: Late, gone_ns: int) -> int:
     """Ledger and audit in one transaction, as after any DELETE."""
     item, now = late.kept.recorded.item, tools.clock()
-    fact = ManifestDeleted(DEFAULT_REGISTRY, item.repository, item.digest, (item.push_ns + 1, b""))
+    facts = own_delete(item, now, tools.new_id)
     freed = 0
 
     async def audit(connection: Connection, recorded: Recorded) -> None:
@@ -137,7 +136,7 @@ async def _count(tools: Tools, late: Late, gone_ns: int) -> int:
         )
         await rows.recount_run(connection, late.kept.run_id)
 
-    await tools.recorder.record([fact], now=now, source="cleanup", within=audit)
+    await tools.recorder.record(facts, now=now, source="cleanup", within=audit)
     log.warning("deleted_without_an_answer", repository=item.repository, freed_bytes=freed)
     return freed
 

@@ -8,8 +8,18 @@ from uuid import UUID
 
 import msgspec
 
+from ledger.ahead import AHEAD_NS, SECOND_NS
 from ledger.contents import believable, content_of_manifest
-from ledger.facts import BlobStored, Content, ManifestSeen, Stamp
+from ledger.facts import (
+    BlobStored,
+    Ceiling,
+    Content,
+    Fact,
+    ManifestDeleted,
+    ManifestSeen,
+    Stamp,
+    TagRemoved,
+)
 from registry.answers import FetchedManifest
 from registry.client import RegistryClient
 from registry.errors import (
@@ -174,6 +184,34 @@ def seen(
         created,
         named,
     )
+
+
+def contradicts(date: datetime, known_ns: int) -> bool:
+    """Whether what is known is so far above the registry's clock that waiting for it mends nothing."""
+    return known_ns > to_ns(date) + AHEAD_NS
+
+
+def answered(
+    fact: ManifestSeen | ManifestDeleted | TagRemoved,
+    asked_ns: int,
+    new_id: Callable[[], UUID],
+) -> list[Fact]:
+    """An answer that holds against stamps above its own (`ledger.ahead`), asked for at `asked_ns`.
+
+    A registry announces a push a moment before it answers with it: what came within the last second
+    stays in doubt.
+    """
+    arrived_ns = asked_ns - SECOND_NS
+    told = msgspec.structs.replace(fact, arrived_ns=asked_ns)
+    tag = None if isinstance(fact, ManifestDeleted) else fact.tag
+    digest = None if isinstance(fact, TagRemoved) else fact.digest
+    where, above = (fact.registry, fact.repository), fact.stamp[0]
+    facts: list[Fact] = []
+    if digest is not None:
+        facts.append(Ceiling(*where, (above, new_id().bytes), arrived_ns, digest=digest))
+    if tag is not None:
+        facts.append(Ceiling(*where, (above, new_id().bytes), arrived_ns, tag=tag))
+    return [*facts, told]
 
 
 async def each(

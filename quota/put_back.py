@@ -14,7 +14,7 @@ from ledger.record import Recorded
 from ledger.undo import Kept
 from quota.deleting import Tools
 from quota.kinds import of_content
-from quota.looking import Blob, each, require_date, stamp_of, what_is
+from quota.looking import Blob, answered, contradicts, each, require_date, stamp_of, what_is
 from quota.plan import ManifestKey
 from registry.errors import RegistryError, WrongContent
 from registry.following import all_tags_named_by, may_follow, subject_of_tag
@@ -86,8 +86,10 @@ async def put_back(
         ) from error
     if fetched.body != kept.document:  # pragma: no cover - the client has checked the digest
         raise WrongContent(f"{item.repository} gave other bytes back")
-    date = await _after_its_delete(tools, kept, require_date(fetched.date))
-    facts = _seen(tools, kept, tags, date)
+    async with tools.pool.acquire() as connection:
+        deleted_ns = await undo.newest_delete(connection, item.repository_id, item.digest)
+    date = await _after_its_delete(tools, kept, require_date(fetched.date), deleted_ns)
+    facts = _seen(tools, kept, tags, date, deleted_ns)
 
     async def mark(connection: Connection, _recorded: Recorded) -> None:
         await undo.mark_restored(connection, kept.run_id, item.position, note)
@@ -95,13 +97,14 @@ async def put_back(
     return await tools.recorder.record(facts, now=tools.clock(), source=source, within=mark)
 
 
-async def _after_its_delete(tools: Tools, kept: Kept, date: datetime) -> datetime:
-    """The registry's clock, once it is past the delete: its Date has whole seconds."""
+async def _after_its_delete(tools: Tools, kept: Kept, date: datetime, deleted_ns: int) -> datetime:
+    """The registry's clock, once it is past the delete: its Date has whole seconds.
+
+    A delete that was told ahead of its time is not waited for.
+    """
     item = kept.recorded.item
-    async with tools.pool.acquire() as connection:
-        deleted = await undo.newest_delete(connection, item.repository_id, item.digest)
     for _wait in range(_MOST_WAITS):
-        if to_ns(date) > max(deleted, kept.gone_ns - 1):
+        if to_ns(date) > max(deleted_ns, kept.gone_ns - 1) or contradicts(date, deleted_ns):
             break
         await asyncio.sleep(_WAIT_SECONDS)
         head = await tools.client.head_manifest(item.repository, item.digest)
@@ -109,10 +112,12 @@ async def _after_its_delete(tools: Tools, kept: Kept, date: datetime) -> datetim
     return date
 
 
-def _seen(tools: Tools, kept: Kept, tags: Sequence[str], date: datetime) -> list[Fact]:
+def _seen(
+    tools: Tools, kept: Kept, tags: Sequence[str], date: datetime, deleted_ns: int
+) -> list[Fact]:
     item, parsed = kept.recorded.item, parsed_of(kept)
     content = None if parsed is None else content_of_manifest(parsed)
-    return [
+    facts = [
         ManifestSeen(
             item.registry,
             item.repository,
@@ -127,6 +132,9 @@ def _seen(tools: Tools, kept: Kept, tags: Sequence[str], date: datetime) -> list
         )
         for tag in (tags or (None,))
     ]
+    if not contradicts(date, deleted_ns):
+        return [*facts]
+    return [part for fact in facts for part in answered(fact, to_ns(date), tools.new_id)]
 
 
 def with_what_it_needs(kept: Sequence[Kept], named: set[ManifestKey]) -> list[Kept]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import datetime
 
+from ledger.ahead import SECOND_NS
 from ledger.record import Recorder
 from quota.levels import level
 from quota.reconcile import Reconciler
@@ -29,7 +30,11 @@ async def open_reconciler(
     )
     rule = WorkspaceRule(settings.workspace_pattern)
     recorder = Recorder(
-        pool, rule=rule, default_quota_bytes=settings.default_quota_bytes, level_of=level
+        pool,
+        rule=rule,
+        default_quota_bytes=settings.default_quota_bytes,
+        level_of=level,
+        clock_skew_ns=settings.clock_skew * SECOND_NS,
     )
     return Reconciler(
         pool=pool,

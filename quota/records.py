@@ -17,6 +17,7 @@ import msgspec
 
 from ledger import images as image_rows
 from ledger import reading, records
+from ledger.ahead import just_after
 from ledger.announce import rfc3339
 from ledger.claims import claimed
 from ledger.facts import Fact, ManifestDeleted, ManifestSeen, Stamp, TagRemoved
@@ -191,7 +192,7 @@ class Records:
     def _just_after(self, known: Standing) -> Stamp:
         """Behind everything that is known of both, before whatever the registry tells from now on."""
         newest = max(known.tag.set, known.tag.untag, known.manifest.known, known.manifest.delete)
-        return (newest[0] + 1, self._new_id().bytes)
+        return just_after(newest[0], self._new_id().bytes)
 
     async def _standing(self, repository: str, tag: str, digest: bytes) -> Standing:
         async with self._pool.acquire() as connection:

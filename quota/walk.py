@@ -12,6 +12,7 @@ from uuid import UUID
 
 import msgspec
 
+from ledger.ahead import AHEAD_NS
 from ledger.contents import may_be_manifests
 from ledger.facts import Fact, ManifestDeleted, ManifestSeen, TagRemoved
 from ledger.reconcile import KnownManifest, KnownRepository
@@ -20,6 +21,8 @@ from quota.looking import (
     Blob,
     Look,
     UnreadConfigError,
+    answered,
+    contradicts,
     created_ns,
     each,
     look_at,
@@ -143,7 +146,7 @@ class RepositoryWalk:
             self._named.add(state.digest)
             self._settled.add(tag)
             before = self._known.tags.get(tag)
-            if before is None or before.digest != state.digest:
+            if before is None or before.digest != state.digest or tag in self._known.ahead:
                 named.append((tag, state.digest, require_date(state.date)))
         # A moved tag was only asked with HEAD: what it names now may be unknown.
         wanted = {
@@ -267,22 +270,23 @@ class RepositoryWalk:
         present: set[bytes] = set()
         for digest, head in await each(digests, lambda digest: self._head(digest, found)):
             if head is None or head.exists:
-                present.add(digest)
+                if head is not None or digest in self._known.manifests:
+                    present.add(digest)
                 (self._unclear if head is None else self._settled).add(format_digest(digest))
                 continue
+            if digest not in self._known.manifests:
+                continue  # gone, as the ledger says
             date = require_date(head.date)
             absent[digest] = date
-            judged = self._judge(
-                format_digest(digest), date, self._known.manifests[digest].known_ns, found
-            )
-            if judged is Verdict.FORGET:
+            known_ns = self._known.manifests[digest].known_ns
+            if self._judge(digest, date, known_ns, found) is Verdict.FORGET:
                 stamp = stamp_of(date, self._new_id)
-                found.facts.append(
-                    ManifestDeleted(DEFAULT_REGISTRY, self._repository, digest, stamp)
-                )
+                fact = ManifestDeleted(DEFAULT_REGISTRY, self._repository, digest, stamp)
+                found.facts += self._holding(fact)
         fetched: dict[bytes, _Fetched] = {}
         missing = missing_children(self._known, present) - self._fetched.keys()
-        await self._fetch_all(missing, fetched, found)
+        # A look at what is there after all, or told ahead of its time: its stamps are void.
+        await self._fetch_all(missing | (present & self._known.ahead), fetched, found)
         self._tell(fetched, [], found)
         return found
 
@@ -336,14 +340,19 @@ class RepositoryWalk:
                 since = self._since(tag, None)
                 fact = _known_again(self._repository, digest, known, stamp, tag, since)
             tagged.add(digest)
-            found.facts.append(fact)
+            found.facts += self._holding(fact)
         for digest, what in fetched.items():
-            if digest in self._known.manifests and ages[digest] is None:
+            if (
+                digest in self._known.manifests
+                and digest not in self._known.ahead
+                and ages[digest] is None
+            ):
                 continue  # read again for its age, which it did not tell
             if digest not in tagged:
                 stamp = stamp_of(what.look.date, self._new_id)
                 created = self._known.floor.no_older(format_digest(digest), ages[digest])
-                found.facts.append(seen(self._repository, what.look, stamp, created=created))
+                fact = seen(self._repository, what.look, stamp, created=created)
+                found.facts += self._holding(fact)
 
     def _since(self, tag: str, created: int | None) -> int | None:
         """Before which moment the tag did not name what it names now; None: nobody had looked."""
@@ -386,12 +395,29 @@ class RepositoryWalk:
                 continue
             if self._judge(tag, date, known.set_ns, found) is Verdict.FORGET:
                 stamp = stamp_of(date, self._new_id)
-                found.facts.append(TagRemoved(DEFAULT_REGISTRY, self._repository, tag, stamp))
+                fact = TagRemoved(DEFAULT_REGISTRY, self._repository, tag, stamp)
+                found.facts += self._holding(fact)
         kept = (self._suspected | self._unclear) - self._settled
         found.cleared = sorted(self._known.suspected.keys() - kept)
         return found
 
-    def _judge(self, reference: str, date: datetime, known_ns: int, found: Findings) -> Verdict:
+    def _holding(self, fact: ManifestSeen | ManifestDeleted | TagRemoved) -> list[Fact]:
+        """The fact, in a way that holds where the ledger has stamps above the registry's clock."""
+        tag = None if isinstance(fact, ManifestDeleted) else fact.tag
+        digest = None if isinstance(fact, TagRemoved) else fact.digest
+        known = self._known
+        if (
+            fact.stamp[0] + AHEAD_NS < known.read_ns  # its clock was set back
+            or tag in known.ahead
+            or digest in known.ahead
+        ):
+            return answered(fact, known.read_ns, self._new_id)
+        return [fact]
+
+    def _judge(self, named: str | bytes, date: datetime, known_ns: int, found: Findings) -> Verdict:
+        reference = format_digest(named) if isinstance(named, bytes) else named
+        if contradicts(date, known_ns):
+            known_ns = -1  # void once it is forgotten
         since = self._known.suspected.get(reference)
         judged = verdict(date, known_ns, since, confirm_now=self._confirm_now)
         if judged is Verdict.DOUBT:
@@ -429,6 +455,8 @@ def _known_again(
 
 def outdated(fact: Fact, known: KnownRepository) -> bool:
     """Whether the ledger learned by itself meanwhile what a fact says, or something newer."""
+    if getattr(fact, "arrived_ns", -1) >= 0:
+        return False  # it comes with a ceiling
     if isinstance(fact, ManifestSeen):
         tag = known.tags.get(fact.tag) if fact.tag is not None else None
         if fact.tag is None:

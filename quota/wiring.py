@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import asyncpg
 
+from ledger.ahead import SECOND_NS
 from ledger.mapping import Mapper
 from ledger.record import Recorder
 from quota.access import Authenticate, any_of, internal_keys, operator_tokens
@@ -257,6 +258,7 @@ async def run(settings: Settings) -> int:
             rule=WorkspaceRule(settings.workspace_pattern),
             default_quota_bytes=settings.default_quota_bytes,
             level_of=level,
+            clock_skew_ns=settings.clock_skew * SECOND_NS,
         )
         cleaner = Cleaner(
             pool=pool,

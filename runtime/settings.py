@@ -183,6 +183,10 @@ class Settings(BaseSettings):
     events_days: int = Field(90, ge=1, le=36_500)
     """Days that published quota events are kept beside the topic, for `GET …/events`."""
 
+    clock_skew: int = Field(300, ge=10, le=86_400)
+    """Seconds that a registry's clock may be ahead: a stamp that was further ahead of its arrival counts
+    as its arrival, and the registry is asked."""
+
     # Reconciliation
     reconcile_interval: float = Field(6 * 3600, ge=0)
     """Seconds between two passes in the background; 0: none."""
