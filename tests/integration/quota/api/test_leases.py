@@ -83,6 +83,8 @@ async def test_a_reservation_is_given_back_by_its_id_or_its_build(api):
     for given_back in ("id", "build_id"):
         status, made = await api.call("POST", path, {"build_id": "ci/4711", "bytes": 5})
         assert status == 201
+        (warning,) = made.pop("warnings")
+        assert warning.startswith("unknown_workspace: acme is unknown here")
         assert (await api.call("GET", path))[1]["items"] == [made]
         name = made[given_back].replace("/", "%2F")
         assert (await api.call("DELETE", f"{path}/{name}"))[0] == 204
