@@ -56,6 +56,9 @@ FAULTS: Final[Mapping[str, str]] = {
 NOTES: Final[Mapping[str, str]] = {
     "images_not_found": "the registry does not answer for some images of the ledger, which are"
     " counted among no newest: `registry-quota reconcile` finds out",
+    "image_unreadable": "it cannot be pulled, so it holds no place: pushing it again mends it",
+    "doubted": "the registry gives no clear answer about it, so what depends on it stays:"
+    " `registry-quota plan` says why",
 }
 """Warnings that a person should read, and that stopped nothing."""
 
@@ -359,7 +362,8 @@ def show_outcome(workspace: str, outcome: Document, obstacle: str | None) -> Non
             soft_wrap=True,
         )
     for code in dict.fromkeys(outcome["warnings"]):
-        meaning = REFUSALS.get(code) or FAULTS.get(code) or NOTES.get(code) or ""
+        kind = code.partition(":")[0]
+        meaning = REFUSALS.get(kind) or FAULTS.get(kind) or NOTES.get(kind) or ""
         console.print(f"[yellow]{plain(code)}[/]{': ' if meaning else ''}{meaning}", soft_wrap=True)
     console.print(f"{plain(workspace)}: {_summary(outcome)}", soft_wrap=True)
     if obstacle:

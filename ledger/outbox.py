@@ -22,6 +22,7 @@ CLEANUP_INSUFFICIENT = "io.registryquota.cleanup.insufficient.v1"
 BUILD_DENIED = "io.registryquota.build.denied.v1"
 DRIFT_DETECTED = "io.registryquota.drift.detected.v1"
 SIZE_MISMATCH = "io.registryquota.size.mismatch.v1"
+IMAGE_UNREADABLE = "io.registryquota.image.unreadable.v1"
 GC_VERIFIED = "io.registryquota.gc.verified.v1"
 
 NewId = Callable[[], UUID]

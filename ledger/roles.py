@@ -56,6 +56,7 @@ RIGHTS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
         "repository_walks": {API: _KEEP, REPORT: _READ},
         "reconcile_drift": {API: _KEEP, REPORT: _READ},
         "suspected_absences": {API: _ALL, REPORT: _READ},
+        "unreadable_images": {API: _ALL, REPORT: _READ},
         "recounts": {API: _KEEP, REPORT: _READ},
         "leases": {API: _ALL, REPORT: _READ},
         "cleanup_plans": {API: _ALL, REPORT: _READ},

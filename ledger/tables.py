@@ -448,6 +448,16 @@ suspected_absences = Table(
     PrimaryKeyConstraint("repository_id", "reference"),
 )
 
+unreadable_images = Table(
+    "unreadable_images",
+    metadata,
+    Column("repository_id", Integer, ForeignKey("repositories.id"), nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("reason", Text, nullable=False, comment="what the registry answers, and for what"),
+    _timestamp("since", nullable=False),
+    PrimaryKeyConstraint("repository_id", "digest"),
+)
+
 reservations = Table(
     "reservations",
     metadata,

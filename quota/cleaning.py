@@ -13,24 +13,28 @@ from uuid import UUID
 
 import asyncpg
 
-from ledger import garbage, notices, outbox, plans, reading, runs, workspaces
+from ledger import garbage, notices, outbox, plans, reading, runs, unreadable, workspaces
 from ledger.outbox import QuotaEvent
+from ledger.reading import ManifestView
 from ledger.reconcile import floor
 from ledger.runs import AlreadyRunningError, Item, Lease, RecordedItem, Run, TakenOver
 from quota import recheck, stored
 from quota.decision import target_bytes
 from quota.deleting import RULES_CHANGED, Deletions, Tools, contents_of, deleted, stopped_by
+from quota.doubts import Doubts
 from quota.late import settle_run
 from quota.looking import config_elsewhere
 from quota.outcome import Outcome, PlanChangedError, StopError
 from quota.plan import ManifestKey, Plan, PlanInput
 from quota.planner import make_plan
+from quota.pulling import PullCheck
 from quota.reasons import obstacle_of
 from quota.rounds import rehearsed, rounds
 from quota.snapshot import Incoming, Snapshot, plan_input, take_snapshot
 from quota.stored import Steps
 from registry.errors import RegistryError
 from registry.manifests import ManifestError
+from registry.names import format_digest
 from runtime.lifecycle import end
 from runtime.logs import get_logger
 from runtime.postgres import UNAVAILABLE
@@ -73,6 +77,8 @@ class Job:
         self._checked: set[str] = set()
         self._not_found: dict[str, frozenset[bytes]] = {}
         """Repository → digests for which the registry has none of the ledger's tags."""
+        self._doubts = Doubts()
+        self._pulls = PullCheck(tools.client)
         self._read: set[ManifestKey] = set()
         self._corrections = 0
 
@@ -147,7 +153,7 @@ class Job:
         snapshot, plan = await self.plan()
         try:
             async with asyncio.timeout(seconds):
-                while await self._registry_differs(snapshot, [step.key for step in plan.steps]):
+                while await self._registry_differs(snapshot, plan, _keys(plan)):
                     snapshot, plan = await self.plan()
         except (StopError, TimeoutError) as error:
             log.info("plan_not_checked", workspace=self._workspace, reason=str(error) or "too slow")
@@ -186,9 +192,8 @@ class Job:
         )
 
         def think() -> tuple[PlanInput, Plan]:
-            source = plan_input(
-                snapshot, failed, spared, not_found=not_found, deleted_before=before
-            )
+            stays = self._doubts.of(snapshot) | spared
+            source = plan_input(snapshot, failed, stays, not_found=not_found, deleted_before=before)
             return source, make_plan(source)
 
         # In a thread: a large workspace must not hold up the hooks of all others.
@@ -255,9 +260,9 @@ class Job:
         while True:
             snapshot, source, plan = await self._plan_read()
             self._refuse(plan)
-            if not plan.units:
+            if plan.why_not is None and not plan.units:
                 return snapshot, source, plan
-            if not await self._registry_differs(snapshot, [step.key for step in plan.steps]):
+            if not await self._registry_differs(snapshot, plan, _keys(plan)):
                 return snapshot, source, plan
             self._corrections += 1
             if self._corrections >= _MOST_CORRECTIONS:
@@ -286,7 +291,7 @@ class Job:
             changes = stored.changes(steps, plan, snapshot.known_ns(), holdings)
             try:
                 # As when the plan was made: what the registry says may be why it is what it is.
-                if await self._registry_differs(snapshot, keys):
+                if await self._registry_differs(snapshot, plan, keys):
                     continue
             except StopError as stop:
                 if changes:
@@ -412,8 +417,16 @@ class Job:
 
     # -- carrying out ------------------------------------------------------------------------------
 
-    async def _registry_differs(self, snapshot: Snapshot, keys: Sequence[ManifestKey]) -> bool:
-        """Ask the registry about tags that the plan rests on; True when it has to be made again."""
+    async def _registry_differs(
+        self, snapshot: Snapshot, plan: Plan, keys: Sequence[ManifestKey]
+    ) -> bool:
+        """Ask the registry about what the plan rests on; True when it has to be made again.
+
+        First the tags, then whether the images that hold the protected places can be pulled.
+        """
+        return await self._tags_differ(snapshot, keys) or await self._places_differ(snapshot, plan)
+
+    async def _tags_differ(self, snapshot: Snapshot, keys: Sequence[ManifestKey]) -> bool:
         views = snapshot.by_key()
         # Which images are the newest shows in all repositories of an app.
         apps = {views[key].app for key in keys if key in views}
@@ -422,7 +435,7 @@ class Job:
             for view in views.values()
             if view.app in apps and view.registry == DEFAULT_REGISTRY
         }
-        corrected = False
+        corrected = doubted = False
         for repository in sorted(repositories - self._checked):
             async with self._tools.pool.acquire() as connection:
                 not_before = await floor(
@@ -445,19 +458,86 @@ class Job:
                 await self._tools.recorder.record(
                     found.facts, now=self._tools.clock(), source="cleanup"
                 )
-            if found.not_found:
+            if found.not_found - found.doubted.keys():
                 self._outcome.warn("images_not_found")
+            if self._doubts.learn(repository, found):
+                doubted = True
             if found.facts or found.not_found != self._not_found.get(repository, frozenset()):
                 self._not_found[repository] = found.not_found
                 corrected = True
             else:
                 self._checked.add(repository)
+        self._outcome.warn(*self._doubts.warnings(snapshot))
         if corrected:
             # The registry's Date has whole seconds: what it says in the second of an event cannot
             # overrule that event. It is asked again, until ledger and registry agree. And a tag whose
             # event was told before it was written is there by then.
             await asyncio.sleep(_DATE_SECONDS)
-        return corrected
+        return corrected or doubted
+
+    async def _places_differ(self, snapshot: Snapshot, plan: Plan) -> bool:
+        """Whether what holds places can be pulled; each image is asked for once a run.
+
+        So is what could not be pulled before, in the apps that this is about, or anywhere when nothing
+        may go: it may be mended, and hold a place again.
+        """
+        tools = self._tools
+        apps = {manifest.app for manifest in plan.places}
+        views = snapshot.by_key()
+        wanted = [manifest.key for manifest in plan.places] + [
+            key
+            for key in snapshot.unreadable
+            if key in views and (views[key].app in apps or not plan.units)
+        ]
+        asked = {
+            (repository, digest): key
+            for key in wanted
+            for registry, repository, digest in [key]
+            if registry == DEFAULT_REGISTRY and not self._pulls.knows((repository, digest))
+        }
+        if not asked:
+            return False
+        known = {(view.repository, view.digest) for view in snapshot.manifests}
+        try:
+            pulls = await self._pulls.ask(asked, known)
+        except RegistryError as error:
+            raise stopped_by(error) from error
+        broken = {image: pull.why for image, pull in pulls.items() if pull.state == "broken"}
+        whole = [image for image, pull in pulls.items() if pull.state == "whole"]
+        mended = any(asked[image] in snapshot.unreadable for image in whole)
+        if broken or mended:
+            now = tools.clock()
+            async with tools.pool.acquire() as connection, connection.transaction():
+                await unreadable.keep(
+                    connection,
+                    DEFAULT_REGISTRY,
+                    broken=broken,
+                    whole=whole,
+                    now=now,
+                    new_id=tools.new_id,
+                )
+        for image, why in broken.items():
+            view = views[asked[image]]
+            log.warning(
+                "image_unreadable",
+                workspace=self._workspace,
+                repository=view.repository,
+                digest=format_digest(view.digest),
+                tags=list(view.tags),
+                reason=why,
+            )
+            self._outcome.warn(f"image_unreadable:{_name(view)}")
+        unclear = {
+            views[asked[image]].app: (_name(views[asked[image]]), pull.why)
+            for image, pull in pulls.items()
+            if pull.state == "unclear"
+        }
+        self._doubts.apps |= {
+            app: f"whether {name}, which holds a place of app {app}, can be pulled is not known: {why}"
+            for app, (name, why) in unclear.items()
+        }
+        self._outcome.warn(*self._doubts.warnings(snapshot))
+        return bool(broken or mended or unclear)
 
     def _items(self, snapshot: Snapshot, steps: Steps) -> list[list[Item]]:
         """Steps as audit rows, in order."""
@@ -634,6 +714,17 @@ class Job:
                 QuotaEvent(workspace.id, workspace.name, outbox.CLEANUP_INSUFFICIENT, data)
             )
         return events
+
+
+def _keys(plan: Plan) -> list[ManifestKey]:
+    return [step.key for step in plan.steps]
+
+
+def _name(view: ManifestView) -> str:
+    """`acme/api:1.2`, or by digest."""
+    if view.tags:
+        return f"{view.repository}:{view.tags[0]}"
+    return f"{view.repository}@{format_digest(view.digest)}"
 
 
 async def finish_taken_over(

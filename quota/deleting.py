@@ -17,7 +17,7 @@ from ledger.leases import leases_of
 from ledger.record import Recorded, Recorder
 from ledger.runs import Item, Lease, RecordedItem
 from quota.kinds import of_content
-from quota.looking import contradicts
+from quota.looking import contradicts, only_this
 from quota.outcome import Deleted, Failed, Outcome, Spared, StopError
 from quota.plan import Kept, ManifestKey
 from quota.snapshot import Snapshot
@@ -42,8 +42,11 @@ SECOND_NS = 1_000_000_000
 """A registry's Date has whole seconds, cut off: what it answered for happened before the next one."""
 PULLED_MEANWHILE = "it, or what it holds, was pulled after the plan was made"
 RULES_CHANGED = "quota or policy was changed while the cleanup ran"
-_MOST_AWAY = 3
-"""Manifests in a row that the registry gave no answer for, until the run stops."""
+_MOST_AWAY = 20
+"""Manifests in a row that the registry gave no answer for, until the run stops.
+
+Before that it is asked whether it is there at all, each time.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,8 +241,18 @@ class Deletions:
         self._outcome.failed.append(_failed(item, str(error)))
         await self._finish(item, "failed", str(error))
         self._away = self._away + 1 if isinstance(error, RegistryUnavailable) else 0
-        if self._away >= _MOST_AWAY:
+        if self._away >= _MOST_AWAY or (self._away and not await self._answers(item, error)):
             raise stopped_by(error) from error
+
+    async def _answers(self, item: Item, error: RegistryError) -> bool:
+        """Whether the registry is there, and it is only this that it does not answer for."""
+        try:
+            await only_this(self._tools.client, error)
+            # Its storage, too: `/v2/` is answered without it.
+            _ = [tag async for tag in self._tools.client.list_tags(item.repository)]
+        except RegistryError:
+            return False
+        return True
 
     async def _spare(self, item: Item, stays: Kept) -> None:
         """Leave it alone for the rest of the run, and say so."""

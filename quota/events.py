@@ -155,6 +155,16 @@ class SizeMismatch(EventData):
     stored_bytes: int
 
 
+class ImageUnreadable(EventData):
+    """An image cannot be pulled: it, or something that it needs, is not there. Once, until it is mended."""
+
+    repository: str
+    app: str
+    digest: str
+    tags: list[str]
+    reason: Annotated[str, Field(description="What the registry answers, and for what.")]
+
+
 class GcVerified(EventData):
     """The registry's garbage collection was verified; bytes, and digests."""
 
@@ -179,6 +189,7 @@ DATA: Final[dict[str, type[EventData]]] = {
     outbox.BUILD_DENIED: BuildDenied,
     outbox.DRIFT_DETECTED: DriftDetected,
     outbox.SIZE_MISMATCH: SizeMismatch,
+    outbox.IMAGE_UNREADABLE: ImageUnreadable,
     outbox.GC_VERIFIED: GcVerified,
 }
 """Type → the model of its data."""

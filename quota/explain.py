@@ -7,7 +7,7 @@ from typing import Final
 
 from quota import reasons
 from quota.graph import Graph
-from quota.plan import Block, Decision, Kept, Plan, PlanInput, Unit, Why
+from quota.plan import Block, Decision, Kept, Manifest, Plan, PlanInput, Unit, Why
 from quota.protections import Protections, stale_in_repositories
 from quota.ranking import Ranking
 from quota.words import format_bytes, plural
@@ -15,6 +15,8 @@ from registry.kinds import CACHE
 
 _BEYOND_MINIMUM: Final = 3
 _WHY_DELETED: Final[tuple[Why, ...]] = ("untagged", "cache", "beyond_newest", "beyond_minimum")
+FEW: Final = 2
+"""`latest` stays while no more images of its app remain."""
 _OBSTACLES_NAMED: Final = 4
 _NAMING_STEPS: Final = 8
 """Holders of holders that are looked through for a tag; more than any image has."""
@@ -123,8 +125,36 @@ class _Explanation:
             warnings=stale_in_repositories(self._source),
             why_not=self._why_not(missing, kept_by) if missing > 0 else None,
             kept_by=dict(kept_by),
+            places=self._places(),
             unresolved=tuple(self._manifests[n] for n in sorted(self._outcome.unresolved)),
         )
+
+    def _places(self) -> tuple[Manifest, ...]:
+        """What an app's protected places rest on, where something of it goes.
+
+        Its newest images, the last untagged one of an app without tags; where `latest` goes also two
+        that remain, which it would otherwise stay with.
+        """
+        ranking, policy = self._outcome.ranking, self._source.policy
+        going = {self._manifests[number].app for number in self._gone}
+        latest = {
+            self._manifests[number].app
+            for number in self._gone
+            if "latest" in self._manifests[number].tags
+        }
+        held = []
+        for number, manifest in enumerate(self._manifests):
+            app = manifest.app
+            if app not in going:
+                continue
+            minimum = ranking.group(number) in self._at_minimum
+            kept = policy.keep_at_least if minimum else policy.keep_newest
+            if number in ranking.image_of:
+                if ranking.rank(number) <= (max(kept, FEW) if app in latest else kept):
+                    held.append(manifest)
+            elif (refused := self._outcome.kept.get(number)) and refused[0] == "only_image":
+                held.append(manifest)
+        return tuple(held)
 
     # Deleted
 
@@ -225,6 +255,9 @@ class _Explanation:
 
     def _why_kept(self, number: int) -> Kept:
         outcome, graph = self._outcome, self._graph
+        spared = self._source.spared.get(self._manifests[number].key)
+        if spared is not None and spared[0] == "doubted":
+            return spared
         holders = graph.holders(number) - self._gone
         if holders:
             return self._held(number, holders)
@@ -273,6 +306,9 @@ class _Explanation:
         rank = ranking.rank(number)
         if rank > kept:
             return None
+        unreadable = self._source.unreadable.get(self._manifests[number].key)
+        if unreadable is not None:
+            return "unreadable", f"holds no place, because it cannot be pulled: {unreadable}"
         if ranking.misses(number):
             return "not_found", "the registry answers for none of its tags just now"
         if number not in ranking.image_of:

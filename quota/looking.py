@@ -42,6 +42,20 @@ Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 
+async def only_this(client: RegistryClient, error: Exception) -> None:
+    """Whether one thing answers oddly (then it returns) or the registry as a whole (raises the error).
+
+    A blob that storage lost, or a tag whose link is empty, is answered 500 for ever: that must end
+    nothing but what needs it. Raises `error`, or what the registry says now.
+    """
+    if isinstance(error, RegistryDenied):
+        raise error
+    if isinstance(error, RegistryUnavailable):
+        if error.retry_after is not None:
+            raise error
+        await client.ping()
+
+
 class Look(msgspec.Struct, frozen=True):
     """A manifest as the registry showed it."""
 
@@ -132,9 +146,7 @@ async def created_ns(
     try:
         body = await client.get_blob(repository, config.digest, _MOST_CONFIG_BYTES)
     except RegistryUnavailable as error:
-        if error.retry_after is not None:
-            raise
-        await client.ping()
+        await only_this(client, error)
         raise UnreadConfigError(error) from error
     except RegistryError as error:
         raise UnreadConfigError(error) from error

@@ -62,10 +62,11 @@ class Outcome(msgspec.Struct):
         """Bytes that the account fell by."""
         return sum(image.freed_bytes for image in self.images)
 
-    def warn(self, code: str) -> None:
-        """Add a warning, once."""
-        if code not in self.warnings:
-            self.warnings.append(code)
+    def warn(self, *codes: str) -> None:
+        """Add warnings, each once."""
+        for code in codes:
+            if code not in self.warnings:
+                self.warnings.append(code)
 
 
 class StopError(Exception):

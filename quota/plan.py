@@ -37,6 +37,8 @@ Why = Literal[
     "subject_missing",  # its tag names a subject that is not in the repository
     "size_pending",  # what it holds is not known yet
     "index_pending",  # an index of the repository is not known yet: this may be its child
+    "doubted",  # the registry gives no clear answer about it, or about what holds its app's places
+    "unreadable",  # it cannot be pulled: it is counted among no newest
     "not_found",  # the registry answers for none of its tags: it is counted among no newest
     "delete_failed",  # its deletion has failed in this run
     "pulled_meanwhile",  # it, or what it holds, was pulled after the plan was made
@@ -154,13 +156,21 @@ class PlanInput:
     failed: frozenset[ManifestKey] = frozenset()
     """Deletions that failed in this run: others take their place."""
     spared: Mapping[ManifestKey, Kept] = field(default_factory=dict)
-    """What was to go in this run and stays for what happened meanwhile: others take its place."""
+    """What stays in this run for what happened meanwhile, or because the registry gives no clear answer
+    about it: others take its place."""
     not_found: frozenset[ManifestKey] = frozenset()
     """Tagged manifests for none of whose tags the registry answers: nothing is kept less for them."""
+    unreadable: Mapping[ManifestKey, str] = field(default_factory=dict)
+    """What cannot be pulled, and why: nothing is kept less for it."""
     out_of_reach: frozenset[str] = frozenset()
     """Registries in which nothing can be deleted from here."""
     deleted_before: int = 0
     """Images that this run has deleted already: its breakers count them, too."""
+
+    @property
+    def without_place(self) -> frozenset[ManifestKey]:
+        """What is counted among no newest, because nobody can pull it."""
+        return self.not_found | self.unreadable.keys()
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +234,8 @@ class Plan:
     """Why the target is not reached, in words; None when it is."""
     kept_by: Mapping[Why, int] = field(default_factory=dict)
     """How many manifests each reason keeps."""
+    places: tuple[Manifest, ...] = ()
+    """What holds the protected places of apps that something is deleted of: ask for them first."""
     unresolved: tuple[Manifest, ...] = ()
     """Manifests of which a fact is missing that kept candidates: fetch them and plan again."""
 

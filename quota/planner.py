@@ -30,7 +30,7 @@ from typing import Final
 
 from quota import reasons
 from quota.decision import target_bytes
-from quota.explain import Outcome, planned, untouched
+from quota.explain import FEW, Outcome, planned, untouched
 from quota.graph import Graph
 from quota.patterns import pattern_notes
 from quota.plan import Block, Kept, Plan, PlanInput
@@ -40,9 +40,6 @@ from quota.ranking import Group, Ranking
 from quota.versions import by_version
 from quota.words import plural
 from registry.kinds import ATTACHED, CACHE, IMAGE, Kind
-
-_FEW: Final = 2
-"""`latest` stays while no more images of its app remain."""
 
 _PATIENCE: Final = 20
 """Manifests that may be looked at in vain, per manifest, when deletions are taken back."""
@@ -168,7 +165,7 @@ class _Selection:
         self._target = target
         self._usage = source.usage_bytes
         self._references = list(graph.references)
-        self._ranking = Ranking(graph, source.not_found)
+        self._ranking = Ranking(graph, source.without_place)
         self._protections = Protections(source, graph)
         self._remaining = dict(self._ranking.images)
         self._copies: dict[tuple[Group, bytes], int] = {}
@@ -220,6 +217,7 @@ class _Selection:
                 alone
                 and manifest.subject is None
                 and (manifest.app, kind or IMAGE) not in self._remaining
+                and not self._ranking.misses(number)
             ):
                 rival = newest.setdefault((manifest.app, kind), number)
                 if self._age(rival) < self._age(number):
@@ -291,9 +289,9 @@ class _Selection:
         if (
             "latest" in manifest.tags
             and manifest.kind != CACHE
-            and self._remaining.get(group, 0) <= _FEW
+            and self._remaining.get(group, 0) <= FEW
         ):
-            return "latest", reasons.latest(_FEW, *group)
+            return "latest", reasons.latest(FEW, *group)
         return self._protections.tagged(number)
 
     def _release(self, number: int) -> tuple[list[int], list[int]]:

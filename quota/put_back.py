@@ -58,7 +58,8 @@ async def missing_of(tools: Tools, kept: Kept) -> list[bytes]:
             stored = await what_is(tools.client, item.repository, digest)
             if not isinstance(stored, Blob):
                 return stored is not None
-        return await tools.client.has_blob(item.repository, digest)
+        # Where storage may not be asked, the registry's word has to do: its PUT decides.
+        return await tools.client.has_blob(item.repository, digest) is not False
 
     return [digest for digest, found in await each(list(kinds), there) if not found]
 

@@ -3,7 +3,7 @@
 What counts are an app's tagged top-level images (cleanup.md): several tags on one digest, and one
 digest in several repositories of the app, are one image; untagged manifests, referrers, children
 of indexes and tags that only name a subject do not count. Nor does what the registry does not answer
-for: an app must not lose its last images to some that only the ledger has.
+for, or what cannot be pulled: an app must not lose its last images to some that only the ledger has.
 
 Each kind is judged for itself: what runs has its places, charts have theirs. Build caches have none, and
 what is of no known kind yet takes none from others.
@@ -25,9 +25,9 @@ Group = tuple[str, Kind]
 class Ranking:
     """Ranks by the newest push of any tag: 1 is the newest of its kind in its app."""
 
-    def __init__(self, graph: Graph, not_found: frozenset[ManifestKey]) -> None:
+    def __init__(self, graph: Graph, without_place: frozenset[ManifestKey]) -> None:
         self._graph = graph
-        self._not_found = not_found
+        self._without_place = without_place
         pushes: dict[Group, dict[bytes, int]] = {}
         self.image_of: dict[int, tuple[Group, bytes]] = {}
         """Manifests that count → (group, digest), the image that they are."""
@@ -67,8 +67,8 @@ class Ranking:
         return manifest.app, IMAGE if bound or manifest.kind is None else manifest.kind
 
     def misses(self, number: int) -> bool:
-        """Whether the registry answers for none of its tags."""
-        return self._graph.manifests[number].key in self._not_found
+        """Whether nobody can pull it: it holds no place."""
+        return self._graph.manifests[number].key in self._without_place
 
     def rank(self, number: int) -> int:
         """The place among the newest of its kind in its app.

@@ -35,6 +35,8 @@ KEPT_AS: Final[dict[Why, str]] = {
     "subject_missing": "signatures of something that is not here",
     "size_pending": "not read yet",
     "index_pending": "beside an index that is not read yet",
+    "doubted": "about which the registry gives no clear answer",
+    "unreadable": "that cannot be pulled",
     "not_found": "not found in the registry",
     "delete_failed": "could not be deleted",
     "pulled_meanwhile": "kept because pulled meanwhile",

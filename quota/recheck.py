@@ -8,16 +8,15 @@ A tag that is not there changes nothing in the ledger: it may be in the middle o
 only reconciliation forgets. But no image may go because of one that is not there.
 """
 
-import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from ledger.contents import content_of_manifest
 from ledger.facts import ContentLearned, Fact
 from ledger.reading import ManifestView
 from ledger.reconcile import Floor
-from quota.looking import look_at, seen, stamp_of
+from quota.looking import each, look_at, only_this, seen, stamp_of
 from quota.snapshot import Snapshot
 from registry.client import RegistryClient
 from registry.errors import NotFound, RegistryError
@@ -55,13 +54,19 @@ async def read_manifests(client: RegistryClient, views: Iterable[ManifestView]) 
     return facts
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Differences:
     """What the registry says of a repository's tags and the ledger does not."""
 
-    facts: list[Fact]
-    not_found: frozenset[bytes]
+    facts: list[Fact] = field(default_factory=list)
+    not_found: frozenset[bytes] = frozenset()
     """Digests for which the ledger has tags, and the registry answers for none of them."""
+    doubted: dict[bytes, str] = field(default_factory=dict)
+    """Digests that a tag names which cannot be read, or is said to name; a sentence each."""
+    unnamed: str | None = None
+    """A tag that cannot be read, and of which the ledger does not know what it names."""
+    unlisted: str | None = None
+    """Why nothing is known of the repository's tags."""
 
 
 async def differences(
@@ -72,7 +77,10 @@ async def differences(
     floor: Floor,
     new_id: Callable[[], UUID],
 ) -> Differences:
-    """Ask for every tag that either of them knows. Raises RegistryError.
+    """Ask for every tag that either of them knows.
+
+    What cannot be read by itself is doubted. Raises RegistryError when the registry as a whole does
+    not answer.
 
     A tag whose push nobody told of came to name what it names after `floor`.
     """
@@ -82,26 +90,60 @@ async def differences(
         if view.repository == repository and view.registry == DEFAULT_REGISTRY
         for tag in view.tags
     }
-    listed = {tag async for tag in client.list_tags(repository)}
+    found = Differences()
+    try:
+        listed = {tag async for tag in client.list_tags(repository)}
+    except RegistryError as error:
+        await only_this(client, error)
+        found.unlisted = f"the tags of {repository} cannot be listed ({error})"
+        return found
     tags = sorted(listed | known.keys())
-    facts: list[Fact] = []
     answered: set[bytes | None] = set()
     for start in range(0, len(tags), _TAGS_AT_ONCE):
-        some = tags[start : start + _TAGS_AT_ONCE]
         # The client itself bounds how many requests are open.
-        states = await asyncio.gather(
-            *(client.tag_digest(repository, tag, known.get(tag)) for tag in some)
-        )
-        for tag, state in zip(some, states, strict=True):
-            answered.add(state.digest)
-            if state.digest is None or state.digest == known.get(tag):
-                continue
-            since = floor.of(tag)
-            fact = await _tag_seen(client, repository, tag, state.digest, since, new_id)
-            if fact is not None:
+        for tag, digest in await each(
+            tags[start : start + _TAGS_AT_ONCE],
+            lambda tag: _ask(client, repository, tag, known.get(tag), found, floor, new_id),
+        ):
+            answered.add(digest)
+            if digest is not None and digest != known.get(tag):
                 log.warning("ledger_corrected", repository=repository, tag=tag)
-                facts.append(fact)
-    return Differences(facts, frozenset(set(known.values()) - answered))
+    found.not_found = frozenset(set(known.values()) - answered)
+    return found
+
+
+async def _ask(
+    client: RegistryClient,
+    repository: str,
+    tag: str,
+    known: bytes | None,
+    found: Differences,
+    floor: Floor,
+    new_id: Callable[[], UUID],
+) -> bytes | None:
+    """What a tag names, if that can be told; a difference goes into `found`."""
+    named: bytes | None = None
+    try:
+        named = (await client.tag_digest(repository, tag, known)).digest
+        if named is None or named == known:
+            return named
+        fact = await _tag_seen(client, repository, tag, named, floor.of(tag), new_id)
+    except (RegistryError, ManifestError) as error:
+        await only_this(client, error)
+        doubt = (
+            f"its tag {repository}:{tag} cannot be read ({error});"
+            " pushing that tag again, or deleting it, mends it"
+        )
+        log.warning("tag_unreadable", repository=repository, tag=tag, reason=str(error))
+        # It may still name what it named, or what it is said to name by now.
+        found.doubted |= {digest: doubt for digest in (known, named) if digest is not None}
+        if known is None and named is None:
+            found.unnamed = doubt.removeprefix("its ")
+        return None
+    if fact is None:
+        return None
+    found.facts.append(fact)
+    return named
 
 
 async def _tag_seen(
@@ -112,13 +154,12 @@ async def _tag_seen(
     since: int | None,
     new_id: Callable[[], UUID],
 ) -> Fact | None:
+    """The fact that a tag names this. Raises RegistryError, ManifestError."""
     try:
         look = look_at(await client.get_manifest(repository, digest))
     except NotFound:
         return None
-    except ManifestError as error:
-        raise RegistryError(f"{repository}:{tag} cannot be read: {error}") from error
     if look.content is None:
-        raise RegistryError(f"{repository}:{tag} is of a media type that is not understood")
+        raise ManifestError(f"{look.media_type!r} is a media type that is not understood")
     stamp = stamp_of(look.date, new_id)
     return seen(repository, look, stamp, tag=tag, named=since)

@@ -13,6 +13,7 @@ from ledger import runs as rows
 from ledger.plans import StoredPlan
 from ledger.reading import WorkspaceView
 from ledger.runs import AlreadyRunningError
+from quota import reasons
 from quota.cleanup import Cleaner
 from quota.decision import target_bytes
 from quota.images import kind_fields
@@ -32,6 +33,9 @@ _WARNINGS = {
     "blobs_elsewhere": "the registry sends who reads a blob to object storage at a host that is not "
     "allowed, so images have no age and stay: name it in RQ_REGISTRY_REDIRECT_HOSTS and reconcile "
     "(`registry-quota doctor` says which host)",
+    "image_unreadable": "it cannot be pulled, so it holds no place: pushing it again mends it",
+    "doubted": "the registry gives no clear answer about it, so what depends on it stays; each such image"
+    " says why",
     "images_not_found": "the registry answers for no tag of some images: they count among no newest",
 }
 _MOST_NAMED = 5
@@ -224,6 +228,18 @@ def _run(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "id": str(row["id"]), "plan_id": None if plan_id is None else str(plan_id)}
 
 
+def _warning(warning: str, plan: Plan) -> dict[str, str]:
+    """A run's warning in words; some have a name behind a colon."""
+    code, _colon, name = warning.partition(":")
+    why = _WARNINGS[code]
+    if code == "registry_not_asked" and plan.places:
+        held = ", ".join(reasons.name_of(manifest) for manifest in plan.places[:_MOST_NAMED])
+        more = len(plan.places) - _MOST_NAMED
+        why += f", first whether what holds the protected places can be pulled: {held}"
+        why += f" and {more} more" if more > 0 else ""
+    return {"code": code, "why": f"{name}: {why}" if name else why}
+
+
 def _document(snapshot: Snapshot, plan: Plan, warnings: Sequence[str]) -> dict[str, Any]:
     heads = {member.key: unit.manifest for unit in plan.units for member in unit.members[1:]}
     users: dict[bytes, list[str]] = {}
@@ -244,7 +260,7 @@ def _document(snapshot: Snapshot, plan: Plan, warnings: Sequence[str]) -> dict[s
         "warnings": [
             {"code": block.code, "why": block.sentence} for block in (*plan.warnings, *plan.notes)
         ]
-        + [{"code": code, "why": _WARNINGS[code]} for code in warnings],
+        + [_warning(warning, plan) for warning in warnings],
         "lease_sources": [
             {
                 "source": lease.source,

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import msgspec
 
-from ledger import reading
+from ledger import reading, unreadable
 from ledger.fold import ManifestKey
 from ledger.leases import Lease, leases_of
 from ledger.reading import Held, ManifestView, WorkspaceView, blobs_held
@@ -50,6 +50,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     held: Mapping[bytes, Held]
     leases: list[Lease]
     now: datetime
+    unreadable: Mapping[planning.ManifestKey, str] = {}
+    """What cannot be pulled, as far as it was asked for, and why."""
 
     @property
     def projected_bytes(self) -> int:
@@ -83,8 +85,13 @@ async def take_snapshot(
         digests = await asyncio.to_thread(digests_of, manifests)
         held = await reading.held(connection, view.id, digests | incoming.digests)
         leases = await leases_of(connection, view.id)
+        broken = {
+            (known.registry, known.repository, known.digest): known.reason
+            for known in await unreadable.of_workspace(connection, view.id)
+        }
     incoming = incoming.now(held)
-    return Snapshot(view, parse_policy(view.policy), incoming, manifests, held, leases, now)
+    policy = parse_policy(view.policy)
+    return Snapshot(view, policy, incoming, manifests, held, leases, now, broken)
 
 
 def plan_input(
@@ -126,6 +133,7 @@ def plan_input(
         failed=failed,
         spared=spared,
         not_found=not_found,
+        unreadable=snapshot.unreadable,
         out_of_reach=frozenset({view.registry for view in snapshot.manifests} - {DEFAULT_REGISTRY}),
         deleted_before=deleted_before,
     )

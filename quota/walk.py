@@ -26,6 +26,7 @@ from quota.looking import (
     created_ns,
     each,
     look_at,
+    only_this,
     require_date,
     seen,
     stamp_of,
@@ -33,7 +34,7 @@ from quota.looking import (
 )
 from registry.answers import FetchedManifest, ManifestHead, TagState
 from registry.client import RegistryClient
-from registry.errors import NotFound, RegistryDenied, RegistryError, RegistryUnavailable
+from registry.errors import NotFound, RegistryError
 from registry.manifests import ManifestError
 from registry.names import format_digest
 from runtime.settings import DEFAULT_REGISTRY
@@ -304,12 +305,7 @@ class RepositoryWalk:
 
         A blob that storage lost is answered 500 for ever: it must not end every pass at its place.
         """
-        if isinstance(error, RegistryDenied):
-            raise error
-        if isinstance(error, RegistryUnavailable):
-            if error.retry_after is not None:
-                raise error
-            await self._client.ping()
+        await only_this(self._client, error)
         found.problems.append(f"{what}: {error}")
 
     # What it comes to

@@ -220,15 +220,12 @@ class RegistryClient:
         _require(answer.status == 200, request, answer)
         return _content_length(answer)
 
-    async def has_blob(self, repository: str, digest: bytes) -> bool:
-        """Whether a blob can be read: its first byte is asked for.
+    async def has_blob(self, repository: str, digest: bytes) -> bool | None:
+        """Whether a blob can be read: its first byte is asked for, at most 64 KiB are read.
 
-        A registry whose cache outlived a garbage collection still answers HEAD for what is gone.
+        A HEAD proves nothing: a registry whose cache outlived a garbage collection answers it for what
+        is gone. None where it leads to object storage at a host that is not in `redirect_hosts`.
         """
-        try:
-            await self.head_blob(repository, digest)
-        except NotFound:
-            return False
         request = self._blob("GET", repository, digest)
         request = replace(request, headers={**request.headers, "Range": "bytes=0-0"})
         try:
@@ -237,8 +234,17 @@ class RegistryClient:
             return True  # no ranges here: all of it was about to come
         except WrongContent:
             return False  # announced, and not there
-        # 416: a blob without bytes. A redirect leads to a storage that has it.
-        return answer.status in (200, 206, 416) or answer.status in REDIRECTS
+        if answer.status in REDIRECTS:
+            return None
+        if answer.status == 404:
+            if answer.url == request.url:
+                _require_registrys_word(request, answer)
+            return False
+        if answer.status in (200, 206) and answer.body:
+            return True
+        _require(answer.status in (200, 206, 416), request, answer)
+        # Only the blob without bytes has no first one; of any other nothing is left.
+        return _HASHES[len(digest)]().digest() == digest
 
     async def get_blob(self, repository: str, digest: bytes, max_bytes: int) -> bytes:
         """A blob of at most `max_bytes` (a config).

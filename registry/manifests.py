@@ -49,6 +49,20 @@ class _Manifest(msgspec.Struct, rename=lambda name: name.replace("_", "")):
     artifact_type: str | None = None
 
 
+class _Platform(msgspec.Struct):
+    os: str | None = None
+    architecture: str | None = None
+
+
+class _ForPlatform(msgspec.Struct):
+    digest: str | None = None
+    platform: _Platform | None = None
+
+
+class _Platforms(msgspec.Struct):
+    manifests: list[_ForPlatform] | None = None
+
+
 class _Config(msgspec.Struct):
     created: str | None = None
 
@@ -115,6 +129,20 @@ def parse_manifest(body: bytes, media_type: str = "", otherwise: str = "") -> Pa
     except InvalidDigest as error:
         raise ManifestError(f"manifest refers to something by a bad digest: {error}") from None
     return ParsedManifest(media_type=media_type, kind="unknown")
+
+
+def attestations(body: bytes) -> frozenset[bytes]:
+    """Children of an index that are for no platform: BuildKit marks what describes others so."""
+    try:
+        document = msgspec.json.decode(body, type=_Platforms)
+        return frozenset(
+            parse_digest(child.digest or "")
+            for child in document.manifests or ()
+            if child.platform is not None
+            and (child.platform.os, child.platform.architecture) == ("unknown", "unknown")
+        )
+    except (ValueError, RecursionError):
+        return frozenset()
 
 
 def signed_payload(body: bytes) -> bytes:

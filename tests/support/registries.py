@@ -59,13 +59,14 @@ def running_registry(
     endpoint: dict[str, Any] | None = None,
     trusts: Path | None = None,
     storage: Path | None = None,
+    version: RegistryVersion = "any",
 ) -> Iterator[str]:
     """A registry with its storage in `folder`; yields its base URL. Await `answering(url)` before use.
 
     `endpoint` hears its notifications, without references; `trusts` is whom it believes behind https;
     `storage` is another registry's folder.
     """
-    program = program_or_skip()
+    program = program_or_skip(version)
     port = free_port()
     config = [
         "version: 0.1",

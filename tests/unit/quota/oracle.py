@@ -141,6 +141,7 @@ class Oracle:
             )
             or any(self[n].is_index and not self[n].size_known for n in self.neighbours(number))
             or manifest.key in source.failed
+            or manifest.key in source.spared
             or manifest.registry in source.out_of_reach
             or any(stale.repository == manifest.repository for stale in source.stale_sources)
         )
@@ -164,7 +165,7 @@ class Oracle:
                 and self.own_tags(n)
                 and manifest.subject is None
                 and not self.holders(n)
-                and manifest.key not in self.source.not_found
+                and manifest.key not in self.source.without_place
             ):
                 pushed = manifest.pushed_at_ns if manifest.age_known else -1
                 sorts = found.get(manifest.digest, (-2, b""))
@@ -182,7 +183,7 @@ class Oracle:
             and manifest.kind is not None
             and not self.holders(number)
             and manifest.subject is None
-            and manifest.key not in self.source.not_found
+            and manifest.key not in self.source.without_place
         ):
             return sum(sorts >= counted[manifest.digest] for sorts in counted.values())
         return 1 + sum(sorts[0] > pushed for sorts in counted.values())
@@ -196,7 +197,9 @@ class Oracle:
         rivals = [
             n
             for n in self.candidates(0)
-            if (self[n].app, self[n].kind) == (app, kind) and self[n].subject is None
+            if (self[n].app, self[n].kind) == (app, kind)
+            and self[n].subject is None
+            and self[n].key not in self.source.without_place
         ]
         return bool(rivals) and number == rivals[-1]
 

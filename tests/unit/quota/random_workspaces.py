@@ -124,4 +124,6 @@ def inputs(draw: st.DrawFn) -> PlanInput:
         stale_sources=draw(seldom((StaleSource("k8s", "acme/web"),), ())),
         failed=draw(seldom(frozenset(m.key for m in found[:1]), frozenset())),
         not_found=frozenset(m.key for m in found if draw(in_one_of(10)) and m.tags),
+        unreadable={m.key: "404" for m in found[: draw(st.sampled_from([0, 0, 0, 1, 2]))]},
+        spared={m.key: ("doubted", "?") for m in found[draw(st.sampled_from([9, 9, 9, 5])) :]},
     )

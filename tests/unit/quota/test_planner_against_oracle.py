@@ -100,6 +100,11 @@ def the_reason_for_keeping_is_true(planned: Planned):
             case "newest":
                 assert manifest.kind not in (None, CACHE)
                 assert oracle.rank(number) <= policy.keep_newest
+            case "unreadable":
+                assert manifest.key in planned.source.unreadable
+                assert oracle.rank(number) <= policy.keep_newest
+            case "doubted":
+                assert planned.source.spared[manifest.key][0] == "doubted"
             case "not_found":
                 assert manifest.key in planned.source.not_found
                 assert oracle.rank(number) <= policy.keep_newest

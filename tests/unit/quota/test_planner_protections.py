@@ -418,3 +418,49 @@ def test_what_is_in_a_registry_that_cannot_be_cleaned_is_not_promised():
         workspace.sentence(plan, "far")
         == "kept: it is in registry second, which cannot be cleaned from here"
     )
+
+
+def test_what_cannot_be_pulled_holds_no_place_and_says_so():
+    """The newest two: with them among the newest, all that can be pulled would go."""
+    workspace = Workspace()
+    workspace.series("api", 6)
+    broken = {workspace.manifests[f"api:{n}"].key: "404" for n in (5, 6)}
+    policy = open_policy(keep_newest=2, keep_at_least=2)
+    plan = workspace.plan(policy=policy, unreadable=broken)
+    assert workspace.deleted(plan) == ["api:1", "api:2"]
+    assert workspace.sentence(plan, "api:6") == (
+        "kept: holds no place, because it cannot be pulled: 404"
+    )
+    assert [workspace.name(manifest) for manifest in plan.places] == ["api:3", "api:4"]
+
+
+def test_an_apps_last_untagged_image_is_one_that_can_be_pulled():
+    workspace = Workspace()
+    for day in (1, 2, 3):
+        workspace.add(f"u{day}", day=day, layers={f"layer {day}": MB})
+    broken = {workspace.manifests["u3"].key: "404"}
+    plan = workspace.plan(unreadable=broken)
+    assert workspace.deleted(plan) == ["u1", "u3"]
+    assert [workspace.name(manifest) for manifest in plan.places] == ["u2"]
+
+
+def test_the_places_of_a_plan_are_those_of_apps_that_something_goes_of():
+    workspace = Workspace()
+    workspace.series("api", 5)
+    workspace.series("web", 2)
+    workspace.image("job", "latest", 1)
+    for tag in ("1", "2", "3"):
+        workspace.image("job", tag, 10 + int(tag))
+    policy = open_policy(keep_newest=1, keep_at_least=1)
+    plan = workspace.plan(free=5 * MB, policy=policy, in_use=frozenset({digest("web:1")}))
+    named = [workspace.name(manifest) for manifest in plan.places]
+    # Two of `job`, because its `latest` goes: it would stay if only two remained.
+    assert named == ["api:5", "job:2", "job:3"]
+
+
+def test_what_is_doubted_stays_and_names_the_doubt():
+    workspace = crowded()
+    doubts = {workspace.manifests["api:old"].key: ("doubted", "HEAD was 500")}
+    plan = workspace.plan(policy=open_policy(keep_at_least=3), spared=doubts)
+    assert plan.steps == ()
+    assert workspace.sentence(plan, "api:old") == "kept: HEAD was 500"
