@@ -52,6 +52,8 @@ class Policy(msgspec.Struct, frozen=True):
     most_dead_in_a_row: int = 10
     repeat_every: float = 3600.0
     """After so long, levels that stand are told again to whom forgets them (`render.LEVEL_STAYS`)."""
+    base: str | None = None
+    """The API's address, to which what is repeated leads."""
     from_start: bool = False
     """Where a group begins that has never run: at the start of the topic, or with what comes."""
 
@@ -128,7 +130,7 @@ class Forwarder:
                 await self._standing.begin(await self._positions())
                 self._begun = True
             events = [e for e in await self._standing.events() if self._policy.wanted(e)]
-            for delivery in repeated(events, self._clock()):
+            for delivery in repeated(events, self._clock(), base=self._policy.base):
                 await self._send(delivery)
         except (NotDeliveredError, KafkaError, TimeoutError) as error:
             log.warning("standing_levels_not_told", reason=str(error) or type(error).__name__)
@@ -179,7 +181,7 @@ class Forwarder:
             try:
                 await self._send(self._render(event, record.value, self._clock()))
             except NotDeliveredError as error:
-                reason = f"{error}, {attempt} tries"
+                reason = f"{error}, {attempt} {'try' if attempt == 1 else 'tries'}"
                 log.warning("not_delivered", id=event.id, type=event.type, reason=reason)
                 if error.refused or attempt == policy.attempts:
                     break

@@ -7,6 +7,7 @@ import hmac
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
+from urllib.parse import quote
 
 import msgspec
 
@@ -122,14 +123,17 @@ def sign(key: bytes, message_id: str, timestamp: str, body: bytes) -> str:
     return "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
 
 
-def slack(event: Event, _raw: bytes, _now: datetime) -> Delivery:
-    """An incoming webhook's text."""
-    text = _escaped(sentence(event))
-    return _json(event, {"text": f"*{_escaped(event.subject)}*: {text}"})
+def slack(event: Event, _raw: bytes, _now: datetime, *, base: str | None = None) -> Delivery:
+    """An incoming webhook's text; with `base`, the API's address, the workspace's name leads to its page."""
+    text, name, link = _escaped(sentence(event)), _escaped(event.subject), _link(base, event)
+    return _json(event, {"text": f"*{name if link is None else f'<{link}|{name}>'}*: {text}"})
 
 
-def alertmanager(event: Event, _raw: bytes, now: datetime) -> Delivery:
-    """`POST /api/v2/alerts`: the alert, and the end of the one whose place it takes."""
+def alertmanager(event: Event, _raw: bytes, now: datetime, *, base: str | None = None) -> Delivery:
+    """`POST /api/v2/alerts`: the alert, and the end of the one whose place it takes.
+
+    With `base`, the API's address, an alert leads to the workspace's page (`generatorURL`).
+    """
     alerts = []
     if is_level(event):
         previous = str(event.data.get("previous_level"))
@@ -143,13 +147,27 @@ def alertmanager(event: Event, _raw: bytes, now: datetime) -> Delivery:
         )
         severity = _SEVERITY.get(event.kind, "info")
         alerts.append(_alert(event, name, severity, now, _INCIDENT_STAYS))
-    return _json(event, alerts)
+    return _json(event, _linked(alerts, event, base))
 
 
-def repeated(events: Sequence[Event], now: datetime) -> list[Delivery]:
+def _linked(
+    alerts: Sequence[dict[str, Any]], event: Event, base: str | None
+) -> list[dict[str, Any]]:
+    link = _link(base, event)
+    return [alert if link is None else alert | {"generatorURL": link} for alert in alerts]
+
+
+def _link(base: str | None, event: Event) -> str | None:
+    return None if base is None else f"{base}/workspaces/{quote(event.subject, safe='')}"
+
+
+def repeated(events: Sequence[Event], now: datetime, *, base: str | None = None) -> list[Delivery]:
     """Levels that stand, said once more to Alertmanager, so that they go on standing there."""
     return [
-        _json(part[0], [_standing(event, now) for event in part])
+        _json(
+            part[0],
+            [alert for event in part for alert in _linked([_standing(event, now)], event, base)],
+        )
         for start in range(0, len(events), _AT_ONCE)
         if (part := events[start : start + _AT_ONCE])
     ]
@@ -208,6 +226,11 @@ def sentence(event: Event) -> str:
     if event.kind.startswith("image."):
         tags = ", ".join(map(str, data.get("tags") or ())) or "untagged"
         return f"{event.kind.replace('.', ' ')}: {data.get('repository')} ({tags})"
+    if event.kind == "size.mismatch":
+        return (
+            f"a push declared {_size(data, 'declared_bytes')} for {data.get('digest')}, "
+            f"storage has {_size(data, 'stored_bytes')}"
+        )
     return event.kind.replace(".", " ").replace("_", " ")
 
 

@@ -19,6 +19,7 @@ from runtime.kafka import (
     connection_options,
     create_topics,
 )
+from runtime.kafka import start as connected
 from runtime.lifecycle import Stopping, background, run_until_stopped
 from runtime.logs import get_logger
 from runtime.patience import until_it_answers
@@ -60,7 +61,7 @@ async def run(
             auto_offset_reset="earliest",
             max_poll_interval_ms=_MAX_POLL_MS,
         )
-        await consumer.start()
+        await connected(consumer, settings)
         stack.push_async_callback(end_consumer, consumer)
         session = await stack.enter_async_context(
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=tls))

@@ -2,6 +2,7 @@
 
 import asyncio
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
@@ -92,6 +93,7 @@ def forward(
             f" ({', '.join(sorted(KINDS))})",
             exit_code=2,
         )
+    base = settings.api_url.rstrip("/") if settings.api_url else None
     quiet = frozenset() if to is Target.webhook else QUIET
 
     def wanted(event: Event) -> bool:
@@ -106,9 +108,13 @@ def forward(
             settings,
             url=address,
             group=group or f"{settings.kafka_group}-alerts-{to.value}",
-            render=_render(to, secret),
+            render=_render(to, secret, base),
             policy=Policy(
-                wanted=wanted, attempts=attempts, from_start=from_start, repeat_every=repeat_every
+                wanted=wanted,
+                attempts=attempts,
+                from_start=from_start,
+                repeat_every=repeat_every,
+                base=base,
             ),
             repeats=to is Target.alertmanager,
         )
@@ -116,7 +122,7 @@ def forward(
     raise typer.Exit(code)
 
 
-def _render(to: Target, secret: str) -> "render.Render":
+def _render(to: Target, secret: str, base: str | None) -> "render.Render":
     from alerts import render
 
     if to is Target.webhook:
@@ -124,4 +130,4 @@ def _render(to: Target, secret: str) -> "render.Render":
             return render.webhook(secret)
         except render.BadSecretError as error:
             raise CommandError(f"RQ_ALERTS_SECRET: {error}", exit_code=2) from error
-    return render.slack if to is Target.slack else render.alertmanager
+    return partial(render.slack if to is Target.slack else render.alertmanager, base=base)

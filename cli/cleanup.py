@@ -275,7 +275,7 @@ def show_plan(document: Document, *, as_json: bool) -> None:
     )
     going = sum(image["action"] == "delete" for image in images)
     console.print(
-        f"{going} of {len(images)} manifests would go and free {size(document['freed_bytes'])}: "
+        f"{going} of {plural(len(images), 'manifest')} would go and free {size(document['freed_bytes'])}: "
         f"{size(document['usage_bytes'])} → {size(document['usage_after_bytes'])}"
         f"{_beside(document)}, target {size(document['target_bytes'])}",
         soft_wrap=True,

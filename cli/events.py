@@ -38,6 +38,7 @@ async def _tail(workspace: str | None, *, from_start: bool, as_json: bool) -> No
     from aiokafka.errors import KafkaError
 
     from runtime.consumers import end_consumer
+    from runtime.errors import text_of
     from runtime.kafka import QUOTA_EVENTS_TOPIC, connection_options, start
 
     settings = settings_here()
@@ -52,7 +53,7 @@ async def _tail(workspace: str | None, *, from_start: bool, as_json: bool) -> No
         await start(consumer, settings)
     except KafkaError as error:
         raise CommandError(
-            f"Kafka at {settings.kafka_bootstrap} does not answer ({error}); check RQ_KAFKA_BOOTSTRAP"
+            f"Kafka at {settings.kafka_bootstrap} does not answer ({text_of(error)}); check RQ_KAFKA_BOOTSTRAP"
         ) from error
     try:
         async for record in consumer:

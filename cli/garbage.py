@@ -10,6 +10,7 @@ from cli.client import api_client
 from cli.console import CommandError, console, emit_json, plain, size, table
 from cli.options import AsJson, workspace_names
 from cli.progress import progress
+from quota.words import plural
 
 commands = typer.Typer(
     help="The registry's garbage collection: it frees the disk, this says how much.",
@@ -98,20 +99,20 @@ def show(outcome: Document) -> None:
         ],
     )
     console.print(
-        f"of {size(outcome['predicted_bytes'])} in {outcome['predicted']} digests that awaited "
+        f"of {size(outcome['predicted_bytes'])} in {plural(outcome['predicted'], 'digest')} that awaited "
         f"collection, {size(outcome['collected_bytes'])} in {outcome['collected']} are gone",
         soft_wrap=True,
     )
     if outcome["present"]:
         console.print(
-            f"[yellow]{outcome['present']} blobs still answer[/]: did the collection run after they "
+            f"[yellow]{plural(outcome['present'], 'blob')} still answer{'s' if outcome['present'] == 1 else ''}[/]: did the collection run after they "
             "were freed, and was the registry restarted after it? Its cache of blobs outlives a "
             "collection. docs/garbage-collection.md says how to run one.",
             soft_wrap=True,
         )
     if outcome["unknown"]:
         console.print(
-            f"{outcome['unknown']} digests could not be asked for, they stay counted as awaiting",
+            f"{plural(outcome['unknown'], 'digest')} could not be asked for, they stay counted as awaiting",
             soft_wrap=True,
         )
     if outcome["message"]:

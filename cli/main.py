@@ -1,6 +1,7 @@
 """The command `registry-quota`. Exit codes: 0 done, 1 failed, 2 usage, 3 refused by a guard."""
 
 import io
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -77,6 +78,8 @@ def main() -> None:
     from registry.errors import BadRegistryUrl
     from runtime.settings import SettingsError
 
+    # Libraries that nobody set up a log for would write to the terminal what our one sentence says better.
+    logging.getLogger().addHandler(logging.NullHandler())
     # What the terminal's encoding lacks is escaped instead of ending us.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

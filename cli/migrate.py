@@ -6,6 +6,7 @@ import typer
 
 from cli.console import CommandError, console, emit_json, errors
 from cli.options import AsJson
+from runtime.errors import text_of
 from runtime.settings import Settings
 
 _INSUFFICIENT_PRIVILEGE = "42501"
@@ -48,7 +49,7 @@ async def _migrate(settings: Settings) -> tuple[list[str], list[str]]:
         )
     except UNAVAILABLE as error:
         raise CommandError(
-            f"the database does not answer ({error}); "
+            f"the database does not answer ({text_of(error)}); "
             + (advice(error) or "check RQ_DATABASE_URL and that it runs")
         ) from error
     except SchemaBusyError as error:
@@ -66,5 +67,5 @@ async def _migrate(settings: Settings) -> tuple[list[str], list[str]]:
         return roles, list(await create_topics(settings))
     except KafkaError as error:
         raise CommandError(
-            f"Kafka at {settings.kafka_bootstrap} does not answer ({error!r}); check RQ_KAFKA_BOOTSTRAP"
+            f"Kafka at {settings.kafka_bootstrap} does not answer ({text_of(error)}); check RQ_KAFKA_BOOTSTRAP"
         ) from error

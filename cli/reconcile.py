@@ -14,6 +14,8 @@ from cli.client import settings_here
 from cli.console import CommandError, console, emit_json, plain, size, table
 from cli.options import AsJson, OnlyWorkspace
 from cli.progress import progress, watched
+from quota.words import plural
+from runtime.errors import text_of
 
 if TYPE_CHECKING:
     from quota.reconcile import Reconciler, Report
@@ -84,7 +86,7 @@ async def _reconcile(
 
                 async def look() -> None:
                     now = reconciler.progress
-                    note = f"{now.manifests} manifests, {now.found} found"
+                    note = f"{plural(now.manifests, 'manifest')}, {now.found} found"
                     work.at(now.done, now.total or None, note)
 
                 report = await watched(running, look)
@@ -107,7 +109,7 @@ async def _reconcile(
         ) from error
     except UNAVAILABLE as error:
         raise CommandError(
-            f"the database does not answer ({error}); run the command again: it goes on where it stopped"
+            f"the database does not answer ({text_of(error)}); run the command again: it goes on where it stopped"
         ) from error
     except asyncpg.UndefinedTableError as error:
         raise CommandError(
@@ -163,7 +165,7 @@ def _named(mark: str, items: Sequence[str]) -> None:
 def _summary(report: "Report", seconds: float) -> str:
     rate = report.manifests / seconds if seconds > 0 else 0.0
     text = (
-        f"{report.repositories} repositories, {report.manifests} manifests in {seconds:.1f} s "
+        f"{plural(report.repositories, 'repository')}, {plural(report.manifests, 'manifest')} in {seconds:.1f} s "
         f"({rate:.0f}/s): "
     )
     if report.equal:

@@ -11,6 +11,8 @@ from cli.client import settings_here
 from cli.console import CommandError, console, emit_json, plain, size
 from cli.options import AsJson
 from cli.progress import Work, progress
+from quota.words import plural
+from runtime.errors import text_of
 
 if TYPE_CHECKING:
     from consumer.replay import Replayed
@@ -75,12 +77,10 @@ async def _replay(settings: "Settings", *, diff: bool, swap: bool, as_json: bool
     except BehindError as error:
         raise CommandError("the ledger learns faster than this replay; try again later") from error
     except (*UNAVAILABLE, asyncpg.PostgresError) as error:
-        raise CommandError(
-            f"the database did not do it ({type(error).__name__}: {error})"
-        ) from error
+        raise CommandError(f"the database did not do it ({text_of(error)})") from error
     except KafkaError as error:
         raise CommandError(
-            f"Kafka at {settings.kafka_bootstrap} does not answer ({error!r})"
+            f"Kafka at {settings.kafka_bootstrap} does not answer ({text_of(error)})"
         ) from error
     if as_json:
         emit_json(_document(replayed, found if diff else None, changed))
@@ -110,7 +110,7 @@ def _print(replayed: "Replayed", found: "list[Difference] | None", changed: int 
     from registry.names import format_digest
 
     console.print(
-        f"replayed {replayed.events} events ({replayed.skipped} dead letters skipped) "
+        f"replayed {plural(replayed.events, 'event')} ({plural(replayed.skipped, 'dead letter')} skipped) "
         f"and {replayed.observations} observations"
     )
     for registry, repository, digest in replayed.unsettled[:_SHOWN]:
@@ -121,10 +121,12 @@ def _print(replayed: "Replayed", found: "list[Difference] | None", changed: int 
     if len(replayed.unsettled) > _SHOWN:
         console.print(f"and {len(replayed.unsettled) - _SHOWN} more unsettled (--json)")
     if changed is not None:
-        console.print(f"the rebuilt ledger is in place; the bytes of {changed} workspaces changed")
+        console.print(
+            f"the rebuilt ledger is in place; the bytes of {plural(changed, 'workspace')} changed"
+        )
     if found is None:
         return
-    console.print(f"{len(found)} differences between the live and the rebuilt ledger")
+    console.print(f"{plural(len(found), 'difference')} between the live and the rebuilt ledger")
     for item in found[:_SHOWN]:
         console.print(
             f"{item.kind} {plain(_name(item))} of {plain(item.workspace)}: {plain(_what(item))}"

@@ -13,6 +13,8 @@ from cli.client import near_names, settings_here
 from cli.console import CommandError, console, emit_json, errors, plain, table
 from cli.options import AsJson, OnlyWorkspace
 from cli.progress import progress
+from quota.words import plural
+from runtime.errors import text_of
 
 if TYPE_CHECKING:
     from ledger.verify import Verified
@@ -55,7 +57,7 @@ async def database() -> AsyncIterator[Any]:
         connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT)
     except (*UNAVAILABLE, asyncpg.PostgresError) as error:
         raise CommandError(
-            f"the database does not answer ({error}); "
+            f"the database does not answer ({text_of(error)}); "
             + (advice(error) or "check RQ_DATABASE_URL and that it runs")
         ) from error
     try:
@@ -99,7 +101,7 @@ def _print(outcomes: "list[Verified]") -> None:
     digests = sum(item.digests for item in outcomes)
     console.print(
         f"drift {sum(abs(item.drift_bytes) for item in outcomes)} bytes: "
-        f"{len(outcomes)} workspaces with {digests} digests recounted, {len(wrong)} differ"
+        f"{plural(len(outcomes), 'workspace')} with {plural(digests, 'digest')} recounted, {len(wrong)} differ"
     )
     if not wrong:
         return

@@ -14,6 +14,7 @@ from cli.client import ApiError, api_client, workspace_path
 from cli.console import CommandError, console, emit_json, plain, size, table
 from cli.options import AsJson, WorkspaceName, workspace_names
 from quota.policy import DEFAULT_POLICY, GLOB_FIELDS, policy_document
+from quota.words import plural
 from registry_quota import Mapped, Usage, Workspace
 
 commands = typer.Typer(help="Who stores how much of what they may.", no_args_is_help=True)
@@ -215,7 +216,7 @@ def map_repository(
     console.print(
         f"{plain(repository)}: {plain(answer.previous_workspace)} → "
         f"{plain(answer.workspace)}, app {plain(answer.app)}; "
-        f"{answer.moved_manifests} manifests moved, "
+        f"{plural(answer.moved_manifests, 'manifest')} moved, "
         f"{plain(answer.workspace)} uses {size(answer.usage_bytes)}"
     )
 

@@ -30,8 +30,11 @@ def ordinal(number: int) -> str:
 
 
 def plural(number: int, noun: str) -> str:
-    """`1 image`, `2 images`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    """`1 image`, `2 images`, `2 repositories`."""
+    if number == 1:
+        return f"{number} {noun}"
+    ending = f"{noun[:-1]}ies" if noun.endswith("y") and noun[-2:-1] not in "aeiou" else f"{noun}s"
+    return f"{number} {ending}"
 
 
 def format_seconds(seconds: int) -> str:

@@ -17,6 +17,7 @@ from yarl import URL
 
 from registry.address import host_allowed
 from registry.errors import RegistryDenied, RegistryUnavailable, WrongContent
+from runtime.errors import text_of
 from runtime.tls import advice
 
 _DEFAULT_LIFETIME: Final = 60.0
@@ -160,7 +161,7 @@ class Authorizer:
         except (aiohttp.ClientError, TimeoutError) as error:
             mend = f" ({told})" if (told := advice(error)) else ""
             raise RegistryUnavailable(
-                f"the token service does not answer: {error!r}{mend}"
+                f"the token service does not answer: {text_of(error)}{mend}"
             ) from error
         try:
             answer = msgspec.json.decode(body, type=_Token)

@@ -32,6 +32,7 @@ from registry.errors import (
     TooLarge,
     WrongContent,
 )
+from runtime.errors import text_of
 from runtime.tls import advice
 from runtime.tracing import part
 
@@ -220,7 +221,7 @@ async def _exchange(
         raise WrongContent(f"the answer to {where} was cut short") from error
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         mend = f" ({told})" if (told := advice(error)) else ""
-        raise RegistryUnavailable(f"no answer to {where}: {error!r}{mend}") from error
+        raise RegistryUnavailable(f"no answer to {where}: {text_of(error)}{mend}") from error
     date = http_date(response.headers.get("Date"))
     return Answer(response.status, response.headers, body, request.url, date)
 

@@ -1,33 +1,39 @@
-"""What an error says, for people: one sentence, never an object's `repr`. PURE."""
+"""What an error says, for people: in its own words and in one line, never an object's `repr`. PURE."""
 
+import os
 import re
 from typing import Final
 
-_LIBRARY_OBJECT: Final = re.compile(r"<[\w.]+ (?:object )?at 0x[0-9a-f]+>")
+# What libraries put into their texts for themselves.
+_FOR_THEMSELVES: Final = (
+    (re.compile(r"<[\w.]+ (?:object )?at 0x[0-9a-f]+>"), ""),
+    (re.compile(r"Unable to bootstrap from \[.*\]"), "nobody answers there"),
+    (re.compile(r"\[Errno -?\d+\] "), ""),
+)
 _MOST: Final = 400
 
 
 def text_of(error: BaseException) -> str:
-    """What went wrong, in the error's own words; a name in words where it has none.
+    """What went wrong; the error's name in words where it says nothing. One line, 400 characters at most.
 
-    Of what aiohttp says of a connection the reason is kept, not how the library keeps its connections;
-    aiokafka puts its own class in front. Cut after 400 characters; one line.
+    Of a connection that failed: where to, and why, not how the library keeps its connections.
     """
-    if isinstance(error, TimeoutError) and not str(error):
-        return "no answer in time"
-    reason = getattr(error, "os_error", None)
+    reason = getattr(error, "os_error", None)  # aiohttp's
     if isinstance(reason, OSError):
         where = f"{getattr(error, 'host', '')}:{getattr(error, 'port', '')}".strip(":")
-        why = reason.strerror or str(reason) or "no connection"
-        return f"cannot connect to {where}: {why}" if where else why
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    text = _LIBRARY_OBJECT.sub("", str(error)).strip()
-    text = re.sub(rf"^{type(error).__name__}:\s*", "", text)
-    text = " ".join(text.split())[:_MOST]
-    return text or _words(type(error).__name__)
+        return f"no connection to {where}: {text_of(reason)}" if where else text_of(reason)
+    if isinstance(error, ConnectionError) and error.errno:
+        return os.strerror(error.errno)
+    text = str(error)
+    for pattern, instead in _FOR_THEMSELVES:
+        text = pattern.sub(instead, text)
+    name = type(error).__name__
+    text = " ".join(text.removeprefix(f"{name}: ").split())
+    if text and text != name:
+        return text if len(text) <= _MOST else f"{text[: _MOST - 1]}…"
+    return "no answer in time" if isinstance(error, TimeoutError) else _words(name)
 
 
 def _words(name: str) -> str:
-    """`NodeNotReadyError` → `node not ready`."""
+    """`ServerDisconnectedError` → `server disconnected`."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name.removesuffix("Error")).lower() or "error"

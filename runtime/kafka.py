@@ -4,6 +4,7 @@ import asyncio
 import functools
 import ssl
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -123,7 +124,13 @@ async def start(client: Any, settings: Settings) -> None:
     """
     try:
         await client.start()
-    except KafkaConnectionError as error:
+    except BaseException as error:
+        # What did not start is put away here: a client that nobody closed complains when it is forgotten.
+        with suppress(Exception):
+            async with asyncio.timeout(_LOOKING_SECONDS):
+                await (client.stop() if hasattr(client, "stop") else client.close())
+        if not isinstance(error, KafkaConnectionError):
+            raise
         why = await _why_unreachable(settings)
         if why is None:
             raise

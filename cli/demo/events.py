@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaError
 from cli.console import CommandError
 from runtime.consumers import end_consumer
 from runtime.errors import text_of
-from runtime.kafka import QUOTA_EVENTS_TOPIC, connection_options
+from runtime.kafka import QUOTA_EVENTS_TOPIC, connection_options, start
 from runtime.settings import Settings
 
 Event = dict[str, Any]
@@ -42,7 +42,7 @@ async def quota_events(
                 seen.append(event)
 
     try:
-        await consumer.start()
+        await start(consumer, settings)
         # Only the future matters: the workspace is empty. Positions are known when this returns.
         await consumer.seek_to_end()
     except KafkaError as error:

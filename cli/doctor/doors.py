@@ -10,6 +10,7 @@ from yarl import URL
 from cli.doctor import settings as own_settings
 from cli.doctor.clocks import Clock, now, of_header, skew
 from cli.doctor.findings import Finding, State, failed, ok, skipped, warning
+from runtime.errors import text_of
 from runtime.settings import Settings, SettingsError
 from runtime.tls import advice, authorities, client_context
 
@@ -175,7 +176,7 @@ async def _not_ready(session: aiohttp.ClientSession, address: URL) -> str | None
 
 def _silence(error: Exception) -> str:
     mend = f" ({told})" if (told := advice(error)) else ""
-    return f"does not answer: {str(error) or type(error).__name__}{mend}"
+    return f"does not answer: {text_of(error)}{mend}"
 
 
 def judge_status(status: Status | None) -> list[Finding]:

@@ -15,7 +15,9 @@ from aiokafka.errors import KafkaError
 from cli.doctor import notifications
 from cli.doctor.findings import Finding, failed, ok, warning
 from cli.doctor.notifications import Heard
+from quota.words import plural
 from runtime.consumers import end_consumer
+from runtime.errors import text_of
 from runtime.kafka import DEAD_LETTER_TOPIC, NOTIFICATIONS_TOPIC, TOPICS, connection_options, start
 from runtime.settings import MESSAGE_MAX_BYTES, Settings
 
@@ -77,7 +79,7 @@ async def check(settings: Settings) -> tuple[list[Finding], Log | None]:
             sizes = {topic.name: topic.partitions for topic in topics}
             log = await _read_log(settings, sizes) if len(topics) == len(TOPICS) else None
     except (KafkaError, OSError, TimeoutError, ValueError) as error:
-        found = f"Kafka at {settings.kafka_bootstrap} does not let us in: {error or type(error).__name__}"
+        found = f"Kafka at {settings.kafka_bootstrap} does not let us in: {text_of(error)}"
         mend = (
             "check RQ_KAFKA_BOOTSTRAP (and RQ_KAFKA_SECURITY_PROTOCOL with its SASL or TLS settings), "
             "that the broker runs, and that its advertised.listeners can be reached from here"
@@ -137,7 +139,9 @@ def judge(settings: Settings, brokers: int, topics: Iterable[Topic]) -> list[Fin
             findings += wrong
         else:
             copies = f"replication {topic.replicas}" if brokers > 1 else "one copy"
-            findings.append(ok("topic", f"{name}: {topic.partitions} partitions, {copies}"))
+            findings.append(
+                ok("topic", f"{name}: {plural(topic.partitions, 'partition')}, {copies}")
+            )
     return findings
 
 
@@ -153,7 +157,7 @@ def _wrong(topic: Topic, settings: Settings, brokers: int) -> list[Finding]:
         findings.append(failed("topic", found, "see which brokers are down"))
     if topic.partitions < settings.kafka_partitions:
         wanted = settings.kafka_partitions
-        found = f"{topic.name} has {topic.partitions} partitions, {wanted} are wanted"
+        found = f"{topic.name} has {plural(topic.partitions, 'partition')}, {wanted} are wanted"
         mend = (
             f"kafka-topics.sh --alter --topic {topic.name} --partitions {wanted}; "
             "more consumers than partitions do not help"

@@ -17,6 +17,7 @@ from registry.errors import BadRegistryUrl, NotFound, RegistryError
 from registry.media_types import manifest_kind
 from registry.notifications import BadEvent, decode_event
 from runtime.consumers import end_consumer
+from runtime.errors import text_of
 from runtime.kafka import NOTIFICATIONS_TOPIC, connection_options, start
 from runtime.settings import DEFAULT_REGISTRY, MESSAGE_MAX_BYTES, Settings, SettingsError
 
@@ -132,7 +133,7 @@ async def probe(settings: Settings, partitions: Collection[int], *, ever: bool) 
         OSError,
         TimeoutError,
     ) as error:
-        return skipped(check, f"could not be found out: {str(error) or type(error).__name__}")
+        return skipped(check, f"could not be found out: {text_of(error)}")
     name = ":".join(image)
     if took is not None:
         return ok(check, f"a pull of {name} was told and stored within {took * 1000:.0f} ms")

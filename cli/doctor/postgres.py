@@ -8,7 +8,9 @@ from cli.doctor.clocks import Clock, now, skew
 from cli.doctor.findings import Finding, failed, ok, skipped, warning
 from ledger.health import repository_names
 from migrations.state import schema_state
+from quota.words import plural
 from registry.workspaces import NO_WORKSPACE, WorkspaceRule
+from runtime.errors import text_of
 from runtime.postgres import CONNECT_TIMEOUT, UNAVAILABLE
 from runtime.settings import Settings, SettingsError
 from runtime.tls import advice
@@ -28,7 +30,7 @@ async def check(settings: Settings, *, clock: Clock = now) -> list[Finding]:
     try:
         state = await schema_state(url)
     except (*UNAVAILABLE, asyncpg.PostgresError, ValueError) as error:
-        found = f"the database does not let us in: {type(error).__name__}: {error}"
+        found = f"the database does not let us in: {text_of(error)}"
         mend = advice(error) or (
             "check RQ_DATABASE_URL, that Postgres runs there, and its user, password and database"
         )
@@ -75,7 +77,10 @@ async def _placing(url: str, pattern: str) -> list[Finding]:
     placed = sum(rule.split(name).workspace != NO_WORKSPACE for name in names)
     if placed:
         return [
-            ok("workspaces", f"RQ_WORKSPACE_PATTERN places {placed} of {len(names)} repositories")
+            ok(
+                "workspaces",
+                f"RQ_WORKSPACE_PATTERN places {placed} of {plural(len(names), 'repository')}",
+            )
         ]
     found = (
         f"RQ_WORKSPACE_PATTERN ({pattern}) matches none of {len(names)} repositories, such as"

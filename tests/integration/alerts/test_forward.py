@@ -153,7 +153,7 @@ async def test_what_the_other_side_will_never_take_is_dead_lettered_and_the_rest
     assert bus.sink.ids == ids[2:]
     assert [json.loads(letter.value)["id"] for letter in letters] == ids[:2]
     assert [letter.headers["reason"] for letter in letters] == [
-        b"answered 422, 1 tries",
+        b"answered 422, 1 try",
         b"answered 500, 2 tries",
     ]
     assert letters[0].headers["origin"].startswith(b"registry.quota-events/")

@@ -168,3 +168,12 @@ def test_an_id_that_could_break_a_header_is_no_id():
         read_event(
             b'{"id": "a\\nb", "type": "t", "subject": "s", "time": "2026-01-02T03:04:00Z", "data": {}}'
         )
+
+
+def test_a_message_leads_to_the_workspace_where_the_address_is_known():
+    raised = event(subject="a/b", level="warning", previous_level="ok")
+    text = json.loads(slack(*raised, base="https://quota.example").body)["text"]
+    assert text.startswith("*<https://quota.example/workspaces/a%2Fb|a/b>*: ")
+    (alert,) = json.loads(alertmanager(*raised, base="https://quota.example").body)
+    assert alert["generatorURL"] == "https://quota.example/workspaces/a%2Fb"
+    assert "generatorURL" not in json.loads(alertmanager(*raised).body)[0]
