@@ -86,7 +86,8 @@ def table(
         return
     view = Table(title=title or None, title_justify="left", header_style="bold", pad_edge=False)
     for name, to_the_right in zip(names, right, strict=True):
-        view.add_column(name, justify="right" if to_the_right else "left")
+        # Folded, never cut: the end of a name or a digest is often what tells two rows apart.
+        view.add_column(name, justify="right" if to_the_right else "left", overflow="fold")
     for row in rows:
         view.add_row(*(Text(harmless(cell)) for cell in row))
     shown.print(view)

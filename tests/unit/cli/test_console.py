@@ -1,10 +1,12 @@
 """What commands say: readable for people, harmless for terminals."""
 
+import io
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from cli.console import console, emit_json, json_text, print_error, table
 from cli.events import one_line, shown
@@ -93,3 +95,24 @@ def test_what_is_no_quota_event_ends_nothing(raw):
 
 def test_anothers_event_is_not_shown():
     assert shown(json.dumps(EVENT).encode(), "other", as_json=False) == ""
+
+
+def test_a_narrow_terminal_cuts_nothing_that_tells_rows_apart():
+    written = io.StringIO()
+    narrow = Console(width=80, force_terminal=True, color_system=None, file=written)
+    names = [f"platform-team/{'very-long-repository-name-' * 3}:2026.11.{n}" for n in range(3)]
+    rows = [
+        (f"sha256:{n:064x}", name, "12.3 GB", "a reason of some words")
+        for n, name in enumerate(names)
+    ]
+    table("", ["digest", "image", ">frees", "why"], rows, to=narrow)
+    text = written.getvalue()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    cells = [
+        [cell.strip() for cell in line.split("│")[1:-1]]
+        for line in text.splitlines()
+        if "│" in line
+    ]
+    for column, wanted in ((0, [row[0] for row in rows]), (1, names)):
+        assert "".join(line[column] for line in cells) == "".join(wanted)
