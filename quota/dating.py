@@ -3,6 +3,7 @@
 An image of unknown age is never a candidate for deletion. It gets an age by its next push, or here.
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Final
@@ -11,6 +12,7 @@ from uuid import UUID, uuid4
 from ledger.facts import ManifestDated
 from ledger.reading import ManifestView, WorkspaceView, manifests_of
 from ledger.record import Recorder
+from quota.versions import Version, standing
 from registry.following import subject_of_tag
 from registry.names import format_digest
 from registry.refs import ImageName
@@ -19,6 +21,8 @@ from runtime.logs import get_logger
 from runtime.postgres import Pool
 
 log = get_logger(__name__)
+
+_DIGITS: Final = re.compile("([0-9]+)")
 
 SOURCE: Final = "dated"
 """The source of these observations."""
@@ -70,10 +74,14 @@ class Dater:
     async def all_unknown(
         self, workspace: WorkspaceView, app: str | None, moment: datetime
     ) -> list[ManifestView]:
-        """Date every image of a workspace (of one app) whose age is not known."""
+        """Date every image of a workspace (of one app) whose age is not known.
+
+        In the order of their tags, a nanosecond apart: of what is all as old as that, 1.1 goes before
+        1.4, not whichever digest is the smaller.
+        """
         views = await self._views(workspace)
         unknown = [view for view in views if view.age.ns < 0 and app in (None, view.app)]
-        return await self._date(workspace, unknown, moment)
+        return await self._date(workspace, sorted(unknown, key=_by_tags), moment, step_ns=1)
 
     async def _views(self, workspace: WorkspaceView) -> list[ManifestView]:
         async with (
@@ -83,18 +91,25 @@ class Dater:
             return [view for view in await manifests_of(connection, workspace.id) if view.present]
 
     async def _date(
-        self, workspace: WorkspaceView, views: Sequence[ManifestView], moment: datetime
+        self,
+        workspace: WorkspaceView,
+        views: Sequence[ManifestView],
+        moment: datetime,
+        *,
+        step_ns: int = 0,
     ) -> list[ManifestView]:
+        """Date some manifests, each digest `step_ns` after the one before it."""
         if not views:
             return []
         now = self._clock()
+        later = {digest: n for n, digest in enumerate(dict.fromkeys(v.digest for v in views))}
         facts = [
             ManifestDated(
                 view.registry,
                 view.repository,
                 view.digest,
                 (to_ns(now), self._new_id().bytes),
-                to_ns(moment),
+                to_ns(moment) + step_ns * later[view.digest],
             )
             for view in views
         ]
@@ -114,6 +129,17 @@ class Dater:
             for view in await self._views(workspace)
             if (view.repository_id, view.digest) in keys
         ]
+
+
+def _by_tags(view: ManifestView) -> tuple[tuple[bool, tuple[Version, ...], int], list[list[str]]]:
+    """Versions by their precedence, behind what has none; that by its tags, numbers by their value."""
+    return standing(view.tags, 0), sorted(_naturally(tag) for tag in view.tags)
+
+
+def _naturally(tag: str) -> list[str]:
+    # A number as long as its digits say is behind a shorter one.
+    parts = _DIGITS.split(tag)
+    return [f"{len(part):03}{part}" if part.isdigit() else part for part in parts]
 
 
 def _is(view: ManifestView, name: ImageName) -> bool:

@@ -91,6 +91,16 @@ async def test_a_strict_workspace_of_unknown_ages_says_the_way_out_and_it_leads_
     assert allowed["cleanup"]["images"]
 
 
+async def test_images_that_are_dated_together_go_in_the_order_of_their_tags(service, api):
+    """Of five that are all as old as a person says, the lowest versions go, whatever their digests."""
+    await installed(service, api, quota_bytes=1_500_000, images=12)
+    status, dated = await api.call("POST", DATES, {"date": "2025-01-01T00:00:00Z"})
+    assert status == 200, dated
+    answer = await hook(api, dry_run=True)
+    gone = {tag for image in answer["cleanup"]["images"] for tag in image["tags"]}
+    assert gone == {f"1.{number}" for number in range(len(gone))} != set()
+
+
 async def test_an_image_is_dated_with_what_belongs_to_it_and_the_last_word_counts(service, api):
     index = await installed(service, api)
     for date in ("2025-03-31T00:00:00Z", "2024-01-01T12:00:00+02:00"):
