@@ -49,6 +49,9 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     app: str
     digest: str
     media_type: str
+    kind: str | None
+    """image, cache, chart, signature, attestation, sbom, wasm, artifact; None: not known yet."""
+    artifact_type: str | None
     tags: list[str]
     size_bytes: int
     """Config and layers; of an index all its children's."""
@@ -167,3 +170,4 @@ class Mapped(msgspec.Struct, frozen=True, kw_only=True):
     moved_manifests: int
     usage_bytes: int
     previous_usage_bytes: int
+    warnings: list[str]

@@ -159,6 +159,7 @@ async def test_a_workspace_below_the_threshold_is_left_alone(system):
         "freed_bytes": 0,
         "images": [],
         "failed": [],
+        "spared": [],
         "target_reached": True,
     }
 

@@ -73,7 +73,7 @@ async def test_lasting_trouble_ends_in_an_error_that_says_try_later(fake, troubl
 async def test_a_registry_that_hangs_is_given_up(fake):
     fake.script = [hangs]
     async with fake.client(timeout=0.05, retries=Retries(attempts=2)) as client:
-        with pytest.raises(RegistryUnavailable, match="Timeout"):
+        with pytest.raises(RegistryUnavailable, match="no answer in time"):
             await client.get_manifest("a/b", DIGEST)
     assert len(fake.requests) == 2
 
