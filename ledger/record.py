@@ -422,17 +422,15 @@ def _deleted_between(
 ) -> dict[TagKey, Tag]:
     """Tags that came to name their manifest at another moment, as a delete of it counts now or no more."""
     deleted = {
-        key: old.blob != manifest.blob
+        key
         for key, manifest in changed.items()
         if (old := before.manifests.get(key)) is not None
         and (old.sure, old.heard, old.blob) != (manifest.sure, manifest.heard, manifest.blob)
     }
-    found: dict[TagKey, Tag] = {}
-    for key, tag in after.tags.items() if deleted else ():
-        named = (key[0], tag.digest or b"")
-        if named in deleted and (deleted[named] or tag.set > after.manifests[named].delete):
-            found[key] = tag
-    return found
+    if not deleted:
+        return {}
+    # Also those that answer no more: a row is the same in whatever order its facts came.
+    return {key: tag for key, tag in after.tags.items() if (key[0], tag.digest or b"") in deleted}
 
 
 def _cut_late(tags: Mapping[TagKey, Tag], located: Sequence[Located]) -> dict[TagKey, Tag]:

@@ -149,7 +149,7 @@ KINDS = (
 
 
 def stamp(moment: int) -> Stamp:
-    return (1_800_000_000_000_000_000 + moment, hashlib.md5(str(moment).encode()).digest())
+    return (1_700_000_000_000_000_000 + moment, hashlib.md5(str(moment).encode()).digest())
 
 
 def told(moment: int, action: str, **target: Any) -> Fact:
