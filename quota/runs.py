@@ -112,6 +112,9 @@ class Runs:
         """A plan as it was made, and whether it was carried out. Raises NoSuchPlanError."""
         found = await self._find_plan(view, plan_id)
         document: dict[str, Any] = msgspec.json.decode(found.document)
+        for item in (*document["images"], *document["lease_sources"]):
+            for name in _MOMENTS & item.keys():
+                item[name] = item[name] and datetime.fromisoformat(item[name])
         return _head(found) | document
 
     async def _find_plan(self, view: WorkspaceView, plan_id: UUID) -> StoredPlan:
@@ -238,6 +241,10 @@ def _warning(warning: str, plan: Plan) -> dict[str, str]:
         why += f", first whether what holds the protected places can be pulled: {held}"
         why += f" and {more} more" if more > 0 else ""
     return {"code": code, "why": f"{name}: {why}" if name else why}
+
+
+_MOMENTS: Final = frozenset({"pushed_at", "last_pulled_at", "reported_at"})
+"""Times in a plan's document: JSON keeps them as text."""
 
 
 def _document(snapshot: Snapshot, plan: Plan, warnings: Sequence[str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from yarl import URL
 from cli.doctor import doors, postgres, registry
 from devstack.registry import notification_endpoint
 from registry.client import RegistryClient
+from registry.models import OWN_USER_AGENT_PREFIX
 from registry.push import build_image, build_layer, push_image
 from runtime.settings import Settings
 from tests.support.database import empty_database
@@ -107,7 +108,7 @@ async def test_it_changes_no_account_and_tells_only_of_a_pull_of_its_own(system,
         own = {
             item["id"]
             for item in messages
-            if " doctor/" in item.get("request", {}).get("useragent", "")
+            if item.get("request", {}).get("useragent", "").startswith(OWN_USER_AGENT_PREFIX)
         }
         for item in messages:
             assert item["id"] not in own or item["action"] == "pull"
