@@ -10,7 +10,7 @@ that the rule needs of a tag's history, and each of them is the same in whatever
 from bisect import bisect_left
 from collections.abc import Iterable
 from operator import attrgetter
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -67,6 +67,10 @@ def heads(run: Run) -> Run:
     return tuple(sorted(chosen, key=_stamp))
 
 
+_UNDER_WAY_NS: Final = 5_000_000_000
+"""A push that follows a look at the tag as closely as this was seen by it; a look has whole seconds."""
+
+
 class Named(msgspec.Struct, frozen=True, gc=False):
     """When a tag came to name its digest. Nanoseconds; -1: not known."""
 
@@ -85,11 +89,14 @@ def named(run: Run, before: Iterable[Stamp]) -> Named:
         return Named()
     if run[0].pushed:
         return Named(run[0].moment_ns)
+    push = next((tag_set for tag_set in run if tag_set.pushed), None)
+    if push is not None and push.stamp[0] - run[0].stamp[0] < _UNDER_WAY_NS:
+        return Named(push.moment_ns)  # the look saw that push before its event came
     known = [tag_set.moment_ns for tag_set in run if not tag_set.pushed]
     known += [stamp[0] for stamp in before]
     if max(known) >= 0:
         return Named(max(known))
-    return Named(UNKNOWN, next((s.moment_ns for s in run if s.pushed), UNKNOWN))
+    return Named(UNKNOWN, UNKNOWN if push is None else push.moment_ns)
 
 
 class Age(msgspec.Struct, frozen=True, gc=False):
