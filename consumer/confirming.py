@@ -3,7 +3,7 @@
 What a tenant declares is not to be trusted. A blob's push event tells its true size and needs no
 question; where none came, a HEAD of the blob does. What manifests only name (layers with `urls`, entries
 of an index that are no manifest that we know) counts when such an answer finds it, and after a 404 it
-does not. Low priority: few requests, late, with back-off.
+does not, until an event or a pass of reconciliation says otherwise. Low priority: few requests, late, with back-off.
 """
 
 from collections.abc import Callable

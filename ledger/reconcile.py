@@ -14,7 +14,7 @@ import msgspec
 from ledger import outbox, store
 from ledger.ahead import AHEAD_NS
 from ledger.contents import may_be_manifests
-from ledger.facts import Content
+from ledger.facts import Content, names_only
 from ledger.outbox import NewId, QuotaEvent
 from ledger.packing import unpack_blobs, unpack_digests
 from ledger.reading import LIVE_TAG_CONDITION, PUSHED
@@ -108,6 +108,8 @@ class KnownRepository(msgspec.Struct, frozen=True):
     """Digests, there or not, and tags, live or not, with a stamp ahead of `read_ns`."""
     read_ns: int = 0
     """When all this was read, nanoseconds by Postgres's clock."""
+    names: frozenset[bytes] = frozenset()
+    """What its images only name, no manifest and no child of one, of which storage has not spoken."""
 
 
 # The ledger's repositories with something in them, and which workspace they count for.
@@ -118,9 +120,13 @@ FROM repositories r JOIN workspaces w ON w.id = r.workspace_id
 WHERE r.registry = $1
 """
 
+# Blobs are read where something may only be named, which a size of eight zero bytes tells: of an
+# ordinary image they are not.
 MANIFESTS = f"""
 SELECT m.digest, greatest(m.push_ns, m.seen_ns) AS known_ns, {PUSHED} AS pushed_ns, m.media_type,
-       m.size, m.children, CASE WHEN m.children IS NOT NULL THEN m.blobs END AS named
+       m.size, m.children,
+       CASE WHEN m.children IS NOT NULL OR position('\\x0000000000000000'::bytea IN m.blobs) > 0
+            THEN m.blobs END AS named
 FROM repositories r JOIN manifests m ON m.repository_id = r.id
 WHERE r.registry = $1 AND r.name = $2 AND m.present
 """  # noqa: S608 - a constant
@@ -235,9 +241,11 @@ async def known(
         manifests = await connection.fetch(MANIFESTS, registry, repository)
         tags = await connection.fetch(TAGS, registry, repository)
         suspected = await connection.fetch(SUSPECTED, registry, repository)
+        there = {row["digest"] for row in manifests}
         children = {row["digest"]: _may_be_manifests(row) for row in manifests if row["children"]}
-        unknown = set().union(*children.values()) - {row["digest"] for row in manifests}
-        blobs = frozenset(await store.load_stored(connection, unknown))
+        unknown = set().union(*children.values()) - there
+        names = _names(manifests) - unknown - there
+        blobs = frozenset(await store.load_stored(connection, unknown | names))
         not_before = await floor(connection, registry, repository, usual=usual)
         read_ns = await connection.fetchval(NOW)
         ahead = await connection.fetch(AHEAD, registry, repository, read_ns + AHEAD_NS)
@@ -258,7 +266,18 @@ async def known(
         not_before,
         frozenset(row["tag"] if row["name"] is None else row["name"] for row in ahead),
         read_ns,
+        frozenset(names - blobs),
     )
+
+
+def _names(manifests: Sequence[asyncpg.Record]) -> set[bytes]:
+    return {
+        digest
+        for row in manifests
+        if row["named"]
+        for digest, size in unpack_blobs(row["named"])
+        if names_only(digest, size)
+    }
 
 
 def _may_be_manifests(row: asyncpg.Record) -> frozenset[bytes]:

@@ -261,6 +261,7 @@ class Reconciler:
                 run.tell_problem(problem)
             run.doubted += findings.doubted[: _MOST_PROBLEMS - len(run.doubted)]
             run.elsewhere.update(findings.elsewhere)
+            run.untold[repository] += len(findings.untold)
             if findings.facts and known.manifests and run.drifted < _MOST_IN_FLIGHT:
                 known = await self._without_what_arrived(repository, findings)
             if not findings.empty:
@@ -334,6 +335,9 @@ class Reconciler:
         await self._recount(run)
         for host, images in run.elsewhere.items():
             run.tell_problem(_sent_elsewhere(host, images))
+        for repository, names in run.untold.items():
+            if names:
+                run.tell_problem(_untold(repository, names))
         now = self._clock()
         async with self._pool.acquire() as connection, connection.transaction():
             drift = await rows.drift(connection, run.current.id)
@@ -389,6 +393,8 @@ class _Run(msgspec.Struct):
     doubted: list[str] = msgspec.field(default_factory=list)
     elsewhere: Counter[str] = msgspec.field(default_factory=Counter)
     """Host of an object storage that we are not allowed to read → images whose config is there."""
+    untold: Counter[str] = msgspec.field(default_factory=Counter)
+    """Repository → what its manifests only name and the registry does not tell the size of."""
     notes: list[str] = msgspec.field(default_factory=list)
     listed: bool = False
     """Whether all repositories' names were seen."""
@@ -431,6 +437,15 @@ def _sent_elsewhere(host: str, images: int) -> str:
     )
 
 
+def _untold(repository: str, names: int) -> str:
+    return (
+        f"{repository}: {names} blobs that its manifests only name (layers with `urls`, entries of an "
+        "index): the registry has them and does not tell their size, mostly because it sends who asks "
+        "to a host that is not allowed; they count nothing until it does: `registry-quota doctor` names "
+        "the host for RQ_REGISTRY_REDIRECT_HOSTS"
+    )
+
+
 def _missing(repository: str, reference: str, since: datetime) -> str:
     colon = "@" if ":" in reference else ":"
     return (
@@ -451,7 +466,7 @@ def _counts(
         fact.tag is not None and (fact.tag in known.tags or fact.digest not in missed)
         for fact in seen
     )
-    named = set().union(*(manifest.children for manifest in known.manifests.values()))
+    named = known.names.union(*(manifest.children for manifest in known.manifests.values()))
     corrected += sum(isinstance(fact, BlobStored) and fact.digest in named for fact in facts)
     forgotten = sum(isinstance(fact, ManifestDeleted) for fact in facts)
     return len(missed) - before, corrected, forgotten

@@ -14,7 +14,7 @@ import msgspec
 
 from ledger.ahead import AHEAD_NS
 from ledger.contents import may_be_manifests
-from ledger.facts import Fact, ManifestDeleted, ManifestSeen, TagRemoved
+from ledger.facts import Fact, ManifestDeleted, ManifestSeen, TagRemoved, names_only
 from ledger.reconcile import KnownManifest, KnownRepository
 from quota.absence import Verdict, missing_children, not_named, tags_to_ask, verdict
 from quota.looking import (
@@ -61,6 +61,8 @@ class Findings(msgspec.Struct):
     """What is not as it should be, and no proof of anything."""
     elsewhere: list[str] = msgspec.field(default_factory=list)
     """For each config that was not read because it is in object storage: the host that it is at."""
+    untold: list[bytes] = msgspec.field(default_factory=list)
+    """What manifests only name, and the registry has without telling what storage has of it."""
     asked: int = 0
     """Tags and manifests that were looked at."""
 
@@ -101,6 +103,8 @@ class RepositoryWalk:
         """What was fetched, and when it says it was built."""
         self._asked: set[bytes] = set()
         """What was asked for by digest: an index may name what is not there, in every part anew."""
+        self._asked_storage: set[bytes] = set()
+        """What images only name and storage was asked for as a blob."""
         self._gone: list[tuple[str, datetime]] = []
         """Tags of the ledger that the registry does not answer."""
         self._settled: set[str] = set()
@@ -119,6 +123,10 @@ class RepositoryWalk:
         absent: dict[bytes, datetime] = {}
         for digests in _parts(not_named(self._known, self._named)):
             yield await self._manifests(digests, absent)
+        for digests in _parts(sorted(self._known.names)):
+            found = Findings()
+            await self._ask_storage(digests, found)
+            yield found
         yield self._tags_gone(absent)
 
     # Tags
@@ -161,6 +169,7 @@ class RepositoryWalk:
         )
         await self._fetch_all(wanted - self._fetched.keys(), fetched, found)
         await self._date_again(self._named - self._fetched.keys(), fetched, found)
+        await self._ask_storage(self._names_of(fetched), found)
         self._tell(fetched, named, found)
         return found
 
@@ -236,7 +245,7 @@ class RepositoryWalk:
         try:
             stored = await what_is(self._client, self._repository, digest)
             if isinstance(stored, Blob):
-                found.facts += stored.facts(digest)
+                _told(digest, stored, found)
             if not isinstance(stored, FetchedManifest):
                 return None  # an index may name blobs, and what was never pushed
             look = look_at(stored)
@@ -245,6 +254,33 @@ class RepositoryWalk:
             self.unread.add(format_digest(digest))
             return None
         return await self._dated(look, found)
+
+    async def _ask_storage(self, names: Iterable[bytes], found: Findings) -> None:
+        """Ask for what images only name (layers with `urls`) as blobs: an event may have been lost."""
+        wanted = set(names) - self._known.manifests.keys() - self._fetched.keys()
+        wanted -= self._asked | self._asked_storage
+        self._asked_storage |= wanted
+        await each(sorted(wanted), lambda digest: self._ask_blob(digest, found))
+
+    def _names_of(self, fetched: dict[bytes, _Fetched]) -> set[bytes]:
+        """What images that nobody knew only name."""
+        return {
+            name
+            for digest, what in fetched.items()
+            if digest not in self._known.manifests and what.look.content is not None
+            for name, size in what.look.content.blobs
+            if names_only(name, size) and name not in fetched
+        }
+
+    async def _ask_blob(self, digest: bytes, found: Findings) -> None:
+        try:
+            size = await self._client.head_blob(self._repository, digest)
+        except NotFound:
+            return  # named, and stored elsewhere only
+        except RegistryError as error:
+            await self._excuse(error, f"{self._repository}@{format_digest(digest)}", found)
+            return
+        _told(digest, Blob(size), found)
 
     async def _dated(self, look: Look, found: Findings) -> _Fetched | None:
         if look.config is None:
@@ -288,6 +324,7 @@ class RepositoryWalk:
         missing = missing_children(self._known, present) - self._fetched.keys()
         # A look at what is there after all, or told ahead of its time: its stamps are void.
         await self._fetch_all(missing | (present & self._known.ahead), fetched, found)
+        await self._ask_storage(self._names_of(fetched), found)
         self._tell(fetched, [], found)
         return found
 
@@ -426,6 +463,14 @@ class RepositoryWalk:
         if judged in (Verdict.SUSPECT, Verdict.WAIT):
             self._suspected.add(reference)
         return judged
+
+
+def _told(digest: bytes, blob: Blob, found: Findings) -> None:
+    """What storage said of a name; where it does not tell, it has not been asked."""
+    facts = blob.facts(digest)
+    found.facts += facts
+    if not facts:
+        found.untold.append(digest)
 
 
 def _known_again(

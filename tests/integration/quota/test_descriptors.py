@@ -25,6 +25,7 @@ from devstack.ports import free_port
 from devstack.registry import configuration
 from ledger import verify
 from ledger.facts import BlobStored, Content, ManifestDeleted, ManifestPushed
+from ledger.record import Recorder
 from quota.reconcile import Reconciler, Report
 from registry.client import RegistryClient
 from registry.errors import RegistryRefused
@@ -49,6 +50,7 @@ from tests.support import ledgers
 from tests.support.backends import RegistryHandle
 from tests.support.live_api import LiveApi, live_api
 from tests.support.registries import answering, program_or_skip, running_configured
+from tests.support.registry_proxy import in_front_of
 from tests.support.waiting import wait_until
 
 ZSTD = "application/vnd.oci.image.layer.v1.tar+zstd"
@@ -76,6 +78,17 @@ def weight(*blobs: Blob) -> int:
 
 def whole(image: Image) -> tuple[Blob, ...]:
     return (image.manifest, *image.blobs)
+
+
+def reconciler(pool: Pool, recorder: Recorder, client: RegistryClient) -> Reconciler:
+    return Reconciler(
+        pool=pool,
+        recorder=recorder,
+        client=client,
+        rule=WorkspaceRule(ledgers.PATTERN),
+        clock=lambda: datetime.now(UTC),
+        in_flight=0.0,
+    )
 
 
 @dataclass
@@ -142,15 +155,7 @@ class Place:
         return resolver
 
     async def reconcile(self) -> Report:
-        reconciler = Reconciler(
-            pool=self.pool,
-            recorder=self.service.recorder,
-            client=self.client,
-            rule=WorkspaceRule(ledgers.PATTERN),
-            clock=lambda: datetime.now(UTC),
-            in_flight=0.0,
-        )
-        report = await reconciler.run()
+        report = await reconciler(self.pool, self.service.recorder, self.client).run()
         assert report is not None
         assert report.problems == []
         return report
@@ -400,6 +405,94 @@ async def test_a_build_is_told_the_size_of_layers_with_urls_that_are_here(trusti
     assert not answer.error
     assert answer.size_bytes == weight(config, here)
     assert await trusting.usage() == weight(config, here, image)
+
+
+def with_layers_elsewhere(*layers: Blob) -> tuple[Blob, Blob]:
+    """(config, manifest) of an image whose layers have `urls`."""
+    config = Blob(uuid.uuid4().bytes, DOCKER_CONFIG)
+    named = [item.descriptor | {"urls": ["https://elsewhere.example/"]} for item in layers]
+    document = {"schemaVersion": 2, "mediaType": DOCKER_MANIFEST, "config": config.descriptor}
+    return config, Blob(msgspec.json.encode(document | {"layers": named}), DOCKER_MANIFEST)
+
+
+async def test_a_pass_finds_layers_with_urls_whose_event_was_lost(trusting):
+    late, never = blob(FOREIGN, 20_000), blob(FOREIGN, 30_000)
+    config, image = with_layers_elsewhere(late, never)
+    await trusting.upload(config)
+    await trusting.push(image, "1")
+    await trusting.push(image, "2")
+    await trusting.confirm()
+    assert (await trusting.reconcile()).equal, "what is not stored is no problem"
+    assert await trusting.usage() == weight(config, image)
+
+    await trusting.upload(late, told=False)
+    report = await trusting.reconcile()
+    [drift] = report.drift
+    assert not report.equal
+    assert (drift.found, drift.corrected, drift.drift_bytes) == (0, 1, weight(late))
+    assert await trusting.usage() == weight(config, image, late)
+    observed = "SELECT count(*) FROM observations WHERE kind = 'BlobStored'"
+    assert await trusting.pool.fetchval(observed) == 1
+
+    assert trusting.registry is None
+    async with (
+        in_front_of(str(trusting.client.base)) as proxy,
+        RegistryClient(proxy.url) as through,
+    ):
+        trusting.client = through
+        assert (await trusting.reconcile()).equal
+        asked = [path for method, path in proxy.asked if "/blobs/" in path]
+        assert asked == [f"/v2/{REPOSITORY}/blobs/{format_digest(never.digest)}"], (
+            "once, and no other"
+        )
+
+
+async def test_an_image_that_a_pass_finds_counts_its_layers_with_urls_at_once(trusting):
+    here, away = blob(FOREIGN, 20_000), blob(FOREIGN, 30_000)
+    config, image = with_layers_elsewhere(here, away)
+    await trusting.upload(config, here, told=False)
+    await trusting.push(image, "1", told=False)
+    [drift] = (await trusting.reconcile()).drift
+    assert (drift.found, drift.corrected) == (1, 0)
+    assert drift.drift_bytes == weight(config, image, here) == await trusting.usage()
+    assert (await trusting.reconcile()).equal
+
+
+@pytest.mark.parametrize("obstacle", [{"stores_at": "localhost"}, {"refuses": "/blobs/"}])
+async def test_where_storage_does_not_tell_of_a_layer_with_urls_nothing_is_equal(
+    trusting, obstacle
+):
+    late = blob(FOREIGN, 20_000)
+    config, image = with_layers_elsewhere(late)
+    await trusting.upload(config)
+    await trusting.push(image, "1")
+    await trusting.upload(late, told=False)
+    async with (
+        in_front_of(str(trusting.client.base), **obstacle) as proxy,
+        RegistryClient(proxy.url) as through,
+    ):
+        report = await reconciler(trusting.pool, trusting.service.recorder, through).run()
+    assert report is not None
+    assert not report.equal
+    [problem] = report.problems
+    assert REPOSITORY in problem
+    assert await trusting.usage() == weight(config, image)
+
+
+async def test_where_storage_does_not_tell_of_an_entry_of_an_index_nothing_is_equal(place):
+    odd = blob(NOBODY_KNOWS)
+    index = index_of(odd)
+    await place.upload(odd, told=False)
+    await place.push(index, "odd")
+    async with (
+        in_front_of(str(place.client.base), stores_at="localhost") as proxy,
+        RegistryClient(proxy.url) as through,
+    ):
+        report = await reconciler(place.pool, place.service.recorder, through).run()
+    assert report is not None
+    assert not report.equal
+    assert "RQ_REGISTRY_REDIRECT_HOSTS" in report.problems[0]
+    assert (await place.reconcile()).drift[0].drift_bytes == weight(odd)
 
 
 async def test_what_a_cache_holds_is_never_announced_as_awaiting_collection(place):
