@@ -124,7 +124,7 @@ async def places(
     turn: int,
     keep_newest: int,
     limit: int,
-) -> dict[str, set[bytes]]:
+) -> dict[str, frozenset[bytes]]:
     """Repository → manifests that hold an app's places; `keep_newest` is the default policy's.
 
     `turn`: another order of apps for each number, where there are more than `limit`.
@@ -133,7 +133,7 @@ async def places(
     rows = await connection.fetch(PLACES, registry, workspace, turn, keep_newest, limit)
     for row in rows:
         found.setdefault(row["repository"], set()).add(row["digest"])
-    return found
+    return {repository: frozenset(digests) for repository, digests in found.items()}
 
 
 async def keep(

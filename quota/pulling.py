@@ -59,6 +59,7 @@ class PullCheck:
         self._most = most
         self._seconds = seconds
         self._seconds_left = seconds
+        self._turn = asyncio.Lock()
         self._asked: dict[tuple[str, str, bytes], asyncio.Task[Pull]] = {}
         self._known: Container[Image] = frozenset()
 
@@ -72,8 +73,11 @@ class PullCheck:
         `known`: what the ledger has or had; a child of an index that never was there is none that is
         missing. Raises RegistryError when the registry as a whole does not answer.
         """
-        self._known = known
-        wanted = list(dict.fromkeys(images))
+        async with self._turn:
+            self._known = known
+            return await self._within_bounds(list(dict.fromkeys(images)))
+
+    async def _within_bounds(self, wanted: Sequence[Image]) -> dict[Image, Pull]:
         loop = asyncio.get_running_loop()
         began = loop.time()
         work = asyncio.create_task(self._all(wanted))

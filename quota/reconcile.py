@@ -13,12 +13,15 @@ from uuid import UUID, uuid4
 import msgspec
 
 from ledger import reconcile as rows
-from ledger import verify
+from ledger import unreadable, verify
 from ledger.facts import BlobStored, Fact, ManifestDeleted, ManifestSeen, TagRemoved
 from ledger.reconcile import Drift, KnownRepository, Pass
 from ledger.record import RECONCILE, Recorded, Recorder
 from quota.looking import each
+from quota.policy import DEFAULT_POLICY
+from quota.pulling import PullCheck
 from quota.walk import Findings, RepositoryWalk, outdated
+from quota.words import plural
 from registry.client import PROBE_REPOSITORY, RegistryClient
 from registry.errors import (
     PullThroughCache,
@@ -27,6 +30,7 @@ from registry.errors import (
     RegistryRefused,
     RegistryUnavailable,
 )
+from registry.names import format_digest
 from registry.workspaces import WorkspaceRule
 from runtime.postgres import Connection, Pool
 from runtime.settings import DEFAULT_REGISTRY
@@ -39,6 +43,8 @@ _RESUME_WITHIN = timedelta(hours=24)
 """A pass that stopped longer ago is begun anew."""
 _REPOSITORIES_AT_ONCE = 8
 _MOST_PROBLEMS = 1000
+_MOST_PLACES = 200
+"""Images of a pass that are asked for with all that they need: others in the next one."""
 _IN_FLIGHT_SECONDS = 2.0
 """What a push's notification may need to arrive: what is on its way is no drift."""
 _MOST_IN_FLIGHT = 50
@@ -164,13 +170,28 @@ class Reconciler:
         return last is not None and (last.finished_at or last.started_at) >= moment
 
     async def _run(self, current: Pass) -> Report:
-        run = _Run(current, resumed=bool(current.cursor), progress=Progress())
+        run = _Run(
+            current,
+            resumed=bool(current.cursor),
+            progress=Progress(),
+            pulls=PullCheck(self._client),
+        )
         self.progress = run.progress
         self._walks = True
         try:
             if self._pull_through or await self._client.is_pull_through_cache(PROBE_REPOSITORY):
                 raise PullThroughCache
             names = await self._repositories(run)
+            async with self._pool.acquire() as connection:
+                await unreadable.tidy(connection)
+                run.places = await unreadable.places(
+                    connection,
+                    DEFAULT_REGISTRY,
+                    current.workspace,
+                    turn=current.id,
+                    keep_newest=DEFAULT_POLICY.keep_newest,
+                    limit=_MOST_PLACES,
+                )
             run.progress.total = len(names)
             run.waiting = deque(name for name in names if name > current.cursor)
             run.progress.done = len(names) - len(run.waiting)
@@ -253,8 +274,11 @@ class Reconciler:
             confirm_now=run.current.confirm_now,
             clock=self._clock,
             new_id=self._new_id,
+            pulls=run.pulls,
+            places=run.places.get(repository, frozenset()),
         )
         async for findings in walk.findings():
+            await self._keep_pulls(run, repository, known, findings)
             run.progress.manifests += findings.asked
             run.current.manifests += findings.asked
             for problem in findings.problems:
@@ -274,6 +298,31 @@ class Reconciler:
             now=self._clock(),
             unread={reference: begun_with.of(reference) for reference in walk.unread},
         )
+
+    async def _keep_pulls(
+        self, run: "_Run", repository: str, known: KnownRepository, findings: Findings
+    ) -> None:
+        """What cannot be pulled is announced once, and no pass calls it equal."""
+        if not findings.pulls:
+            return
+        pulls = findings.pulls
+        broken = {image: pull.why for image, pull in pulls.items() if pull.state == "broken"}
+        whole = [image for image, pull in pulls.items() if pull.state == "whole"]
+        run.unclear += len(pulls) - len(broken) - len(whole)
+        tags = {tag.digest: name for name, tag in known.tags.items()}
+        for (_repository, digest), why in broken.items():
+            name = f"{repository}:{tags[digest]}" if digest in tags else repository
+            told = f"{name} ({format_digest(digest)}) cannot be pulled: {why}; push it again"
+            run.doubted += [told][: _MOST_PROBLEMS - len(run.doubted)]
+        async with self._pool.acquire() as connection, connection.transaction():
+            await unreadable.keep(
+                connection,
+                DEFAULT_REGISTRY,
+                broken=broken,
+                whole=whole,
+                now=self._clock(),
+                new_id=self._new_id,
+            )
 
     async def _known(self, repository: str) -> KnownRepository:
         async with self._pool.acquire() as connection:
@@ -353,6 +402,11 @@ class Reconciler:
             suspected = await rows.suspected(connection, DEFAULT_REGISTRY, run.current.workspace)
         if any(item.found for item in drift):
             run.notes.append(UNTAGGED)
+        if run.unclear:
+            run.notes.append(
+                f"Whether {plural(run.unclear, 'image')} among the newest of their apps can be pulled could"
+                " not be asked in time; later passes ask others first, and a cleanup asks before it deletes."
+            )
         return Report(
             run.current.id,
             run.current.workspace,
@@ -387,6 +441,11 @@ class _Run(msgspec.Struct):
     current: Pass
     resumed: bool
     progress: Progress
+    pulls: PullCheck
+    places: dict[str, frozenset[bytes]] = msgspec.field(default_factory=dict)
+    """Repository → manifests that hold places: whether they can be pulled is asked."""
+    unclear: int = 0
+    """Of those, what could not be asked."""
     waiting: deque[str] = msgspec.field(default_factory=deque)
     open: set[str] = msgspec.field(default_factory=set)
     problems: list[str] = msgspec.field(default_factory=list)

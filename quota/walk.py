@@ -32,6 +32,7 @@ from quota.looking import (
     stamp_of,
     what_is,
 )
+from quota.pulling import Pull, PullCheck
 from registry.answers import FetchedManifest, ManifestHead, TagState
 from registry.client import RegistryClient
 from registry.errors import NotFound, RegistryError
@@ -66,6 +67,9 @@ class Findings(msgspec.Struct):
     asked: int = 0
     """Tags and manifests that were looked at."""
 
+    pulls: dict[tuple[str, bytes], Pull] = msgspec.field(default_factory=dict)
+    """Whether images that hold places can be pulled."""
+
     @property
     def empty(self) -> bool:
         """Whether there is nothing to record."""
@@ -90,8 +94,13 @@ class RepositoryWalk:
         confirm_now: bool,
         clock: Callable[[], datetime],
         new_id: Callable[[], UUID],
+        pulls: PullCheck,
+        places: frozenset[bytes] = frozenset(),
     ) -> None:
+        """`places`: manifests that hold an app's places; whether they can be pulled is asked of `pulls`."""
         self._client = client
+        self._pulls = pulls
+        self._places = places
         self._repository = repository
         self._known = known
         self._confirm_now = confirm_now
@@ -121,7 +130,8 @@ class RepositoryWalk:
         for tags in _parts(tags_to_ask(self._known, listed)):
             yield await self._tags(tags)
         absent: dict[bytes, datetime] = {}
-        for digests in _parts(not_named(self._known, self._named)):
+        # That a tag names them was answered from a cache, perhaps: 304 proves no manifest.
+        for digests in _parts(not_named(self._known, self._named - self._places)):
             yield await self._manifests(digests, absent)
         for digests in _parts(sorted(self._known.names)):
             found = Findings()
@@ -305,6 +315,9 @@ class RepositoryWalk:
         """Ask for manifests that no tag names: untagged ones, an index's children."""
         found = Findings(asked=len(digests))
         present: set[bytes] = set()
+        places = [(self._repository, digest) for digest in digests if digest in self._places]
+        known = {(self._repository, digest) for digest in self._known.manifests}
+        found.pulls = await self._pulls.ask(places, known)
         for digest, head in await each(digests, lambda digest: self._head(digest, found)):
             if head is None or head.exists:
                 if head is not None or digest in self._known.manifests:
@@ -329,6 +342,14 @@ class RepositoryWalk:
         return found
 
     async def _head(self, digest: bytes, found: Findings) -> ManifestHead | None:
+        pull = found.pulls.get((self._repository, digest))
+        if pull is not None:
+            there = pull.gone is None
+            if pull.state == "unclear" and there:
+                return None
+            return ManifestHead(
+                exists=there, digest=digest, media_type="", size=None, date=pull.gone
+            )
         try:
             return await self._client.head_manifest(self._repository, digest)
         except RegistryError as error:

@@ -6,6 +6,7 @@ import asyncpg
 
 from cli.doctor.clocks import Clock, now, skew
 from cli.doctor.findings import Finding, failed, ok, skipped, warning
+from ledger import unreadable
 from ledger.health import repository_names
 from migrations.state import schema_state
 from quota.words import plural
@@ -16,6 +17,8 @@ from runtime.settings import Settings, SettingsError
 from runtime.tls import advice
 
 _OLDEST: Final = 15
+_IMAGES: Final = 3
+"""Images that cannot be pulled, by name."""
 _REPOSITORIES: Final = 1000
 """How many are looked at."""
 
@@ -58,7 +61,34 @@ async def check(settings: Settings, *, clock: Clock = now) -> list[Finding]:
         )
         return [answers, clocks, failed("schema", found, "run `registry-quota migrate`")]
     newest = ok("schema", f"is the newest ({state.newest})")
-    return [answers, clocks, newest, *await _placing(url, settings.workspace_pattern)]
+    placing = await _placing(url, settings.workspace_pattern)
+    return [answers, clocks, newest, *placing, *await _unreadable(url)]
+
+
+async def _unreadable(url: str) -> list[Finding]:
+    """Finding `images`, where something was found that cannot be pulled."""
+    try:
+        connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT, command_timeout=10)
+        try:
+            found = await unreadable.of_workspace(connection, None, limit=_IMAGES + 1)
+        finally:
+            await connection.close(timeout=5)
+    except (*UNAVAILABLE, asyncpg.PostgresError):
+        return []
+    if not found:
+        return []
+    named = "; ".join(
+        f"{image.repository}:{', '.join(image.tags)} ({image.reason})" for image in found[:_IMAGES]
+    )
+    more = " and more" if len(found) > _IMAGES else ""
+    return [
+        warning(
+            "images",
+            f"cannot be pulled: {named}{more}",
+            "push them again, or delete them: they hold no place among the newest of their apps."
+            " After a garbage collection without a restart the registry has to be restarted first",
+        )
+    ]
 
 
 async def _placing(url: str, pattern: str) -> list[Finding]:

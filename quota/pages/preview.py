@@ -14,6 +14,7 @@ from registry.names import format_digest
 
 MOST_SHOWN = 100
 _MOST_REMEMBERED = 20_000
+_MOST_UNREADABLE = 5
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -55,6 +56,19 @@ class Preview(msgspec.Struct, frozen=True):
     """(repository, digest) → the reason's code, of what a rule keeps; empty for large workspaces."""
 
 
+def _unreadable(snapshot: Snapshot) -> list[str]:
+    """What cannot be pulled, as far as it was asked for; a sentence each."""
+    views = snapshot.by_key()
+    told = [
+        f"{views[key].repository}:{', '.join(views[key].tags) or format_digest(key[2])[:19]} cannot be"
+        f" pulled, so it holds no place: {why}. Push it again."
+        for key, why in snapshot.unreadable.items()
+        if key in views
+    ]
+    more = len(told) - _MOST_UNREADABLE
+    return [*told[:_MOST_UNREADABLE], *([f"And {more} more cannot be pulled."] if more > 0 else [])]
+
+
 def preview_of(snapshot: Snapshot, plan: Plan) -> Preview:
     """What a page shows of a plan."""
     return Preview(
@@ -79,7 +93,10 @@ def preview_of(snapshot: Snapshot, plan: Plan) -> Preview:
         target_reached=plan.target_reached,
         why_not=plan.why_not,
         refused=tuple(block.sentence for block in plan.blocks),
-        warnings=tuple(block.sentence for block in (*plan.warnings, *plan.notes)),
+        warnings=(
+            *_unreadable(snapshot),
+            *(block.sentence for block in (*plan.warnings, *plan.notes)),
+        ),
         kept={
             KEPT_AS[why]: count
             for why, count in sorted(plan.kept_by.items(), key=lambda item: -item[1])

@@ -12,16 +12,20 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from cli.doctor import postgres
 from ledger.workspaces import Settings
 from quota import pulling
 from quota.cleaning import Job
+from quota.pages.preview import preview_of
 from quota.runs import PlannedBuild, Runs
 from quota.snapshot import Incoming
 from registry.client import RegistryClient
 from registry.names import format_digest
 from registry.push import Image, build_image, build_index, build_layer, push_image
 from registry.transport import Retries
+from runtime.settings import Settings as RuntimeSettings
 from tests.integration.quota.conftest import Service, service_of, utc_now
+from tests.integration.quota.test_reconcile import an_hour_passes, reconcile
 from tests.support import ledgers
 from tests.support.registries import answering, program_or_skip, running_registry
 
@@ -254,3 +258,52 @@ async def test_an_app_whose_places_could_not_be_asked_for_is_not_cleaned(
         service.cleaner.tools, "acme", Incoming(), "a test", denied.outcome
     ).plan_asked(20)
     assert plan.kept_by["doubted"] == 8
+
+
+async def test_reconciliation_takes_no_304_for_an_image(shelf):
+    """It is no match, it is announced once, shown and told; and what is gone by 404 is forgotten."""
+    service = shelf.service
+    await service.configure("acme", 9_000_000)
+    whole = await fill(shelf, 2)
+    cached = build_image([build_layer("cached", 100_000)])
+    await service.push_built("acme/api", "1.8", cached)
+    await push_again_after_a_collection(shelf, [cached])
+    broken = await service.push("acme/api", "1.9", 100_000)
+    layer = next(b for b in broken.blobs if len(b.content) >= 10_000)
+    shelf.data(layer.digest).unlink()
+    report = await reconcile(service)
+    assert not report.equal
+    assert len([told for told in report.doubted if "cannot be pulled" in told]) == 2
+    assert sorted(await events(shelf)) == sorted(
+        format_digest(image.digest) for image in (cached, broken)
+    )
+    planned = await service.cleaner.plan("acme", Incoming())
+    assert planned is not None
+    named = " ".join(preview_of(*planned).warnings)
+    assert "acme/api:1.9 cannot be pulled" in named
+    assert "acme/api:1.8, again-0 cannot be pulled" in named
+    # In the second of its push a 404 is no absence yet; then it is suspected, then forgotten.
+    for _look in range(2):
+        await an_hour_passes(service.pool)
+        await reconcile(service)
+    assert len(await events(shelf)) == 2
+    held = await ledgers.manifests(service.pool)
+    assert ("acme/api", cached.digest) not in held
+    assert all(("acme/api", image.digest) in held for image in (*whole, broken))
+    shelf.data(layer.digest).write_bytes(layer.content)
+    report = await reconcile(service)
+    assert not [told for told in report.doubted if "cannot be pulled" in told]
+    assert not await service.pool.fetchval("SELECT count(*) FROM unreadable_images")
+
+
+async def test_doctor_names_what_cannot_be_pulled(shelf, database_url):
+    service = shelf.service
+    await service.configure("acme", 9_000_000)
+    [image] = await fill(shelf, 1)
+    settings = RuntimeSettings.model_validate({"database_url": database_url})
+    assert "images" not in {finding.check for finding in await postgres.check(settings)}
+    shelf.data(image.digest).write_text("")
+    await reconcile(service)
+    [found] = [f for f in await postgres.check(settings) if f.check == "images"]
+    assert "acme/api:1.0" in found.found
+    assert "push them again" in found.mend
