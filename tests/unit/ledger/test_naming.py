@@ -9,15 +9,22 @@ from ledger.facts import (
     ManifestPushed,
     ManifestSeen,
     RepositoryFact,
+    Stamp,
     TagRemoved,
 )
 from ledger.fold import State, fold
 from ledger.naming import Age, Named, age_of, heads, named
-from tests.support.histories import IMAGES, OCI_IMAGE, deliveries, stamp
+from tests.support import histories
+from tests.support.histories import IMAGES, OCI_IMAGE, deliveries
 from tests.support.naming import REPOSITORY, named_by, namings
 
 A, B = IMAGES[0][0], IMAGES[1][0]
 UNKNOWN = {"push_ns": -1, "dated_ns": -1, "built_ns": -1}
+
+
+def stamp(minute: int) -> Stamp:
+    """Minutes apart: a push within seconds of a look is what the look saw."""
+    return histories.stamp(minute * 60_000_000_000)
 
 
 def folded(facts: list[RepositoryFact]) -> State:
