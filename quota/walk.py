@@ -343,10 +343,9 @@ class RepositoryWalk:
 
     async def _head(self, digest: bytes, found: Findings) -> ManifestHead | None:
         pull = found.pulls.get((self._repository, digest))
-        if pull is not None:
+        # Only these say whether the manifest is there: of a failure it is asked by itself.
+        if pull is not None and (pull.state == "whole" or pull.gone is not None):
             there = pull.gone is None
-            if pull.state == "unclear" and there:
-                return None
             return ManifestHead(
                 exists=there, digest=digest, media_type="", size=None, date=pull.gone
             )
