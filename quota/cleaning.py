@@ -40,6 +40,9 @@ from runtime.logs import get_logger
 from runtime.postgres import UNAVAILABLE
 from runtime.settings import DEFAULT_REGISTRY
 
+_MOST_LOOKS = 10
+"""Images of unknown age that are looked at for a reason: an index has no config to tell one."""
+
 log = get_logger(__name__)
 
 STALE_AFTER = timedelta(seconds=15)
@@ -165,14 +168,16 @@ class Job:
 
     async def _tell_why_no_age(self, plan: Plan, seconds: float) -> None:
         """Images whose age is not known stay for ever: where their configs cannot be read, say so."""
-        of_no_age = (one.manifest for one in plan.decisions if not one.manifest.age_known)
-        image = next((one for one in of_no_age if one.tags), None)
-        if image is None:
-            return
+        of_no_age = [one.manifest for one in plan.decisions if not one.manifest.age_known]
+        client = self._tools.client
         with contextlib.suppress(TimeoutError, RegistryError, ManifestError):
             async with asyncio.timeout(seconds):
-                if await config_elsewhere(self._tools.client, image.repository, image.digest):
-                    self._outcome.warn("blobs_elsewhere")
+                for image in of_no_age[:_MOST_LOOKS]:
+                    elsewhere = await config_elsewhere(client, image.repository, image.digest)
+                    if elsewhere:
+                        self._outcome.warn("blobs_elsewhere")
+                    if elsewhere is not None:
+                        return
 
     async def _plan_once(self) -> tuple[Snapshot, PlanInput, Plan]:
         async with self._tools.pool.acquire() as connection:

@@ -154,17 +154,18 @@ async def created_ns(
     return None if created is None else to_ns(created)
 
 
-async def config_elsewhere(client: RegistryClient, repository: str, digest: bytes) -> bool:
+async def config_elsewhere(client: RegistryClient, repository: str, digest: bytes) -> bool | None:
     """Whether an image's config is at a host that the registry names and we are not allowed to read.
 
-    Raises RegistryError, ManifestError.
+    None for what has no config: an index, an artifact. Raises RegistryError, ManifestError.
     """
     config = look_at(await client.get_manifest(repository, digest)).config
-    if config is not None:
-        try:
-            await client.get_blob(repository, config.digest, _MOST_CONFIG_BYTES)
-        except SentElsewhere:
-            return True
+    if config is None:
+        return None
+    try:
+        await client.get_blob(repository, config.digest, _MOST_CONFIG_BYTES)
+    except SentElsewhere:
+        return True
     return False
 
 
