@@ -82,8 +82,9 @@ class Named(msgspec.Struct, frozen=True, gc=False):
 def named(run: Run, before: Iterable[Stamp]) -> Named:
     """What a run tells. `before`: moments at which the tag named something else, or nothing.
 
-    A run that a push began began with it. Where a look found it first, it began no earlier than that
-    look knew, nor than what was before; where neither is there, nobody knows.
+    A run that a push began began with it, also where a look saw that push before its event came. Where
+    a look found it first, it began no earlier than that look knew, nor than what was before; where
+    neither is there, nobody knows.
     """
     if not run:
         return Named()
@@ -91,7 +92,7 @@ def named(run: Run, before: Iterable[Stamp]) -> Named:
         return Named(run[0].moment_ns)
     push = next((tag_set for tag_set in run if tag_set.pushed), None)
     if push is not None and push.stamp[0] - run[0].stamp[0] < _UNDER_WAY_NS:
-        return Named(push.moment_ns)  # the look saw that push before its event came
+        return Named(push.moment_ns)
     known = [tag_set.moment_ns for tag_set in run if not tag_set.pushed]
     known += [stamp[0] for stamp in before]
     if max(known) >= 0:

@@ -77,7 +77,11 @@ def named_by(facts: Sequence[RepositoryFact]) -> dict[str, Named]:
 def _of(run: Sequence[ManifestPushed | ManifestSeen], bound: int) -> Named:
     if isinstance(run[0], ManifestPushed):
         return Named(run[0].stamp[0])
+    pushes = [fact.stamp[0] for fact in run if isinstance(fact, ManifestPushed)]
+    # A look saw the push whose event came within five seconds of it.
+    if pushes and pushes[0] < run[0].stamp[0] + 5 * SECOND:
+        return Named(pushes[0])
     told = [f.named_ns for f in run if isinstance(f, ManifestSeen) and f.named_ns is not None]
     if max([bound, *told]) >= 0:
         return Named(max([bound, *told]))
-    return Named(-1, next((f.stamp[0] for f in run if isinstance(f, ManifestPushed)), -1))
+    return Named(-1, pushes[0] if pushes else -1)

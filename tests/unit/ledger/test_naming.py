@@ -70,6 +70,14 @@ def moment_of(*facts: RepositoryFact) -> Named:
     return live(folded(list(facts)))["1.8"]
 
 
+def test_a_look_that_saw_a_push_before_its_event_takes_nothing_from_its_moment():
+    """A cleanup's own check sees a tag that was set just now; its image is as new as the push."""
+    looked = ManifestSeen("default", REPOSITORY, A, histories.stamp(0), OCI_IMAGE, 1, "1.8")
+    soon = histories.stamp(1_300_000_000)
+    pushed = ManifestPushed("default", REPOSITORY, A, soon, OCI_IMAGE, 100, "1.8")
+    assert moment_of(looked, pushed) == moment_of(pushed, looked) == Named(soon[0])
+
+
 @given(st.data())
 def test_in_any_order_and_repetition_it_is_what_the_whole_set_of_facts_says(data):
     history = data.draw(namings())
