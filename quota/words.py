@@ -2,25 +2,15 @@
 
 from typing import Final
 
+from runtime.sizes import readable
+
 _SIZE_UNITS: Final = ("B", "KB", "MB", "GB", "TB", "PB", "EB")
 _TIME_UNITS: Final = ((86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 
 
 def format_bytes(size: int) -> str:
     """Bytes as `0 B`, `512 B`, `41.2 MB`: units of 1024, one decimal place, halves rounded up."""
-    power = min(max(size.bit_length() - 1, 0) // 10, len(_SIZE_UNITS) - 1)
-    if power == 0:
-        return f"{size} B"
-    tenths = _tenths(size, power)
-    if tenths == 10_240 and power + 1 < len(_SIZE_UNITS):
-        # 1023.99 KB would read as 1024.0 KB.
-        power, tenths = power + 1, 10
-    return f"{tenths // 10}.{tenths % 10} {_SIZE_UNITS[power]}"
-
-
-def _tenths(size: int, power: int) -> int:
-    unit = 1 << 10 * power
-    return (size * 20 + unit) // (2 * unit)
+    return readable(size, _SIZE_UNITS)
 
 
 def ordinal(number: int) -> str:

@@ -9,8 +9,6 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from consumer.metrics import ConsumerMetrics
-from consumer.settling import SettlingWorker
 from ledger.ahead import SECOND_NS, told_ahead
 from ledger.facts import Content, DigestDeleted, Fact, ManifestPushed, TagRemoved
 from ledger.runs import Item
@@ -21,8 +19,8 @@ from registry.media_types import OCI_MANIFEST
 from registry.push import Image, build_image, build_layer, push_image
 from registry.transport import Retries
 from registry.workspaces import WorkspaceRule
-from runtime.lifecycle import Stopping
 from tests.support import ledgers
+from tests.support.settling import Clock, worker
 from tests.support.waiting import wait_until
 
 REPOSITORY = "acme/api"
@@ -37,25 +35,6 @@ async def client(backend):
         RegistryClient(registry.url, retries=Retries(attempts=1)) as client,
     ):
         yield client
-
-
-class Clock:
-    def __init__(self):
-        self.now = datetime.now(UTC)
-
-    def __call__(self):
-        return self.now
-
-
-def worker(pool, client, clock):
-    return SettlingWorker(
-        pool=pool,
-        recorder=ledgers.recorder(pool),
-        client=client,
-        metrics=ConsumerMetrics(),
-        stopping=Stopping(),
-        clock=clock,
-    )
 
 
 async def settle(pool, client, clock):

@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ from registry.push import Image, build_image, build_layer, push_image
 from runtime.lifecycle import Stopping
 from tests.support import ledgers
 from tests.support.fake_registry import says, serving_fake
+from tests.support.settling import Clock
 
 
 @pytest_asyncio.fixture
@@ -27,14 +28,6 @@ async def client(backend):
         RegistryClient(registry.url) as client,
     ):
         yield client
-
-
-class Clock:
-    def __init__(self):
-        self.now = datetime.now(UTC)
-
-    def __call__(self):
-        return self.now
 
 
 def confirmer(pool, client, clock):

@@ -2,20 +2,19 @@
 
 import time
 import uuid
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest_asyncio
 
-from consumer.metrics import ConsumerMetrics
-from consumer.settling import SettlingWorker, wait_before
+from consumer.settling import wait_before
 from ledger.facts import Content, ManifestPushed
 from registry.client import RegistryClient
 from registry.media_types import OCI_MANIFEST
 from registry.push import Image, build_image, build_layer, push_image
 from registry.transport import Retries
-from runtime.lifecycle import Stopping
 from tests.support import ledgers
 from tests.support.fake_registry import says, serving_fake
+from tests.support.settling import Clock, worker
 
 SECOND = 10**9
 
@@ -28,25 +27,6 @@ async def client(backend):
         RegistryClient(registry.url, retries=Retries(attempts=1)) as client,
     ):
         yield client
-
-
-class Clock:
-    def __init__(self):
-        self.now = datetime.now(UTC)
-
-    def __call__(self):
-        return self.now
-
-
-def worker(pool, client, clock):
-    return SettlingWorker(
-        pool=pool,
-        recorder=ledgers.recorder(pool),
-        client=client,
-        metrics=ConsumerMetrics(),
-        stopping=Stopping(),
-        clock=clock,
-    )
 
 
 def an_image(name: str) -> Image:

@@ -2,23 +2,21 @@
 
 import time
 import uuid
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from itertools import permutations
 
 import pytest
 import pytest_asyncio
 
-from consumer.metrics import ConsumerMetrics
-from consumer.settling import SettlingWorker
 from ledger.facts import BlobStored, Content, DigestDeleted, ManifestDeleted, ManifestPushed
 from registry.client import RegistryClient
 from registry.media_types import OCI_MANIFEST
 from registry.names import format_digest
 from registry.push import Image, build_image, build_layer, push_image, upload_blob
 from registry.transport import Request, Retries
-from runtime.lifecycle import Stopping
 from tests.support import ledgers
 from tests.support.fake_registry import says, serving_fake
+from tests.support.settling import Clock, worker
 
 SECOND = 10**9
 REPOSITORY = "acme/api"
@@ -32,14 +30,6 @@ async def client(backend, request):
         RegistryClient(registry.url, retries=Retries(attempts=1)) as client,
     ):
         yield client
-
-
-class Clock:
-    def __init__(self):
-        self.now = datetime.now(UTC)
-
-    def __call__(self):
-        return self.now
 
 
 class Told:
@@ -68,17 +58,6 @@ class Told:
 
     def deleted(self, at=2):
         return DigestDeleted("default", REPOSITORY, self.image.digest, self._stamp(at))
-
-
-def worker(pool, client, clock):
-    return SettlingWorker(
-        pool=pool,
-        recorder=ledgers.recorder(pool),
-        client=client,
-        metrics=ConsumerMetrics(),
-        stopping=Stopping(),
-        clock=clock,
-    )
 
 
 def an_image(name: str) -> Image:
