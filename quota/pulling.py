@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Final, Literal
 
 from quota.looking import only_this
+from registry.answers import FetchedManifest
 from registry.client import RegistryClient
 from registry.errors import (
     NotFound,
@@ -112,9 +113,11 @@ class PullCheck:
     def _too_slow(self) -> Pull:
         return Pull("unclear", f"it was not answered within {self._seconds:g} s")
 
-    async def _manifest(self, repository: str, digest: bytes) -> Pull:
+    async def _manifest(self, repository: str, digest: bytes, *, entry: bool = False) -> Pull:
         return await self._once(
-            "manifest", (repository, digest), lambda: self._ask_manifest(repository, digest)
+            "manifest",
+            (repository, digest),
+            lambda: self._ask_manifest(repository, digest, entry=entry),
         )
 
     async def _blob(self, repository: str, digest: bytes) -> Pull:
@@ -122,9 +125,11 @@ class PullCheck:
             "blob", (repository, digest), lambda: self._ask_blob(repository, digest)
         )
 
-    async def _ask_manifest(self, repository: str, digest: bytes) -> Pull:
+    async def _ask_manifest(self, repository: str, digest: bytes, *, entry: bool) -> Pull:
         try:
-            fetched = await self._client.get_manifest(repository, digest)
+            fetched = await self._fetched(repository, digest, entry=entry)
+            if fetched is None:
+                return WHOLE
             parsed = parse_manifest(fetched.body, fetched.media_type)
         except NotFound as error:
             return Pull("broken", f"the registry answers 404 for {_short(digest)}", error.date)
@@ -138,6 +143,23 @@ class PullCheck:
         if parts:
             return _worst(await asyncio.gather(*parts))
         return await self._children(repository, parsed.children, attestations(fetched.body))
+
+    async def _fetched(
+        self, repository: str, digest: bytes, *, entry: bool
+    ) -> FetchedManifest | None:
+        """Its document; None: the registry has a blob under that digest, and an index calls it a manifest.
+
+        Asked for such a blob a registry fails, however often: that is worth one try. Raises RegistryError.
+        """
+        if entry:
+            try:
+                return await self._client.get_manifest(repository, digest, again=False)
+            except (NotFound, RegistryDenied):
+                raise
+            except RegistryError:
+                if (await self._blob(repository, digest)).state == "whole":
+                    return None
+        return await self._client.get_manifest(repository, digest)
 
     async def _children(
         self, repository: str, children: Sequence[Descriptor], beside: Container[bytes]
@@ -164,11 +186,11 @@ class PullCheck:
         """An index may name blobs, too: what a type does not say is asked of storage as both."""
         media_type = bare(child.media_type)
         if not media_type or descriptor_kind(media_type) == "manifest":
-            return await self._manifest(repository, child.digest)
+            return await self._manifest(repository, child.digest, entry=True)
         pull = await self._blob(repository, child.digest)
         if pull.state != "broken":
             return pull
-        other = await self._manifest(repository, child.digest)
+        other = await self._manifest(repository, child.digest, entry=True)
         return other if other.state == "whole" else pull
 
     async def _ask_blob(self, repository: str, digest: bytes) -> Pull:

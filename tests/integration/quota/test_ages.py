@@ -196,10 +196,11 @@ async def test_the_first_installation_goes_by_what_images_say_of_themselves(serv
     assert newest_first == [images[0], images[2], images[1]]
     assert max(found.values()) < time.time_ns() - 365 * DAY_NS
 
-    # A mirror's push of what was there is no news, either.
+    # A mirror's push of what was there, longer ago than a push is under way, is no news, either.
     await service.configure("acme", 500_000)
     document = images[1].manifest
-    await service.tell("acme/api", "1", document.content, document.media_type)
+    later = time.time_ns() + 60 * SECOND_NS
+    await service.tell("acme/api", "1", document.content, document.media_type, at_ns=later)
     assert await ages(service) == found
 
 

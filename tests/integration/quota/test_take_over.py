@@ -9,6 +9,7 @@ import pytest
 from ledger.runs import Lease
 from quota.cleaning import STALE_AFTER
 from quota.cleanup import Cleaner
+from quota.deleting import Deletions
 from quota.metrics import QuotaMetrics
 from quota.snapshot import Incoming
 from registry.push import build_image, build_index, build_layer
@@ -60,9 +61,9 @@ class Ending:
         self.pool = KillingPool(service.pool, after)
         send = Transport.send
 
-        async def send_or_end(transport, *arguments):
+        async def send_or_end(transport, *arguments, **options):
             self.pool.one_more()
-            answer = await send(transport, *arguments)
+            answer = await send(transport, *arguments, **options)
             self.pool.one_more()
             return answer
 
@@ -146,15 +147,15 @@ async def test_the_next_hook_takes_over_what_was_begun(service, monkeypatch):
 
 async def test_who_was_frozen_and_taken_over_deletes_nothing_more(service, monkeypatch):
     service = await begin_anew(service)
-    get, frozen, thaw = service.registry.get_manifest, asyncio.Event(), asyncio.Event()
+    keep, frozen, thaw = Deletions._keep_document, asyncio.Event(), asyncio.Event()
 
-    async def get_but_freeze(repository, reference):
+    async def keep_but_freeze(deletions, *arguments):
         if not frozen.is_set():
             frozen.set()
             await thaw.wait()
-        return await get(repository, reference)
+        return await keep(deletions, *arguments)
 
-    monkeypatch.setattr(service.registry, "get_manifest", get_but_freeze)
+    monkeypatch.setattr(Deletions, "_keep_document", keep_but_freeze)
     task, outcome, _own = service.cleaner.start("acme", Incoming(), cause="a test")
     await asyncio.wait_for(frozen.wait(), 10)
     for taken in await cleaner_of(service, service.pool, clock=later).take_over_stale():
