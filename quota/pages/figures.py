@@ -62,7 +62,7 @@ class Figures(Generic[Value]):
         known = self._known.get(workspace_id)
         if known is not None and (
             known.state == state
-            or (self._clock() - known.as_of).total_seconds() < known.cost_seconds * _RENEW_AFTER
+            or (self._clock() - known.as_of).total_seconds() < _good_for(known.cost_seconds)
         ):
             return known
         task = self._working.get(workspace_id)
@@ -82,7 +82,7 @@ class Figures(Generic[Value]):
         if known.state == state:
             return None
         age = (self._clock() - known.as_of).total_seconds()
-        return max(WAIT_SECONDS, known.cost_seconds * _RENEW_AFTER - age)
+        return max(WAIT_SECONDS, _good_for(known.cost_seconds) - age)
 
     async def _renew(self, name: str, workspace_id: int, state: object) -> None:
         try:
@@ -101,3 +101,8 @@ class Figures(Generic[Value]):
     async def close(self) -> None:
         """Stop working."""
         await end(self._working.values())
+
+
+def _good_for(cost_seconds: float) -> float:
+    """Seconds that a figure may be older than the account."""
+    return cost_seconds * _RENEW_AFTER

@@ -87,7 +87,7 @@ async def test_what_happens_while_the_connection_is_away_shows_when_it_is_back(s
 
 async def test_figures_that_were_older_than_the_page_are_replaced_by_themselves(site, monkeypatch):
     # As in a workspace so large that its plan is not made anew for each look.
-    monkeypatch.setattr("quota.pages.figures._RENEW_AFTER", 2000)
+    monkeypatch.setattr("quota.pages.figures._good_for", lambda _cost_seconds: 5.0)
     await site.fill("acme", 50)
     async with site.visit("/workspaces/acme") as (page, _seen):
         await expect(page.locator("#part-apps")).to_contain_text("api")
