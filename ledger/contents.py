@@ -124,8 +124,14 @@ def _index_entries(entries: Iterable[Descriptor]) -> tuple[tuple[bytes, int], ..
 
 
 def _cache_type(entries: Iterable[Descriptor]) -> str:
-    """The media type of the entry that makes an index a build cache: it stands where a config would."""
-    return next((item.media_type for item in entries if is_cache_type(item.media_type)), "")
+    """The media type of the entry that makes an index a build cache: it stands where a config would.
+
+    With a manifest beside it the index is what that one is: an image, perhaps, that somebody runs.
+    """
+    types = [item.media_type for item in entries]
+    if any(descriptor_kind(media_type) == "manifest" for media_type in types):
+        return ""
+    return next(filter(is_cache_type, types), "")
 
 
 def _blobs(
