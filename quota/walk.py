@@ -312,8 +312,9 @@ class RepositoryWalk:
         return _Fetched(look, created)
 
     async def _manifests(self, digests: Sequence[bytes], absent: dict[bytes, datetime]) -> Findings:
-        """Ask for manifests that no tag names: untagged ones, an index's children."""
-        found = Findings(asked=len(digests))
+        """Ask by digest for what no tag names (untagged ones, an index's children) and what holds places."""
+        # What a tag names has been looked at already.
+        found = Findings(asked=sum(digest not in self._named for digest in digests))
         present: set[bytes] = set()
         places = [(self._repository, digest) for digest in digests if digest in self._places]
         known = {(self._repository, digest) for digest in self._known.manifests}

@@ -84,7 +84,7 @@ async def test_on_a_terminal_it_shows_what_goes_and_deletes_only_what_was_agreed
     kept = await on_a_terminal("cleanup", name, answer="n")
     assert kept.code == 1, kept.out
     assert "nothing was deleted" in kept.out
-    for shown in (f"{name}/api:1.0", f"{name}/api:1.1", "never seen", "seconds ago", "49.5 KB"):
+    for shown in (f"{name}/api:1.0", f"{name}/api:1.1", "never seen", " ago", "49.5 KB"):
         assert shown in kept.out, kept.out
     assert "What is in use is not known here" in kept.out
     assert "Delete 2 images? [y/N]" in kept.out

@@ -34,7 +34,7 @@ async def test_a_repository_is_mapped_and_its_bytes_go_with_it(system, command):
     await pushed(system, workspace, "api", "web")
     ran = await command("workspaces", "map", f"{workspace}/web", f"{workspace}-new", "site")
     assert ran.code == 0, ran
-    assert "1 manifests moved" in ran.out
+    assert "1 manifest moved" in ran.out
     assert await system.usage(workspace) == await system.usage(f"{workspace}-new") == 5100
     (image,) = await system.images(f"{workspace}-new")
     assert (image["repository"], image["app"]) == (f"{workspace}/web", "site")

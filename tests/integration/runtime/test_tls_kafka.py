@@ -26,6 +26,7 @@ from quota.pipeline import Pipeline
 from quota.relay import Relay
 from runtime.kafka import (
     ALERTS_DEAD_LETTER_TOPIC,
+    ALERTS_STANDING_TOPIC,
     NOTIFICATIONS_TOPIC,
     TOPICS,
     cluster_id,
@@ -45,6 +46,8 @@ from tests.support.secure_kafka import PASSWORD, RESTRICTED, USER, SecureKafka, 
 from tests.support.waiting import wait_until
 from webhook_receiver.handlers import PATH
 from webhook_receiver.wiring import create_app
+
+ALERTS_TOPICS = (ALERTS_DEAD_LETTER_TOPIC, ALERTS_STANDING_TOPIC)
 
 
 @dataclass
@@ -168,7 +171,7 @@ async def test_the_rights_of_the_page_are_enough_and_no_more(
 
     await create_topics(users["rq_migrate"])
     assert await create_topics(users["rq_migrate"]) == []
-    assert await create_topics(users["rq_alerts"], (ALERTS_DEAD_LETTER_TOPIC,)) != []
+    assert len(await create_topics(users["rq_alerts"], ALERTS_TOPICS)) == len(ALERTS_TOPICS)
 
     # The receiver: an event, and what is none.
     workspace = f"acl{uuid.uuid4().hex[:8]}"
@@ -239,9 +242,7 @@ async def test_the_rights_of_the_page_are_enough_and_no_more(
     # And nothing else, for every user.
     everything = await let_in(secured.settings(secured.kafka.ssl))
     assert everything >= {
-        (operation, topic)
-        for operation in ("Read", "Write")
-        for topic in (*TOPICS, ALERTS_DEAD_LETTER_TOPIC)
+        (operation, topic) for operation in ("Read", "Write") for topic in (*TOPICS, *ALERTS_TOPICS)
     }
     found = dict(zip(users, await asyncio.gather(*map(let_in, users.values())), strict=True))
     assert found == {
