@@ -6,6 +6,7 @@ it was shown; or goes on where another process ended. Deleting fails closed, alw
 
 import asyncio
 import contextlib
+from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -14,6 +15,7 @@ from uuid import UUID
 import asyncpg
 
 from ledger import garbage, notices, outbox, plans, reading, runs, unreadable, workspaces
+from ledger.facts import Fact
 from ledger.outbox import QuotaEvent
 from ledger.reading import ManifestView
 from ledger.reconcile import floor
@@ -78,6 +80,8 @@ class Job:
         self._position = 0
         self._unit = 0
         self._checked: set[str] = set()
+        self._parts: dict[str, set[bytes]] = defaultdict(set)
+        """Repository → digests that its manifests name, asked for because the ledger has them not."""
         self._not_found: dict[str, frozenset[bytes]] = {}
         """Repository → digests for which the registry has none of the ledger's tags."""
         self._doubts = Doubts()
@@ -427,9 +431,14 @@ class Job:
     ) -> bool:
         """Ask the registry about what the plan rests on; True when it has to be made again.
 
-        First the tags, then whether the images that hold the protected places can be pulled.
+        First the tags, then what images name beside them, then whether the images that hold the
+        protected places can be pulled.
         """
-        return await self._tags_differ(snapshot, keys) or await self._places_differ(snapshot, plan)
+        return (
+            await self._tags_differ(snapshot, keys)
+            or await self._parts_differ(snapshot, keys)
+            or await self._places_differ(snapshot, plan)
+        )
 
     async def _tags_differ(self, snapshot: Snapshot, keys: Sequence[ManifestKey]) -> bool:
         views = snapshot.by_key()
@@ -479,6 +488,30 @@ class Job:
             # event was told before it was written is there by then.
             await asyncio.sleep(_DATE_SECONDS)
         return corrected or doubted
+
+    async def _parts_differ(self, snapshot: Snapshot, keys: Sequence[ManifestKey]) -> bool:
+        """Whether something unknown may hold what is to go; each digest is asked for once a run."""
+        facts: list[Fact] = []
+        doubted = False
+        for repository in sorted(
+            {name for registry, name, _ in keys if registry == DEFAULT_REGISTRY}
+        ):
+            try:
+                found = await recheck.unknown_parts(
+                    self._tools.client,
+                    snapshot,
+                    repository,
+                    self._parts[repository],
+                    new_id=self._tools.new_id,
+                )
+            except RegistryError as error:
+                raise stopped_by(error) from error
+            facts += found.facts
+            doubted = self._doubts.learn(repository, found) or doubted
+        if facts:
+            await self._tools.recorder.record(facts, now=self._tools.clock(), source="cleanup")
+        self._outcome.warn(*self._doubts.warnings(snapshot))
+        return bool(facts) or doubted
 
     async def _places_differ(self, snapshot: Snapshot, plan: Plan) -> bool:
         """Whether what holds places can be pulled; each image is asked for once a run.

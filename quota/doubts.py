@@ -21,7 +21,7 @@ class Doubts:
     images: dict[tuple[str, bytes], str] = field(default_factory=dict)
     """(repository, digest)"""
     untagged: dict[str, str] = field(default_factory=dict)
-    """Repositories with a tag of which nobody knows what it names: it may be something untagged."""
+    """Repositories with a tag, or an index, of which nobody knows what it names: that may have no tag."""
     repositories: dict[str, str] = field(default_factory=dict)
     apps: dict[str, str] = field(default_factory=dict)
 
@@ -30,7 +30,7 @@ class Doubts:
         before = self._size
         self.images |= {(repository, digest): why for digest, why in found.doubted.items()}
         if found.unnamed is not None:
-            self.untagged[repository] = f"it may be what a tag names: {found.unnamed}"
+            self.untagged[repository] = found.unnamed
         if found.unlisted is not None:
             self.repositories[repository] = found.unlisted
         return self._size > before

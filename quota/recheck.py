@@ -6,21 +6,27 @@ becomes an observation, stamped by the registry's own clock, and the plan is mad
 
 A tag that is not there changes nothing in the ledger: it may be in the middle of being written, and
 only reconciliation forgets. But no image may go because of one that is not there.
+
+No tag leads to what an image names and the ledger lacks: an index in an index, the subject of a
+referrer. Its push was lost, and what it holds looks as if nothing needed it. So it is asked for by digest.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from ledger.contents import content_of_manifest
-from ledger.facts import ContentLearned, Fact
+from ledger.contents import content_of_manifest, may_be_manifests
+from ledger.facts import Content, ContentLearned, Fact
 from ledger.reading import ManifestView
 from ledger.reconcile import Floor
-from quota.looking import each, look_at, only_this, seen, stamp_of
+from quota.looking import Look, each, look_at, only_this, seen, stamp_of, what_is
 from quota.snapshot import Snapshot
+from registry.answers import FetchedManifest
 from registry.client import RegistryClient
 from registry.errors import NotFound, RegistryError
 from registry.manifests import ManifestError, parse_manifest
+from registry.names import format_digest
+from registry.timestamps import to_ns
 from runtime.logs import get_logger
 from runtime.settings import DEFAULT_REGISTRY
 
@@ -64,7 +70,7 @@ class Differences:
     doubted: dict[bytes, str] = field(default_factory=dict)
     """Digests that a tag names which cannot be read, or is said to name; a sentence each."""
     unnamed: str | None = None
-    """A tag that cannot be read, and of which the ledger does not know what it names."""
+    """Why anything without a tag may be needed: what may name it cannot be read. A sentence."""
     unlisted: str | None = None
     """Why nothing is known of the repository's tags."""
 
@@ -138,7 +144,7 @@ async def _ask(
         # It may still name what it named, or what it is said to name by now.
         found.doubted |= {digest: doubt for digest in (known, named) if digest is not None}
         if known is None and named is None:
-            found.unnamed = doubt.removeprefix("its ")
+            found.unnamed = f"it may be what a tag names: {doubt.removeprefix('its ')}"
         return None
     if fact is None:
         return None
@@ -163,3 +169,70 @@ async def _tag_seen(
         raise ManifestError(f"{look.media_type!r} is a media type that is not understood")
     stamp = stamp_of(look.date, new_id)
     return seen(repository, look, stamp, tag=tag, named=since)
+
+
+async def unknown_parts(
+    client: RegistryClient,
+    snapshot: Snapshot,
+    repository: str,
+    asked: set[bytes],
+    *,
+    new_id: Callable[[], UUID],
+) -> Differences:
+    """Ask for what the manifests of a repository name and the ledger does not have, and so on below it.
+
+    `asked`: digests that were asked for already; it grows. Where one cannot be read, what has no tag
+    may belong to it (`unnamed`). Raises RegistryError when the registry as a whole does not answer.
+    """
+    views = [
+        view
+        for view in snapshot.manifests
+        if view.present and view.repository == repository and view.registry == DEFAULT_REGISTRY
+    ]
+    known = {view.digest for view in views}
+    found = Differences()
+    wanted: dict[bytes, int] = {}
+    for view in views:
+        wanted |= _named_in(view.content, view.age.ns)
+    while todo := sorted(wanted.keys() - known - asked):
+        asked.update(todo)
+        for start in range(0, len(todo), _TAGS_AT_ONCE):
+            for digest, look in await each(
+                todo[start : start + _TAGS_AT_ONCE],
+                lambda digest: _part(client, repository, digest, found),
+            ):
+                if look is None:
+                    continue
+                log.warning("ledger_corrected", repository=repository, digest=format_digest(digest))
+                # Of no known age it counts as new.
+                age = wanted[digest] if wanted[digest] >= 0 else to_ns(look.date)
+                stamp = stamp_of(look.date, new_id)
+                found.facts.append(seen(repository, look, stamp, created=age))
+                wanted |= _named_in(look.content, age)
+    return found
+
+
+def _named_in(content: Content | None, age_ns: int) -> dict[bytes, int]:
+    """What a manifest names that may be one, and how old that is: parts are as old as what holds them.
+
+    -1 for a subject, which may be of any age.
+    """
+    named = dict.fromkeys(may_be_manifests(content), age_ns)
+    if content is not None and content.subject is not None:
+        named[content.subject] = -1
+    return named
+
+
+async def _part(
+    client: RegistryClient, repository: str, digest: bytes, found: Differences
+) -> Look | None:
+    """A manifest that another one names, where it is there."""
+    try:
+        stored = await what_is(client, repository, digest)
+        # An index may name blobs, and what was never pushed.
+        return look_at(stored) if isinstance(stored, FetchedManifest) else None
+    except (RegistryError, ManifestError) as error:
+        await only_this(client, error)
+        name = f"{repository}@{format_digest(digest)}"
+        found.unnamed = f"it may belong to {name}, which cannot be read ({error})"
+        return None
