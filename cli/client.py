@@ -87,7 +87,7 @@ class ApiClient(RegistryQuota):
         try:
             answer = await super().call(method, path, **options)
         except RefusedError as error:
-            mend = await self._mend(error, path)
+            mend = await self._mend(error, path, options.get("body"))
             raise ApiError(error.status, f"{error}{mend}") from error
         except RegistryQuotaError as error:
             mend = advice(error) or "check RQ_API_URL, and that `registry-quota serve api` runs"
@@ -104,7 +104,7 @@ class ApiClient(RegistryQuota):
                 self._told.add(warning)
                 _warn(sentence)
 
-    async def _mend(self, error: RefusedError, path: str) -> str:
+    async def _mend(self, error: RefusedError, path: str, body: Any) -> str:
         """What to do about a refusal, where the API cannot know how it was called."""
         if error.status == _UNAUTHORIZED:
             return (
@@ -115,13 +115,11 @@ class ApiClient(RegistryQuota):
             return (
                 "; set RQ_API_TOKEN to one that has it (`registry-quota tokens list` shows which)"
             )
-        workspace = path.removeprefix(_WORKSPACES).partition("/")[0]
-        if (
-            error.status == _NOT_FOUND
-            and path.startswith(_WORKSPACES)
-            and str(error).startswith("there is no workspace")
-        ):
-            return await self._near(unquote(workspace))
+        if error.status == _NOT_FOUND and str(error).startswith("there is no workspace"):
+            if path.startswith(_WORKSPACES):
+                return await self._near(unquote(path.removeprefix(_WORKSPACES).partition("/")[0]))
+            if isinstance(body, dict) and isinstance(body.get("workspace"), str):
+                return await self._near(body["workspace"])
         return ""
 
     async def _near(self, wanted: str) -> str:

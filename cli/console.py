@@ -93,6 +93,11 @@ def table(
     shown.print(view)
 
 
+def tell_cut(limit: int) -> None:
+    """Say on standard error that a list ends before its end."""
+    errors.print(f"the newest {limit} of more: --limit shows them")
+
+
 def aligned(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
     """A line for each row, the cells of a column under each other. PURE."""
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]

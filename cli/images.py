@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from cli.client import ApiError, api_client, workspace_path
-from cli.console import CommandError, console, emit_json, errors, size, table
+from cli.console import CommandError, console, emit_json, size, table, tell_cut
 from cli.options import AsJson, WorkspaceName
 from cli.progress import progress
 
@@ -49,6 +49,8 @@ def images(
     List images with their sizes and what deleting just them would free.
     """
     items, more = asyncio.run(_load(workspace, app, tag, limit))
+    if more:
+        tell_cut(limit)
     if as_json:
         emit_json(items)
         return
@@ -68,8 +70,6 @@ def images(
             for item in items
         ],
     )
-    if more:
-        errors.print(f"the newest {limit} of more: --limit shows them")
 
 
 @commands.command("date")

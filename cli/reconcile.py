@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from cli.client import settings_here
+from cli.client import near_names, settings_here
 from cli.console import CommandError, console, emit_json, plain, size, table
 from cli.options import AsJson, OnlyWorkspace
 from cli.progress import progress, watched
+from cli.verify import workspace_names
 from quota.words import plural
 from runtime.errors import text_of
 
@@ -51,19 +52,25 @@ def reconcile(
     settings = settings_here()
     configure_logs(settings, process="reconcile")
     report, seconds = uvloop.run(_reconcile(settings, workspace, confirm_now=confirm_now))
+    if workspace is not None and not report.repositories and not report.problems:
+        _known(workspace)
     if as_json:
         emit_json(
             {**msgspec.to_builtins(report), "equal": report.equal, "seconds": round(seconds, 3)}
         )
     else:
         show(report, seconds)
-        if workspace is not None and not report.repositories:
-            console.print(
-                f"the registry holds no repository of workspace {plain(workspace)!r}: is that its "
-                "name? `registry-quota workspaces list` shows all that there are",
-                soft_wrap=True,
-            )
     raise typer.Exit(1 if report.problems else 0)
+
+
+def _known(workspace: str) -> None:
+    """Raises CommandError for a workspace that neither the registry nor the ledger knows."""
+    names = asyncio.run(workspace_names())
+    if workspace not in names:
+        raise CommandError(
+            f"{workspace} is unknown here: the registry holds no repository of it"
+            f"{near_names(workspace, names)}"
+        )
 
 
 async def _reconcile(

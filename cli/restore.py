@@ -64,14 +64,17 @@ async def _restore(what: str, workspace: str | None) -> Document:
         tried = what.partition("/")[0]
         places = [tried] if "/" in what else []
         places += [name async for name in _workspaces(api) if name != tried]
+        why = ""
         for name in places:
             try:
                 return await _ask(api, name, body)
             except ApiError as error:
                 if error.status != _NOT_HERE:
                     raise
+                if name == tried:  # it knows what the name may have been meant to be
+                    why = f"; {name}: {error}"
     kind = "cleanup" if "run" in body else "image that a cleanup has deleted"
-    raise CommandError(f"there is no such {kind} in any workspace of this token")
+    raise CommandError(f"there is no such {kind} in any workspace of this token{why}")
 
 
 async def _ask(api: ApiClient, workspace: str, body: Document) -> Document:

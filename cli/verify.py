@@ -34,7 +34,7 @@ def verify(workspace: OnlyWorkspace = None, as_json: AsJson = False) -> None:
     """
     outcomes = asyncio.run(_verify(workspace))
     if workspace is not None and not outcomes:
-        advice = near_names(workspace, asyncio.run(_names()))
+        advice = near_names(workspace, asyncio.run(workspace_names()))
         raise CommandError(f"there is no workspace {workspace!r}{advice}")
     if as_json:
         emit_json([_document(item) for item in outcomes])
@@ -87,7 +87,8 @@ async def _verify(workspace: str | None) -> "list[Verified]":
     return outcomes
 
 
-async def _names() -> list[str]:
+async def workspace_names() -> list[str]:
+    """Every workspace of the ledger, from the database. Raises CommandError."""
     from ledger.verify import names
 
     async with database() as connection:

@@ -159,7 +159,10 @@ WHERE id = $1
 
 VERIFICATIONS = """
 SELECT id, workspace, state, message, counts, workspaces, started_at, finished_at
-FROM gc_verifications ORDER BY started_at DESC, id LIMIT $1
+FROM gc_verifications
+WHERE $2::uuid IS NULL
+  OR (started_at, id) < (SELECT b.started_at, b.id FROM gc_verifications b WHERE b.id = $2)
+ORDER BY started_at DESC, id DESC LIMIT $1
 """
 
 VERIFICATION = """
@@ -204,9 +207,12 @@ async def finish(
     )
 
 
-async def verifications(connection: Connection, limit: int) -> list[dict[str, Any]]:
-    """The newest first."""
-    return [_verification(row) for row in await connection.fetch(VERIFICATIONS, limit)]
+async def verifications(
+    connection: Connection, limit: int, *, before: UUID | None = None
+) -> list[dict[str, Any]]:
+    """The newest first; those that began before one of them."""
+    rows = await connection.fetch(VERIFICATIONS, limit, before)
+    return [_verification(row) for row in rows]
 
 
 async def verification(connection: Connection, identifier: UUID) -> dict[str, Any] | None:

@@ -21,6 +21,7 @@ from quota.listing import describe_page
 from quota.policy import DEFAULT_POLICY, Policy, parse_policy
 from quota.usage import untagged
 from quota.words import plural
+from registry.refs import ImageName
 from runtime.logs import get_logger
 from runtime.postgres import Pool, retry_conflicts
 
@@ -111,6 +112,18 @@ class Accounts:
         async with self._pool.acquire() as connection:
             view = await reading.find_workspace(connection, workspace, now=self._clock())
             return await unknown.repository(connection, registry, name, view)
+
+    async def unknown_app(self, view: WorkspaceView, name: str | None) -> list[str]:
+        """A warning when nothing was ever pushed to an app of a workspace; none without a name."""
+        if name is None:
+            return []
+        async with self._pool.acquire() as connection:
+            return await unknown.app(connection, view, name)
+
+    async def near_image(self, view: WorkspaceView, name: ImageName) -> str:
+        """Near names for an image that a workspace has not, as the end of a sentence; or nothing."""
+        async with self._pool.acquire() as connection:
+            return await unknown.image(connection, view, name)
 
     async def workspaces(
         self, *, after: str, limit: int, among: frozenset[str] | None = None
@@ -248,11 +261,12 @@ class Accounts:
             )
             more, page = len(page) > limit, page[:limit]
             items = await describe_page(connection, view, page, self._clock())
-            warnings = (
-                []
-                if app is None or items or after is not None
-                else await unknown.app(connection, view, app)
-            )
+            warnings: list[str] = []
+            if not items and after is None:
+                if app is not None:
+                    warnings += await unknown.app(connection, view, app)
+                if tag is not None and not warnings:
+                    warnings += await unknown.tag(connection, view, tag, app)
         return {
             "items": items,
             "next_cursor": images.encode_cursor(page[-1]) if more else None,

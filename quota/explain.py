@@ -329,4 +329,6 @@ class _Explanation:
         if self._target < 0:
             named.insert(0, f"incoming and reserved bytes alone are {format_bytes(demand)}")
         listed = ", ".join(named[:_OBSTACLES_NAMED])
+        if (more := len(named) - _OBSTACLES_NAMED) > 0:
+            listed += f" and {plural(more, 'other obstacle')}"
         return f"{format_bytes(missing)} above the target; what stays: {listed}"

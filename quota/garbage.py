@@ -79,10 +79,10 @@ class GarbageCollection:
         """End what is running (at shutdown); what was verified so far is kept."""
         await end(self._tasks, putting_away=STOP_DEADLINE)
 
-    async def list(self, limit: int) -> list[dict[str, Any]]:
-        """Verifications, newest first."""
+    async def list(self, limit: int, *, before: UUID | None = None) -> list[dict[str, Any]]:
+        """Verifications, newest first; those that began before one of them."""
         async with self._pool.acquire() as connection:
-            return await garbage.verifications(connection, limit)
+            return await garbage.verifications(connection, limit, before=before)
 
     async def get(self, identifier: UUID) -> dict[str, Any] | None:
         """One of them, while it runs or afterwards."""

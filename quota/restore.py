@@ -144,9 +144,14 @@ class Restorer:
             if name.repository is not None and not kept:
                 async with self._tools.pool.acquire() as connection:
                     known = await names.repositories_like(connection, view.id, name.repository)
+                    tags = await names.deleted_tags_like(
+                        connection, view.id, name.repository, name.tag or ""
+                    )
                 if name.repository not in known:
                     why += f"; {name.repository} is unknown in it"
                     why += did_you_mean(name.repository, known)
+                elif name.tag is not None:
+                    why += did_you_mean(name.tag, tags)
             raise NothingKeptError(why)
         return await self._restore(view, wanted)
 

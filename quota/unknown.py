@@ -13,6 +13,7 @@ from ledger import names, reading
 from ledger.reading import WorkspaceView
 from quota.near import did_you_mean
 from quota.words import plural
+from registry.refs import ImageName
 from runtime.postgres import Connection
 
 _NEVER_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9._/:\[\]-]")
@@ -47,6 +48,30 @@ async def app(connection: Connection, view: WorkspaceView, name: str) -> list[st
     meant = await asyncio.to_thread(did_you_mean, name, known)
     why = "nothing was ever pushed to such an app"
     return [f"unknown_app: {name} is unknown in {view.name}: {why}{meant}"]
+
+
+async def tag(
+    connection: Connection, view: WorkspaceView, name: str, among_app: str | None
+) -> list[str]:
+    """A warning for a tag that names nothing now in a workspace that is known, or in one of its apps."""
+    known = await names.tags_like(connection, view.id, name, app=among_app)
+    meant = await asyncio.to_thread(did_you_mean, name, known)
+    where = view.name if among_app is None else f"app {among_app} of {view.name}"
+    return [f"unknown_tag: {name} is unknown in {where}: no image that is there has it{meant}"]
+
+
+async def image(connection: Connection, view: WorkspaceView, name: ImageName) -> str:
+    """Near names for an image that a workspace has not: `; did you mean acme/api:1.2?`, or nothing."""
+    if name.repository is None:
+        return ""
+    known = await names.repositories_like(connection, view.id, name.repository)
+    if name.repository not in known:
+        meant = await asyncio.to_thread(did_you_mean, name.repository, known)
+        return f"; {name.repository} is unknown in it{meant}"
+    if name.tag is None:
+        return ""
+    tags = await names.tags_like(connection, view.id, name.tag, repository=name.repository)
+    return await asyncio.to_thread(did_you_mean, name.tag, tags)
 
 
 async def repository(

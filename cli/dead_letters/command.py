@@ -11,8 +11,8 @@ import msgspec
 import typer
 from rich.text import Text
 
-from cli.client import settings_here
-from cli.console import CommandError, console, emit_json, harmless, plain, size, table
+from cli.client import settings_here, warn_of_unknown
+from cli.console import CommandError, console, emit_json, harmless, plain, size, table, tell_cut
 from cli.dead_letters.letters import DeadLetter, StillBadError, messages_for, parse_id
 from cli.options import AsJson, OnlyWorkspace
 from cli.progress import progress
@@ -61,12 +61,20 @@ def list_letters(
     from cli.dead_letters.desk import matching
 
     total, dealt_with, found = asyncio.run(
-        _list(matching(reason, workspace), limit, also_handled=handled)
+        _list(matching(reason, workspace), workspace, limit + 1, also_handled=handled)
     )
+    more, found = len(found) > limit, found[:limit]
+    if more:
+        tell_cut(limit)
     if as_json:
-        items = [_document(letter, mark) for letter, mark in found]
         emit_json(
-            {"total": total, "handled": dealt_with, "open": total - dealt_with, "items": items}
+            {
+                "total": total,
+                "handled": dealt_with,
+                "open": total - dealt_with,
+                "items": [_document(letter, mark) for letter, mark in found],
+                "more": more,
+            }
         )
         return
     if found:
@@ -86,14 +94,17 @@ def list_letters(
                 for letter, mark in found
             ],
         )
+    elif total and (reason is not None or workspace is not None):
+        console.print("none of them match")
     console.print(f"{total - dealt_with} open, {dealt_with} handled")
 
 
 async def _list(
-    wanted: "Wanted", limit: int, *, also_handled: bool
+    wanted: "Wanted", workspace: str | None, limit: int, *, also_handled: bool
 ) -> tuple[int, int, "list[Found]"]:
     from cli.dead_letters.desk import desk
 
+    await warn_of_unknown([] if workspace is None else [workspace])
     async with desk(settings_here()) as work:
         extents = await work.extents()
         total = sum(len(extent) for extent in extents.values())
@@ -232,6 +243,7 @@ async def _batches(
 ) -> Any:  # an async iterator
     from cli.dead_letters.desk import matching
 
+    await warn_of_unknown([] if workspace is None else [workspace])
     extents = await work.extents()
     total = sum(len(extent) for extent in extents.values()) - await work.count_handled(extents)
     with progress(what, total, unit="dead letters") as work_done:

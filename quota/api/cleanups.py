@@ -1,7 +1,5 @@
 """Routes of cleanup: plans that are stored, runs, and what became of them."""
 
-from uuid import UUID
-
 from aiohttp import web
 
 from ledger.reading import WorkspaceView
@@ -13,7 +11,14 @@ from quota.api.entrance import workspace_for
 from quota.api.hook import cleanup_document
 from quota.api.models import Page, PlanAnswer, RunAnswer, RunWithItems, StartedCleanup
 from quota.api.problems import ProblemError
-from quota.api.requests import CleanupRequest, PlanRequest, body_of, identifier, number, text
+from quota.api.requests import (
+    CleanupRequest,
+    PlanRequest,
+    body_of,
+    cursor_id,
+    identifier,
+    number,
+)
 from quota.runs import (
     NoSuchPlanError,
     PlanExpiredError,
@@ -119,13 +124,7 @@ class CleanupRoutes:
         """Scope `read`."""
         view = await self._workspace(request, "read")
         most = number(request, "limit", default=50, low=1, high=1000)
-        cursor = text(request, "cursor")
-        try:
-            before = None if cursor is None else UUID(cursor)
-        except ValueError as error:
-            wrong = [{"field": "cursor", "message": "not one that a page gave"}]
-            raise ProblemError(400, "cursor: not one that a page gave", errors=wrong) from error
-        found = await self._runs.list(view, most + 1, before=before)
+        found = await self._runs.list(view, most + 1, before=cursor_id(request))
         more, found = len(found) > most, found[:most]
         return answer({"items": found, "next_cursor": found[-1]["id"] if more else None})
 

@@ -66,7 +66,9 @@ class DatingRoutes:
                 errors=[{"field": "date", "message": "must not be in the future"}],
             )
         if body.image is None:
-            return answer(_document(await self._dater.all_unknown(view, body.app, body.date)))
+            warnings = await self._accounts.unknown_app(view, body.app)
+            dated = await self._dater.all_unknown(view, body.app, body.date)
+            return answer(_document(dated, warnings))
         try:
             name = parse_image_name(body.image)
         except ValueError as error:
@@ -76,14 +78,16 @@ class DatingRoutes:
         try:
             dated = await self._dater.one(view, name, body.date)
         except NoSuchImageError as error:
-            raise ProblemError(404, f"{view.name} has no image {body.image}") from error
+            meant = await self._accounts.near_image(view, name)
+            raise ProblemError(404, f"{view.name} has no image {body.image}{meant}") from error
         except AgeKnownError as error:
             raise ProblemError(409, f"{body.image} is not dated: {error}") from error
-        return answer(_document(dated))
+        return answer(_document(dated, []))
 
 
-def _document(dated: list[ManifestView]) -> dict[str, object]:
+def _document(dated: list[ManifestView], warnings: list[str]) -> dict[str, object]:
     return {
+        "warnings": warnings,
         "dated": len(dated),
         "images": [
             {

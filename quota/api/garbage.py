@@ -8,10 +8,10 @@ from ledger.garbage import AlreadyVerifyingError
 from quota.access import Authenticate, Principal
 from quota.api.access import enter, identify
 from quota.api.answers import answer
-from quota.api.describe import describe, limit
-from quota.api.models import GcVerification, Items
+from quota.api.describe import CURSOR, describe, limit
+from quota.api.models import GcVerification, Page
 from quota.api.problems import ProblemError
-from quota.api.requests import GcVerificationRequest, body_of, number
+from quota.api.requests import GcVerificationRequest, body_of, cursor_id, number
 from quota.garbage import GarbageCollection
 
 
@@ -60,8 +60,8 @@ class GarbageRoutes:
         "garbage collection",
         "Verifications, the newest first.",
         scope="read",
-        query=(limit(20),),
-        answers={200: Items[GcVerification]},
+        query=(limit(20), CURSOR),
+        answers={200: Page[GcVerification]},
         details="Needs a token that is good for all workspaces.",
     )
     async def list(self, request: web.Request) -> web.Response:
@@ -69,7 +69,9 @@ class GarbageRoutes:
         caller = await identify(request, self._authenticate, "read")
         _enter(caller, "read", None)
         most = number(request, "limit", default=20, low=1, high=1000)
-        return answer({"items": await self._collection.list(most)})
+        found = await self._collection.list(most + 1, before=cursor_id(request))
+        more, found = len(found) > most, found[:most]
+        return answer({"items": found, "next_cursor": found[-1]["id"] if more else None})
 
     @describe(
         "garbage collection",

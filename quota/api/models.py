@@ -489,6 +489,7 @@ class DatedAnswer(Answer):
 
     dated: Count
     images: list[DatedImageAnswer]
+    warnings: list[str]
 
 
 class MappedAnswer(Answer):

@@ -61,9 +61,14 @@ def of_validation(error: ValidationError) -> ProblemError:
         }
         for item in error.errors(include_url=False, include_context=False, include_input=False)
     ]
-    summary = "; ".join(f"{item['field']}: {item['message']}" for item in errors[:5])
+    summary = "; ".join(f"{item['field']}: {item['message']}" for item in errors[:_MOST_NAMED])
+    if (more := len(errors) - _MOST_NAMED) > 0:
+        summary += f"; and {more} more"
     return ProblemError(400, summary, errors=errors)
 
+
+_MOST_NAMED: Final = 5
+"""How many wrong fields a sentence names; `errors` has all of them."""
 
 Refused = Callable[[str], None]
 """Told of each call that is not let in: `unauthenticated` or `denied`."""

@@ -291,6 +291,16 @@ def number(request: web.Request, name: str, *, default: int, low: int, high: int
     return value
 
 
+def cursor_id(request: web.Request) -> UUID | None:
+    """A cursor that is the id of a page's last entry. Raises ProblemError 400."""
+    given = text(request, "cursor")
+    try:
+        return None if given is None else UUID(given)
+    except ValueError as error:
+        wrong = [{"field": "cursor", "message": "not one that a page gave"}]
+        raise ProblemError(400, "cursor: not one that a page gave", errors=wrong) from error
+
+
 def text(request: web.Request, name: str) -> str | None:
     """A text of the query. Raises ProblemError 400 when the database could not take it."""
     value = request.query.get(name)

@@ -317,9 +317,12 @@ class Workspaces:
     async def cleanups(self, look: Look) -> dict[str, Any]:
         """Runs, newest first."""
         most = _RUNS_ALL if look.patient and not is_part(look.request) else _RUNS_FIRST
-        runs = await self._runs.list(look.view, most)
+        before = _id(look.request.query.get("before"))
+        runs = await self._runs.list(look.view, most + 1, before=before)
+        more, runs = len(runs) > most, runs[:most]
         return {
             "runs": runs,
+            "more_runs": more,
             "run_states": {
                 str(run_id): states
                 for run_id, states in (
@@ -370,6 +373,14 @@ def _image_query(request: web.Request) -> ImageQuery:
 
 def _page_number(request: web.Request) -> int:
     return min(max(_number(request.query.get("page")) or 1, 1), _LAST_PAGE)
+
+
+def _id(given: str | None) -> UUID | None:
+    """An id of the query; None for anything else."""
+    try:
+        return None if given is None else UUID(given)
+    except ValueError:
+        return None
 
 
 def _number(given: str | None) -> int | None:

@@ -132,3 +132,22 @@ async def test_a_list_of_letters_holds_none_of_their_bodies(system, command, mon
     assert found
     assert all(letter.value == b"" and letter.size > 0 for letter, _mark in found)
     assert (await command("dead-letters", "drop", left)).code == 0  # doctor tells of open ones
+
+
+async def test_a_list_that_is_cut_says_so(system, command):
+    for number in range(2):
+        assert await system.notify(b"no JSON, number %d" % number) == 202
+
+    async def both():
+        return len((await listed(command))["items"]) >= 2
+
+    await wait_until(both, 10, what="two dead letters")
+    count = len((await listed(command, "--limit", "100000"))["items"])
+    for limit in (count - 1, count):
+        options = ("dead-letters", "list", "--handled", "--limit", str(limit))
+        shown = await command(*options)
+        assert (f"the newest {limit} of more" in shown.err) is (limit < count), shown
+        ran = await command(*options, "--json")
+        document = json.loads(ran.out)
+        assert (len(document["items"]), document["more"]) == (limit, limit < count)
+        assert ("of more" in ran.err) is (limit < count)

@@ -22,6 +22,9 @@ async def test_before_a_collection_what_was_freed_is_still_there_and_said_so(sys
     assert outcome["state"] == "finished"
     assert outcome["present"] >= 1
     assert outcome["collected"] == 0
+    typo = await command("gc", "verify", "--workspace", f"{name}x")
+    assert typo.code == 1
+    assert f"did you mean {name}" in typo.err
     shown = await command("gc", "verify", "--workspace", name)
     assert shown.code == 1
     assert "still answer" in shown.out

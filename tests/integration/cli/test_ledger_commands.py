@@ -58,3 +58,31 @@ async def test_replay_compares_and_swaps_beside_the_running_system(system, comma
     assert await system.usage(workspace) == 2 * 5100
     assert (await command("verify")).code == 0
     assert (await command("replay", "--diff", "--swap")).code == 2
+
+
+async def test_a_name_that_nobody_knows_is_never_met_with_silence(system, command):
+    """Whatever a command takes a name for: a mistake ends with near names, not with an empty list."""
+    workspace = f"n{uuid.uuid4().hex[:8]}"
+    await pushed(system, workspace, "api")
+    near = f"did you mean {workspace}"
+    typo = f"{workspace}x"
+    for arguments, code in (
+        (("reconcile", "--workspace", typo), 1),
+        (("verify", "--workspace", typo), 1),
+        (("gc", "verify", "--workspace", typo), 1),
+        (("images", typo), 1),
+        (("images", workspace, "--app", "apii"), 0),
+        (("images", workspace, "--tag", "unlike-all-tags"), 0),
+        (("images", "date", workspace, f"{workspace}/apii:1", "--to", "2025-01-01"), 1),
+        (("images", "date", workspace, "--all-unknown", "--app", "apii", "--to", "2025-01-01"), 0),
+        (("restore", f"{workspace}/apii:1"), 1),
+        (("dead-letters", "list", "--workspace", typo), 0),
+        (("dead-letters", "drop", "--all", "--workspace", typo), 0),
+        (("leases", "list", typo), 0),
+    ):
+        ran = await command(*arguments)
+        assert ran.code == code, (arguments, ran)
+        assert "unknown" in ran.err or "there is no workspace" in ran.err, (arguments, ran)
+        wanted = near if typo in arguments else "did you mean"
+        assert wanted in ran.err or "unlike-all-tags" in arguments, (arguments, ran)
+        assert "equals" not in ran.out + ran.err

@@ -128,6 +128,8 @@ async def test_what_cannot_be_named_or_was_never_deleted_is_told(service, api):
         ({"image": "acme/web"}, 422, "REPOSITORY:TAG"),
         ({"image": "acme//web:1"}, 422, "image"),
         ({"image": "acme/web:1.4"}, 404, "no cleanup"),
+        ({"image": "acme/web:odl"}, 404, "did you mean old?"),
+        ({"image": "acme/wbe:old"}, 404, "did you mean acme/web?"),
         ({"run": str(uuid.uuid4())}, 404, "no such cleanup"),
     ]
     for body, expected, word in cases:

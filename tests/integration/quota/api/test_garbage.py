@@ -171,3 +171,16 @@ async def test_who_has_some_workspaces_verifies_those_alone(pool):
         assert (await api.call("GET", f"{VERIFICATIONS}/nonsense"))[0] == 404
         status, problem = await api.call("POST", VERIFICATIONS, {"workspace": 5})
         assert (status, problem["errors"][0]["field"]) == (400, "workspace")
+
+
+async def test_the_list_of_verifications_can_be_read_to_its_end(api):
+    made = [(await verified(api))["id"] for _ in range(3)]
+    _status, whole = await api.call("GET", VERIFICATIONS)
+    assert [item["id"] for item in whole["items"]] == made[::-1]
+    assert whole["next_cursor"] is None
+    _status, page = await api.call("GET", f"{VERIFICATIONS}?limit=2")
+    _status, rest = await api.call("GET", f"{VERIFICATIONS}?limit=2&cursor={page['next_cursor']}")
+    read = [item["id"] for item in page["items"] + rest["items"]]
+    assert (read, rest["next_cursor"]) == (made[::-1], None)
+    status, answer = await api.call("GET", f"{VERIFICATIONS}?cursor=nonsense")
+    assert (status, answer["errors"][0]["field"]) == (400, "cursor")

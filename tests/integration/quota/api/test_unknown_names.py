@@ -225,3 +225,49 @@ async def test_a_list_of_cleanups_that_is_cut_says_where_it_goes_on(known, pool)
         more = f"?limit=2&cursor={page['next_cursor']}"
     assert (found, page["next_cursor"]) == (whole["items"], None)
     assert (await known.call("GET", f"{path}?cursor=x"))[0] == 400
+    body = {"image": "acme/api:2"}
+    status, answer = await known.call("POST", "/v1/workspaces/acme/restores", body)
+    assert (status, answer["detail"]) == (
+        404,
+        "no cleanup of this workspace has deleted such an image",
+    )
+
+
+async def test_images_of_a_tag_that_names_nothing_say_so_with_near_ones(known):
+    now = known.clock()
+    for app, tag in (("api", "stable"), ("web", "stable-web")):
+        fact = pushed(f"acme/{app}", tag, [(f"{app} {tag}", 1000)])
+        await known.recorder.record([fact], now=now)
+    path = "/v1/workspaces/acme/images"
+    status, answer = await known.call("GET", f"{path}?tag=stabel")
+    assert (status, answer["items"]) == (200, [])
+    (warning,) = answer["warnings"]
+    assert warning == (
+        "unknown_tag: stabel is unknown in acme: no image that is there has it; "
+        "did you mean stable or stable-web?"
+    )
+    _status, answer = await known.call("GET", f"{path}?tag=stabel&app=api")
+    (warning,) = answer["warnings"]
+    assert warning == (
+        "unknown_tag: stabel is unknown in app api of acme: no image that is there has it; "
+        "did you mean stable?"
+    )
+    # One mistake is told, and what follows from it is not.
+    _status, answer = await known.call("GET", f"{path}?tag=stabel&app=apii")
+    assert told(answer) == ["unknown_app"]
+    _status, answer = await known.call("GET", f"{path}?tag=stable")
+    assert (len(answer["items"]), answer["warnings"]) == (1, [])
+
+
+async def test_dates_for_what_is_not_there_say_so_with_near_names(known):
+    path, date = "/v1/workspaces/acme/image-dates", "2025-01-01T00:00:00Z"
+    status, answer = await known.call("POST", path, {"date": date, "app": "apii"})
+    assert (status, answer["dated"], told(answer)) == (200, 0, ["unknown_app"])
+    assert answer["warnings"][0].endswith("; did you mean api?")
+    for image, meant in (
+        ("acme/apii:1", "; acme/apii is unknown in it; did you mean acme/api?"),
+        ("acme/api:11", "; did you mean 1?"),
+        ("acme/api:unlike", ""),
+    ):
+        status, answer = await known.call("POST", path, {"date": date, "image": image})
+        assert (status, answer["detail"]) == (404, f"acme has no image {image}{meant}")

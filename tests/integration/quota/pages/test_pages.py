@@ -278,3 +278,26 @@ async def test_pages_of_listed_origins_may_read_a_workspaces_usage(pool):
         assert other.header("Access-Control-Allow-Origin") == ""
         rest = await visitor.get("/v1/workspaces/acme/images", **ours)
         assert rest.header("Access-Control-Allow-Origin") == ""
+
+
+async def test_cleanups_that_do_not_fit_a_page_are_on_the_next(api, visitor, monkeypatch):
+    from quota.pages import workspaces
+
+    monkeypatch.setattr(workspaces, "_RUNS_FIRST", 1)
+    monkeypatch.setattr(workspaces, "_RUNS_ALL", 2)
+    await fill(api, images=1)
+    async with api.pool.acquire() as connection:
+        await connection.execute(
+            """INSERT INTO cleanup_runs (id, workspace_id, state, cause, owner, quota_bytes,
+              usage_before, promised_bytes, started_at)
+            SELECT gen_random_uuid(), w.id, 'finished', 'api', 'test', 1, 1, 1,
+                   now() - number * interval '1 hour'
+            FROM workspaces w, generate_series(1, 3) AS number WHERE w.name = 'acme'"""
+        )
+    link = re.compile(r'href="(/workspaces/acme/cleanups(?:\?before=[^"]+)?)">(?:All|Older)')
+    path, seen, pages = "/workspaces/acme", [], 0
+    while found := link.search(text := (await visitor.get(path)).text):
+        path, pages = found[1], pages + 1
+        seen += re.findall(r'/cleanups/([0-9a-f-]{36})"', text) if pages > 1 else []
+    seen += re.findall(r'/cleanups/([0-9a-f-]{36})"', text)
+    assert (pages, len(seen), len(set(seen))) == (2, 3, 3)
