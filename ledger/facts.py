@@ -91,6 +91,8 @@ class ManifestSeen(msgspec.Struct, frozen=True, gc=False, tag=True):
     named_ns: int | None = None
     arrived_ns: int = -1
     """See `ManifestPushed`."""
+    put_back: bool = False
+    """Whether we put it back: `named_ns` is the moment itself, and the push that this took is no news."""
 
 
 class ManifestDeleted(msgspec.Struct, frozen=True, gc=False, tag=True):

@@ -251,7 +251,8 @@ def _exists(state: State, repository_id: int, fact: ManifestPushed | ManifestSee
 def _tag_set(fact: ManifestPushed | ManifestSeen) -> TagSet:
     if isinstance(fact, ManifestPushed):
         return TagSet(fact.stamp, fact.stamp[0], pushed=True)
-    return TagSet(fact.stamp, -1 if fact.named_ns is None else fact.named_ns, pushed=False)
+    known = -1 if fact.named_ns is None else fact.named_ns
+    return TagSet(fact.stamp, known, pushed=fact.put_back and known >= 0)
 
 
 def _newer(

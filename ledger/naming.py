@@ -31,6 +31,16 @@ class TagSet(msgspec.Struct, frozen=True, array_like=True, gc=False):
     pushed: bool
     """False: somebody looked, and so it was."""
 
+    @property
+    def put_back(self) -> bool:
+        """Whether what had been deleted was put back by it: the tag named it since its moment."""
+        return self.pushed and self.moment_ns < self.stamp[0]
+
+    @property
+    def told(self) -> bool:
+        """Whether it is a push that a registry told of."""
+        return self.pushed and not self.put_back
+
 
 Run = tuple[TagSet, ...]
 """Sets of a tag to one digest, oldest first, none to another between them."""
@@ -59,16 +69,19 @@ def heads(run: Run) -> Run:
     """The few sets of a run, however long, from which `named` says the same."""
     if len(run) == 1:
         return run
-    chosen = set(run[:1])
+    chosen = {*run[:1], *[tag_set for tag_set in run if tag_set.put_back][:1]}
     if run and not run[0].pushed:
-        looks = [tag_set for tag_set in run if not tag_set.pushed]
+        looks = [tag_set for tag_set in run if not tag_set.told]
         chosen.add(max(looks, key=lambda look: (look.moment_ns, look.stamp)))
-        chosen.update([tag_set for tag_set in run if tag_set.pushed][:1])
+        chosen.update([tag_set for tag_set in run if tag_set.told][:1])
     return tuple(sorted(chosen, key=_stamp))
 
 
 _UNDER_WAY_NS: Final = 5_000_000_000
-"""A push that follows a look at the tag as closely as this was seen by it; a look has whole seconds."""
+"""A push that follows a look at the tag as closely as this was seen by it; a look has whole seconds.
+
+So does the event of the push with which something was put back, before it or behind it.
+"""
 
 
 class Named(msgspec.Struct, frozen=True, gc=False):
@@ -82,18 +95,22 @@ class Named(msgspec.Struct, frozen=True, gc=False):
 def named(run: Run, before: Iterable[Stamp]) -> Named:
     """What a run tells. `before`: moments at which the tag named something else, or nothing.
 
-    A run that a push began began with it, also where a look saw that push before its event came. Where
-    a look found it first, it began no earlier than that look knew, nor than what was before; where
-    neither is there, nobody knows.
+    A run that a push began began with it, also where a look saw that push before its event came; what
+    was put back is as old as it was, whatever the registry told of that push. Where a look found it
+    first, it began no earlier than that look knew, nor than what was before; where neither is there,
+    nobody knows.
     """
     if not run:
         return Named()
+    back = next((tag_set for tag_set in run if tag_set.put_back), None)
+    if back is not None and back.stamp[0] - run[0].stamp[0] < _UNDER_WAY_NS:
+        return Named(back.moment_ns)
     if run[0].pushed:
         return Named(run[0].moment_ns)
-    push = next((tag_set for tag_set in run if tag_set.pushed), None)
+    push = next((tag_set for tag_set in run if tag_set.told), None)
     if push is not None and push.stamp[0] - run[0].stamp[0] < _UNDER_WAY_NS:
         return Named(push.moment_ns)
-    known = [tag_set.moment_ns for tag_set in run if not tag_set.pushed]
+    known = [tag_set.moment_ns for tag_set in run if not tag_set.told]
     known += [stamp[0] for stamp in before]
     if max(known) >= 0:
         return Named(max(known))

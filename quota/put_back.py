@@ -130,6 +130,7 @@ def _seen(
             content,
             # A tag that was pushed after the plan came to name it by that push, which the ledger knows.
             named_ns=item.aged_ns if item.aged_ns >= 0 and tag in item.tags else None,
+            put_back=True,
         )
         for tag in (tags or (None,))
     ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import msgspec
 from hypothesis import strategies as st
 
 from ledger.facts import (
@@ -20,17 +21,17 @@ REPOSITORY = "acme/api"
 TAGS = ("1.8", "1.11")
 NEVER = (-1, b"")
 SECOND = 10**9
-KINDS = ("push",) * 8 + ("seen", "seen", "untag", "delete", "heard", "blob")
+KINDS = ("push",) * 8 + ("seen", "seen", "back", "untag", "delete", "heard", "blob")
 
 
 @st.composite
 def namings(draw: st.DrawFn, *, longest: int = 30) -> list[RepositoryFact]:
-    """Two tags on three images: pushed, pushed again, rolled back, looked at, removed, deleted."""
+    """Two tags on three images: pushed, pushed again, rolled back, looked at, removed, deleted, put back."""
     found: list[RepositoryFact] = []
     for number in range(draw(st.integers(1, longest))):
         # Looks are stamped in whole seconds; pushes are when they are.
         kind = draw(st.sampled_from(KINDS))
-        moment = stamp(number * 3 * SECOND + (0 if kind == "seen" else 7))
+        moment = stamp(number * 3 * SECOND + (0 if kind in ("seen", "back") else 7))
         named = draw(st.sampled_from(IMAGES[:3]))[0]
         tag = draw(st.sampled_from((TAGS[0], *TAGS)))
         here = ("default", REPOSITORY)
@@ -39,6 +40,10 @@ def namings(draw: st.DrawFn, *, longest: int = 30) -> list[RepositoryFact]:
         elif kind == "seen":
             known = draw(st.none() | st.integers(0, number).map(lambda n: stamp(n * 3 * SECOND)[0]))
             found.append(ManifestSeen(*here, named, moment, OCI_IMAGE, 100, tag, named_ns=known))
+        elif kind == "back":
+            known = stamp(draw(st.integers(0, number)) * 3 * SECOND - SECOND)[0]
+            seen = ManifestSeen(*here, named, moment, OCI_IMAGE, 100, tag, named_ns=known)
+            found.append(msgspec.structs.replace(seen, put_back=True))
         elif kind == "untag":
             found.append(TagRemoved(*here, tag, moment))
         elif kind == "blob":
@@ -75,6 +80,11 @@ def named_by(facts: Sequence[RepositoryFact]) -> dict[str, Named]:
 
 
 def _of(run: Sequence[ManifestPushed | ManifestSeen], bound: int) -> Named:
+    # The push that put it back is told within five seconds of that, before or after.
+    back = [f for f in run if isinstance(f, ManifestSeen) and f.put_back]
+    if back and back[0].stamp[0] < run[0].stamp[0] + 5 * SECOND:
+        assert back[0].named_ns is not None
+        return Named(back[0].named_ns)
     if isinstance(run[0], ManifestPushed):
         return Named(run[0].stamp[0])
     pushes = [fact.stamp[0] for fact in run if isinstance(fact, ManifestPushed)]

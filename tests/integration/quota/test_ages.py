@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from ledger.facts import Fact, ManifestSeen
+from ledger.facts import Fact, ManifestSeen, TagRemoved
 from ledger.reading import manifests_of
 from quota.reconcile import Reconciler
 from quota.restore import Restorer
@@ -272,12 +272,16 @@ async def test_what_is_put_back_is_as_old_as_it_was(service: Service):
         await told(service, f"1.{number}", image, begun + (number + night) * DAY_NS)
     before = await ages(service)
     answer = await service.ask("acme")
-    gone = {image.tags for image in answer.outcome.images}
+    gone = {image.tags: (time.time_ns(), uuid.uuid4().bytes) for image in answer.outcome.images}
     assert gone
     view = await service.accounts.workspace("acme")
     assert view is not None
     for (tag,) in sorted(gone):
         await Restorer(service.cleaner).image(view, parse_image_name(f"acme/api:{tag}"))
+    assert await ages(service) == before
+    # Registry 3 tells of the tags that went with their manifests, one by one.
+    untagged = [TagRemoved("default", "acme/api", tag, stamp) for (tag,), stamp in gone.items()]
+    await service.recorder.record(untagged, now=utc_now())
     assert await ages(service) == before
 
 

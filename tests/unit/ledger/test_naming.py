@@ -1,5 +1,6 @@
 """When a tag came to name its digest: the same in any order, and never by the same push again."""
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -105,7 +106,7 @@ def test_a_few_sets_of_a_run_say_what_all_of_it_says(history):
     for tag in folded(history).tags.values():
         before = (tag.other, tag.untag)
         assert named(heads(tag.run), before) == named(tag.run, before)
-        assert len(heads(tag.run)) <= 3
+        assert len(heads(tag.run)) <= 4
 
 
 def test_a_mirrors_repetition_is_no_news_and_a_rollback_is():
@@ -134,6 +135,16 @@ def test_a_look_that_knew_a_moment_or_a_tag_that_named_something_else_tells_the_
     assert moment_of(look(A, 9, known=4), push(A, 11)) == at(4)
     assert moment_of(push(B, 3), look(A, 9)) == at(3)
     assert moment_of(look(A, 9, known=4), push(A, 6)) == at(6), "its push was heard of in the end"
+
+
+@given(st.integers(-4_000_000_000, 4_000_000_000), st.permutations(range(5)))
+def test_what_is_put_back_is_as_old_as_it_was_whatever_its_registry_told_of_that_push(after, order):
+    back = msgspec.structs.replace(look(A, 9, known=1), put_back=True)
+    own_push = msgspec.structs.replace(push(A, 9), stamp=histories.stamp(9 * 60 * 10**9 + after))
+    facts = [push(A, 1), delete(A, 5), untag(5), back, own_push]
+    assert moment_of(*[facts[number] for number in order]) == at(1)
+    assert moment_of(*facts, push(A, 30)) == at(1), "a repetition"
+    assert moment_of(*facts, push(B, 30), push(A, 40)) == at(40)
 
 
 def test_the_newest_tag_tells_an_images_age_and_after_it_who_knows_best():
