@@ -112,7 +112,8 @@ async def _reconcile(
     except RegistryError as error:
         raise CommandError(
             f"the registry at {settings.required_registry_url()} stopped the pass: {error}. "
-            "Run the command again: it goes on where it stopped"
+            "See that RQ_REGISTRY_URL is its address and that it runs, then run the command again: it goes "
+            "on where it stopped"
         ) from error
     except UNAVAILABLE as error:
         raise CommandError(

@@ -25,9 +25,7 @@ from quota.words import plural
 from registry.client import PROBE_REPOSITORY, RegistryClient
 from registry.errors import (
     PullThroughCache,
-    RegistryDenied,
     RegistryError,
-    RegistryRefused,
     RegistryUnavailable,
 )
 from registry.names import format_digest
@@ -179,6 +177,7 @@ class Reconciler:
         self.progress = run.progress
         self._walks = True
         try:
+            await self._client.ping()
             if self._pull_through or await self._client.is_pull_through_cache(PROBE_REPOSITORY):
                 raise PullThroughCache
             names = await self._repositories(run)
@@ -226,10 +225,13 @@ class Reconciler:
                 if wanted in (None, workspace):
                     names.add(name)
             run.listed = True
-        except (RegistryDenied, RegistryRefused) as error:
+        except RegistryError as error:
+            # A large registry may need longer for it than a proxy waits, for ever.
+            await self._excuse(error)
             run.tell_problem(
-                "the list of repositories: only those were looked at that the ledger knows; let the "
-                f"account list them (`registry:catalog:*`), and a proxy pass `_catalog` on: {error}"
+                "the list of repositories: only those were looked at that the ledger knows, or that came "
+                "before this; let the account list them (`registry:catalog:*`), and a proxy pass `_catalog` "
+                f"on and wait for it: {error}"
             )
         return sorted(names)
 

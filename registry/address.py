@@ -54,6 +54,10 @@ def registry_base_url(text: str) -> URL:
             "the registry's address holds credentials; set them as user name and password instead"
         )
     prefix = _prefix(url.raw_path)
+    if prefix.startswith("/v2/"):
+        raise BadRegistryUrl(
+            f"the registry's address {text!a} leads into a registry, where /v2/ begins; {_EXAMPLE}"
+        )
     if not _PREFIX.fullmatch(prefix) or url.query_string or url.fragment or "?" in address:
         raise BadRegistryUrl(
             f"the registry's address {text!a} has a path or query that leads to no registry; {_EXAMPLE}"
@@ -106,15 +110,19 @@ def same_registry(location: str, current: URL, base: URL) -> URL:
     """A `Link` or `Location` of the registry as a URL. Raises ValueError when it leads elsewhere.
 
     It has the prefix of `base`, or none of it: a proxy may serve a registry below a path that the
-    registry itself knows nothing of.
+    registry itself knows nothing of. Nor need a registry know of the TLS in front of it: what it calls
+    http at the host of an https `base` is asked for at `base`.
     """
     target = named_url(location, current)
     prefix = _prefix(base.raw_path)
     # `origin` leaves out a user and password, which would take the place of ours.
-    if not _names_somebody(target) and target.origin() == base.origin():
-        if target.raw_path.startswith(f"{prefix}/v2/"):
-            return target
-        if target.raw_path.startswith("/v2/"):
-            query = f"?{target.raw_query_string}" if target.raw_query_string else ""
-            return URL(f"{base.origin()}{prefix}{target.raw_path}{query}", encoded=True)
+    if not _names_somebody(target) and (
+        target.origin() == base.origin()
+        or (base.scheme, target.scheme, target.host) == ("https", "http", base.host)
+    ):
+        for known in (prefix, ""):
+            if target.raw_path.startswith(f"{known}/v2/"):
+                query = f"?{target.raw_query_string}" if target.raw_query_string else ""
+                path = target.raw_path.removeprefix(known)
+                return URL(f"{base.origin()}{prefix}{path}{query}", encoded=True)
     raise ValueError(f"{location[:200]!a} leads away from the registry")

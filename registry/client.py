@@ -54,10 +54,10 @@ from registry.transport import (
 USER_AGENT: Final = OWN_USER_AGENT_PREFIX + version("registry-quota")
 MAX_MANIFEST_BYTES: Final = 8 * 1024 * 1024
 MAX_LIST_BYTES: Final = 32 * 1024 * 1024
-"""Longest page of tags or repositories read; v2.8 sends all tags of a repository in one."""
+"""Longest page of tags or repositories read."""
 PAGE_SIZE: Final = 1000
-"""Entries asked for at a time. A registry with a lower limit (`catalog.maxentries`, `tags.maxtags`)
-answers 400, and is asked for as many as it likes."""
+"""Repositories asked for at a time, and tags where all are too much at once. A registry with a lower
+limit (`catalog.maxentries`) answers 400, and is asked for as many as it likes."""
 
 PROBE_REPOSITORY: Final = "registry-quota/doctor"
 """Where what cannot exist is deleted and put; no such repository appears by it."""
@@ -69,7 +69,6 @@ _ABSENT_CODES: Final = frozenset(
 _CATALOG_SCOPE: Final = "registry:catalog:*"
 _HASHES: Final = {32: hashlib.sha256, 48: hashlib.sha384, 64: hashlib.sha512}
 _API_VERSION: Final = "Docker-Distribution-Api-Version"
-_Page = TypeVar("_Page")
 
 
 class _Errors(msgspec.Struct):
@@ -82,9 +81,20 @@ class _Errors(msgspec.Struct):
 class _Tags(msgspec.Struct):
     tags: list[str] | None = None
 
+    @property
+    def names(self) -> list[str]:
+        return self.tags or []
+
 
 class _Catalog(msgspec.Struct):
     repositories: list[str] | None = None
+
+    @property
+    def names(self) -> list[str]:
+        return self.repositories or []
+
+
+_Page = TypeVar("_Page", _Tags, _Catalog)
 
 
 class RegistryClient:
@@ -135,10 +145,18 @@ class RegistryClient:
     # Reading
 
     async def ping(self) -> datetime | None:
-        """Whether there is a registry that lets us in. Returns its clock."""
+        """Whether there is a registry that lets us in. Returns its clock.
+
+        Raises RegistryRefused where something else answers: a web page has a 200 for everything.
+        """
         request = Request(method="GET", url=self.url("/v2/"), scope="")
         answer = await self.transport.send(request)
         _require(answer.status == 200, request, answer)
+        if _API_VERSION not in answer.headers and not _is_object(answer.body):
+            raise RegistryRefused(
+                f"something other than a registry answers: {describe(request, answer)}",
+                date=answer.date,
+            )
         return answer.date
 
     async def get_manifest(
@@ -264,9 +282,10 @@ class RegistryClient:
 
         Absence from this list proves nothing. Entries outside the grammar are left out.
         """
-        url = self.url(f"/v2/{check_repository(repository)}/tags/list", n=PAGE_SIZE)
-        async for page in self._pages(url, f"repository:{repository}:pull", _Tags):
-            for tag in page.tags or ():
+        # All at once: asked for so many, version 3 gives `tags.maxtags` and a `Link`, which a proxy may strip.
+        url = self.url(f"/v2/{check_repository(repository)}/tags/list")
+        async for tags in self._pages(url, f"repository:{repository}:pull", _Tags):
+            for tag in tags:
                 if _fits(check_tag, tag):
                     yield tag
 
@@ -276,8 +295,8 @@ class RegistryClient:
         Raises RegistryRefused where there is no such list.
         """
         url = self.url("/v2/_catalog", n=PAGE_SIZE)
-        async for page in self._pages(url, _CATALOG_SCOPE, _Catalog):
-            for repository in page.repositories or ():
+        async for repositories in self._pages(url, _CATALOG_SCOPE, _Catalog):
+            for repository in repositories:
                 if _fits(check_repository, repository):
                     yield repository
 
@@ -410,8 +429,8 @@ class RegistryClient:
 
     async def _head(self, request: Request) -> Answer:
         answer = await self.transport.send(request)
-        if answer.status == 404 and _API_VERSION not in answer.headers:
-            # An answer to HEAD has no body that could tell a registry's 404 from a proxy's.
+        if answer.status == 404 and not (_API_VERSION in answer.headers and _is_json(answer)):
+            # An answer to HEAD has no body that could tell a registry's 404 from another's.
             asked_again = replace(request, method="GET", max_bytes=MAX_MANIFEST_BYTES)
             _require_registrys_word(asked_again, await self.transport.send(asked_again))
         return answer
@@ -426,18 +445,36 @@ class RegistryClient:
         _require(answer.status == 202, request, answer)
         return Deletion(existed=True, date=answer.date)
 
-    async def _pages(self, url: URL, scope: str, page_type: type[_Page]) -> AsyncIterator[_Page]:
+    async def _pages(
+        self, url: URL, scope: str, page_type: type[_Page]
+    ) -> AsyncIterator[list[str]]:
+        """The names of a list, page by page, each name once.
+
+        A page that may be full and has no `Link` is not taken for the last: a proxy may have taken the
+        header away. What comes after it is asked for by name.
+        """
         asked: set[URL] = set()
+        told: set[str] = set()
+        size = PAGE_SIZE if url.query_string else None
+        may_be_cut = size is not None
         following: URL | None = url
         while following is not None:
             if following in asked:
                 raise WrongContent(f"the pages of {url.raw_path} go round in circles")
             asked.add(following)
             request = Request(method="GET", url=following, scope=scope, max_bytes=MAX_LIST_BYTES)
-            answer = await self.transport.send(request)
-            if answer.status == 400 and following == url and url.query_string:
-                # It gives fewer at a time, and says nowhere how many: as many as it likes, then.
-                request = replace(request, url=url.with_query(None))
+            try:
+                answer = await self.transport.send(request)
+                if answer.status == 400 and following == url and size is not None:
+                    # It gives fewer at a time, and says nowhere how many: as many as it likes, then.
+                    size = None
+                    request = replace(request, url=url.with_query(None))
+                    answer = await self.transport.send(request)
+            except TooLarge:
+                if may_be_cut:
+                    raise
+                size, may_be_cut = PAGE_SIZE, True
+                request = replace(request, url=url.with_query(n=PAGE_SIZE))
                 answer = await self.transport.send(request)
             if answer.status == 404:
                 _require_registrys_word(request, answer)
@@ -445,11 +482,16 @@ class RegistryClient:
                 return
             _require(answer.status == 200, request, answer)
             try:
-                page = msgspec.json.decode(answer.body, type=page_type)
+                names = msgspec.json.decode(answer.body, type=page_type).names
                 following = next_page(answer.headers.get("Link"), request.url, self.base)
             except (ValueError, RecursionError) as error:
                 raise WrongContent(f"{url.raw_path}: {error}", date=answer.date) from None
-            yield page
+            fresh = [name for name in dict.fromkeys(names) if name not in told]
+            told.update(fresh)
+            yield fresh
+            if following is None and fresh and may_be_cut and size in (None, len(names)):
+                n = {} if size is None else {"n": str(size)}
+                following = url.with_query({**n, "last": names[-1]})
 
 
 def _require(condition: bool, request: Request, answer: Answer) -> None:  # noqa: FBT001 - an assertion
@@ -458,10 +500,12 @@ def _require(condition: bool, request: Request, answer: Answer) -> None:  # noqa
 
 
 def _require_registrys_word(request: Request, answer: Answer) -> None:
-    """A 404 means absence only when it is the registry's: a proxy has 404s of its own."""
-    if answer.status != 404 or (
-        _API_VERSION not in answer.headers and not _codes(answer) & _ABSENT_CODES
-    ):
+    """A 404 means absence only when it is the registry's, and says of what.
+
+    A proxy has 404s of its own, and below a wrong path so has the registry: "404 page not found", with
+    its own header.
+    """
+    if answer.status != 404 or not _codes(answer) & _ABSENT_CODES:
         raise RegistryUnavailable(
             f"something other than a registry answers: {describe(request, answer)}",
             date=answer.date,
@@ -474,6 +518,19 @@ def _codes(answer: Answer) -> set[str]:
     except (msgspec.DecodeError, RecursionError):
         return set()
     return {error.code for error in errors or () if error.code}
+
+
+def _is_object(body: bytes) -> bool:
+    """Whether it is a JSON object, as a registry answers `/v2/`."""
+    try:
+        msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
+
+
+def _is_json(answer: Answer) -> bool:
+    return bare(answer.headers.get("Content-Type", "")) == "application/json"
 
 
 def _content(answer: Answer) -> bytes:

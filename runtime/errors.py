@@ -20,7 +20,8 @@ def text_of(error: BaseException) -> str:
     """
     reason = getattr(error, "os_error", None)  # aiohttp's
     if isinstance(reason, OSError):
-        where = f"{getattr(error, 'host', '')}:{getattr(error, 'port', '')}".strip(":")
+        host, port = str(getattr(error, "host", "")), getattr(error, "port", "")
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}".strip(":")
         return f"no connection to {where}: {text_of(reason)}" if where else text_of(reason)
     if isinstance(error, ConnectionError) and error.errno:
         return os.strerror(error.errno)

@@ -22,7 +22,9 @@ class RegistryProxy:
     stores_at: str = ""
     """Blobs are at this host and port (of ours), as in object storage."""
     refuses: str = ""
-    """Paths with this in them are answered 403."""
+    """Paths with this in them are answered by the proxy itself ..."""
+    refuses_with: int = 403
+    """... with this status, and a page for people."""
     asked: list[tuple[str, str]] = field(default_factory=list)
     """Methods and paths."""
 
@@ -34,7 +36,8 @@ class RegistryProxy:
             return web.Response(status=404)
         path = path.removeprefix(self.prefix)
         if self.refuses and self.refuses in path:
-            return web.Response(status=403)
+            page = "<html>not the registry</html>"
+            return web.Response(status=self.refuses_with, text=page, content_type="text/html")
         is_blob = "/blobs/sha256:" in path and request.method in ("GET", "HEAD")
         here = request.host.partition(":")[0]
         if is_blob and self.stores_at and here != self.stores_at:
@@ -76,10 +79,18 @@ async def in_front_of(
     strips: tuple[str, ...] = (),
     stores_at: str = "",
     refuses: str = "",
+    refuses_with: int = 403,
 ) -> AsyncIterator[RegistryProxy]:
     """A proxy on a port of its own; its `url` has the prefix."""
     lower = frozenset(name.lower() for name in strips)
-    proxy = RegistryProxy(target, prefix=prefix, strips=lower, stores_at=stores_at, refuses=refuses)
+    proxy = RegistryProxy(
+        target,
+        prefix=prefix,
+        strips=lower,
+        stores_at=stores_at,
+        refuses=refuses,
+        refuses_with=refuses_with,
+    )
     app = web.Application(client_max_size=2**28)
     app.router.add_route("*", "/{path:.*}", proxy.handle)
     server = TestServer(app, host="127.0.0.1")

@@ -9,8 +9,9 @@ import pytest
 from quota.reconcile import Reconciler, Report
 from quota.snapshot import Incoming
 from registry.client import RegistryClient
-from registry.errors import PullThroughCache
+from registry.errors import PullThroughCache, RegistryError
 from registry.push import build_image, build_index, build_layer, push_image, push_index
+from registry.transport import Retries
 from registry.workspaces import WorkspaceRule
 from runtime.postgres import Pool
 from tests.integration.quota.conftest import service_of
@@ -21,7 +22,13 @@ from tests.support.registry_proxy import in_front_of
 pytestmark = pytest.mark.parametrize("version", ["2", "3"])
 
 
-async def reconcile(pool: Pool, client: RegistryClient, *, pull_through: bool = False) -> Report:
+async def reconcile(
+    pool: Pool,
+    client: RegistryClient,
+    *,
+    pull_through: bool = False,
+    confirm_now: bool = False,
+) -> Report:
     report = await Reconciler(
         pool=pool,
         recorder=ledgers.recorder(pool),
@@ -30,7 +37,7 @@ async def reconcile(pool: Pool, client: RegistryClient, *, pull_through: bool = 
         clock=lambda: datetime.now(UTC),
         in_flight=0.0,
         pull_through=pull_through,
-    ).run()
+    ).run(confirm_now=confirm_now)
     assert report is not None
     return report
 
@@ -74,6 +81,43 @@ async def test_a_registry_that_cannot_be_listed_equals_nothing(pool, tmp_path, v
     assert "list of repositories" in report.problems[0]
     message = await pool.fetchval("SELECT message FROM reconcile_passes ORDER BY id DESC LIMIT 1")
     assert "could not be read" in message
+
+
+@pytest.mark.parametrize("status", [200, 403, 504])
+async def test_a_list_that_does_not_come_keeps_nobody_from_what_the_ledger_knows(
+    pool, tmp_path, version, status
+):
+    with registry_configured(tmp_path, version) as url:
+        await answering(url)
+        async with RegistryClient(url) as client:
+            await push_image(client, "acme/app", build_image([build_layer("1", 300)]), "1")
+            await reconcile(pool, client)
+            await push_image(client, "acme/app", build_image([build_layer("2", 300)]), "2")
+        async with (
+            in_front_of(url, refuses="_catalog", refuses_with=status) as proxy,
+            RegistryClient(proxy.url, retries=Retries(attempts=2, first_wait=0.01)) as client,
+        ):
+            report = await reconcile(pool, client)
+    assert (report.repositories, [one.found for one in report.drift]) == (1, [1])
+    assert not report.equal
+    assert "list of repositories" in report.problems[0]
+
+
+async def test_below_a_wrong_path_nothing_is_forgotten(pool, tmp_path, version):
+    """Whoever is sure that all of it may be forgotten did not look at the address."""
+    with registry_configured(tmp_path, version) as url:
+        await answering(url)
+        async with RegistryClient(url) as client:
+            await push_image(client, "acme/app", build_image([build_layer("1", 300)]), "1")
+            await reconcile(pool, client)
+        held = await ledgers.manifests(pool)
+        async with RegistryClient(f"{url}/docker") as client:
+            with pytest.raises(RegistryError, match="404 page not found"):
+                await reconcile(pool, client, confirm_now=True)
+        assert await ledgers.manifests(pool) == held != set()
+        assert (
+            await pool.fetchval("SELECT count(*) FROM outbox WHERE type LIKE '%unreadable%'") == 0
+        )
 
 
 async def test_blobs_that_are_elsewhere_are_told_and_their_ages_come_once_they_may(

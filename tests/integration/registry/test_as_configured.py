@@ -3,7 +3,7 @@
 import pytest
 
 from registry.client import RegistryClient
-from registry.errors import SentElsewhere
+from registry.errors import RegistryError, RegistryRefused, RegistryUnavailable, SentElsewhere
 from registry.push import build_image, build_layer, push_image
 from tests.support.registries import answering, registry_configured
 from tests.support.registry_proxy import in_front_of
@@ -32,6 +32,49 @@ async def test_a_registry_that_gives_fewer_at_a_time_is_listed_to_its_end(tmp_pa
             assert [name async for name in client.catalog()] == [f"acme/app{n}" for n in range(7)]
             tags = [tag async for tag in client.list_tags("acme/app0")]
             assert sorted(tags) == sorted(f"1.{number}" for number in range(12))
+
+
+@pytest.mark.parametrize("most", [1, 4, 8, None])
+async def test_a_list_is_whole_where_a_proxy_strips_the_link_to_its_next_page(
+    tmp_path, version, most, monkeypatch
+):
+    """A page that may be full is not taken for the last: what comes after it is asked for."""
+    limits = {} if most is None else {"catalog": {"maxentries": most}}
+    if most is not None and version == "3":
+        limits["tags"] = {"maxtags": most}
+    if most is None:
+        monkeypatch.setattr("registry.client.PAGE_SIZE", 4)
+    with registry_configured(tmp_path, version, **limits) as url:
+        await answering(url)
+        async with in_front_of(url, strips=("Link",)) as proxy, RegistryClient(proxy.url) as client:
+            await filled(client, repositories=8, tags=12)
+            assert [name async for name in client.catalog()] == [f"acme/app{n}" for n in range(8)]
+            tags = [tag async for tag in client.list_tags("acme/app0")]
+            assert sorted(tags) == sorted(f"1.{number}" for number in range(12))
+
+
+async def test_a_wrong_path_proves_nobodys_absence(tmp_path, version):
+    """Below it a registry says "404 page not found", with the header by which registries are known."""
+    with registry_configured(tmp_path, version) as url:
+        await answering(url)
+        async with RegistryClient(url) as right, RegistryClient(url + "/docker") as wrong:
+            await filled(right)
+            digest = (await right.get_manifest("acme/app0", "1.0")).digest
+            with pytest.raises(RegistryRefused, match="404 page not found"):
+                await wrong.ping()
+            for asked in (
+                wrong.get_manifest("acme/app0", digest),
+                wrong.head_manifest("acme/app0", digest),
+                wrong.tag_digest("acme/app0", "1.0", digest),
+                wrong.head_blob("acme/app0", digest),
+                wrong.has_blob("acme/app0", digest),
+                wrong.delete_manifest("acme/app0", digest),
+            ):
+                with pytest.raises(RegistryUnavailable, match="other than a registry"):
+                    await asked
+            for listed in (wrong.list_tags("acme/app0"), wrong.catalog()):
+                with pytest.raises(RegistryError):
+                    _ = [name async for name in listed]
 
 
 @pytest.mark.parametrize("knows", [True, False])

@@ -23,7 +23,7 @@ async def test_pages_are_followed_by_their_links_verbatim(fake):
     async with fake.client() as client:
         assert [tag async for tag in client.list_tags("a/b")] == ["b", "a", "c"]
     assert [request.raw_path for request in fake.requests] == [
-        "/v2/a/b/tags/list?n=1000",
+        "/v2/a/b/tags/list",
         "/v2/a/b/tags/list?last=a%2Fb&n=2",
         "/v2/a/b/tags/list?n=2&last=c%20",
     ]
@@ -43,6 +43,18 @@ async def test_entries_outside_the_grammar_are_left_out(fake):
     fake.script = [says(200, b'{"repositories": ["a/b", "../../etc", "A/B"]}')]
     async with fake.client() as client:
         assert [name async for name in client.catalog()] == ["a/b"]
+
+
+async def test_tags_that_are_too_many_at_once_come_page_by_page(fake, monkeypatch):
+    monkeypatch.setattr("registry.client.MAX_LIST_BYTES", 60)
+    fake.script = [
+        says(200, tags(*"abcdefghijklm")),
+        says(200, tags("a"), Link='</v2/a/b/tags/list?last=a&n=1000>; rel="next"'),
+        says(200, tags("b")),
+    ]
+    async with fake.client() as client:
+        assert [tag async for tag in client.list_tags("a/b")] == ["a", "b"]
+    assert fake.requests[1].raw_path == "/v2/a/b/tags/list?n=1000"
 
 
 @pytest.mark.parametrize(

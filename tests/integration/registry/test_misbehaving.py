@@ -241,6 +241,27 @@ async def test_a_404_of_something_else_is_not_absence(fake, method):
             await getattr(client, method)("a/b", DIGEST)
 
 
+@pytest.mark.parametrize("body", [b"", b"<html>It works!</html>", b"[]", b'"ok"'])
+async def test_what_answers_200_to_everything_is_no_registry(fake, body):
+    async def page(_request: web.Request) -> web.StreamResponse:
+        return web.Response(body=body)
+
+    fake.script = [page]
+    async with fake.client() as client:
+        with pytest.raises(RegistryRefused, match="other than a registry"):
+            await client.ping()
+
+
+async def test_a_registry_is_known_by_its_header_or_by_what_it_says(fake):
+    async def without_header(_request: web.Request) -> web.StreamResponse:
+        return web.Response(body=b"{}")
+
+    fake.script = [says(200, b""), without_header]
+    async with fake.client() as client:
+        await client.ping()
+        await client.ping()
+
+
 @pytest.mark.parametrize("code", ["MANIFEST_UNKNOWN", "NAME_UNKNOWN"])
 async def test_a_404_with_a_registrys_error_code_is_absence(fake, code):
     async def terse(_request: web.Request) -> web.StreamResponse:

@@ -55,6 +55,7 @@ def test_addresses_with_and_without_scheme_are_taken(text, base):
         ("http://user:secret@registry:port", "port"),
         ("http://user:secret@http://registry", "two schemes"),
         ("http://registry/a//b", "has a path"),
+        ("http://registry/v2/acme/api", "leads into"),
         ("http://registry/a%2fb", "has a path"),
         ("http://registry/a;b", "has a path"),
         ("http://registry/?", "has a path"),
@@ -125,6 +126,21 @@ def test_a_link_is_followed_verbatim():
 def test_what_leads_away_from_the_registry_is_refused(location):
     with pytest.raises(ValueError, match=r"leads away|URL"):
         same_registry(location, URL("http://registry:5000/x"), BASE)
+
+
+@pytest.mark.parametrize(
+    ("location", "place"),
+    [
+        ("http://host/v2/x?n=1", "https://host/docker/v2/x?n=1"),
+        ("http://host:5000/docker/v2/x", "https://host/docker/v2/x"),
+        ("https://host/v2/x", "https://host/docker/v2/x"),
+    ],
+)
+def test_what_a_registry_behind_tls_calls_http_is_asked_for_by_tls(location, place):
+    base = URL("https://host/docker")
+    assert str(same_registry(location, URL("https://host/docker/v2/y"), base)) == place
+    with pytest.raises(ValueError, match="leads away"):
+        same_registry(location.replace("host", "elsewhere"), base, base)
 
 
 def test_challenges_are_taken_apart_bearer_first():

@@ -41,6 +41,13 @@ async def test_where_no_connection_came_about_is_said_with_the_reason():
     assert not re.search(r"ConnectionKey|0x", text_of(refused.value))
 
 
+async def test_an_address_of_version_6_is_said_whole():
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.ClientError) as refused:
+            await session.get("http://[::1]:1/v2/")
+    assert text_of(refused.value).startswith("no connection to [::1]:1: ")
+
+
 async def test_a_client_of_kafka_that_did_not_start_is_not_left_unclosed(recwarn):
     from runtime.kafka import start
     from runtime.settings import Settings
