@@ -77,7 +77,8 @@ def heads(run: Run) -> Run:
     return tuple(sorted(chosen, key=_stamp))
 
 
-_UNDER_WAY_NS: Final = 5_000_000_000
+_SECOND_NS: Final = 1_000_000_000
+_UNDER_WAY_NS: Final = 5 * _SECOND_NS
 """A push that follows a look at the tag as closely as this was seen by it; a look has whole seconds.
 
 So does the event of the push with which something was put back, before it or behind it.
@@ -90,6 +91,8 @@ class Named(msgspec.Struct, frozen=True, gc=False):
     moment_ns: int = UNKNOWN
     first_push_ns: int = UNKNOWN
     """Where that is not known, the first push of the run: the tag named it before already."""
+    latest_ns: int = UNKNOWN
+    """When it had come to at the latest, where only a look tells of it; -1: no later than known above."""
 
 
 def named(run: Run, before: Iterable[Stamp]) -> Named:
@@ -112,9 +115,11 @@ def named(run: Run, before: Iterable[Stamp]) -> Named:
         return Named(push.moment_ns)
     known = [tag_set.moment_ns for tag_set in run if not tag_set.told]
     known += [stamp[0] for stamp in before]
+    # A look is stamped in whole seconds, cut off.
+    latest = run[0].stamp[0] + _SECOND_NS
     if max(known) >= 0:
-        return Named(max(known))
-    return Named(UNKNOWN, UNKNOWN if push is None else push.moment_ns)
+        return Named(max(known), latest_ns=latest)
+    return Named(UNKNOWN, UNKNOWN if push is None else push.moment_ns, latest)
 
 
 class Age(msgspec.Struct, frozen=True, gc=False):
@@ -122,6 +127,8 @@ class Age(msgspec.Struct, frozen=True, gc=False):
 
     ns: int = UNKNOWN
     source: Source | None = None
+    latest_ns: int = UNKNOWN
+    """Where `ns` is only the earliest moment that it can be, the latest; else -1."""
 
 
 def age_of(tags: Iterable[Named], *, push_ns: int, dated_ns: int, built_ns: int) -> Age:
@@ -130,11 +137,14 @@ def age_of(tags: Iterable[Named], *, push_ns: int, dated_ns: int, built_ns: int)
     The newest moment at which one of its tags came to name it. Where none is known: a person's date,
     else when the image says it was built (but never before the pass that had not found it yet), else
     its first push under a tag that it had. What has no tag is as old as its newest push.
+
+    A tag that a look found may have come to name it as late as that look.
     """
-    moments, first_pushes = [UNKNOWN], [UNKNOWN]
+    moments, first_pushes, latest = [UNKNOWN], [UNKNOWN], UNKNOWN
     for tag in tags:
         moments.append(tag.moment_ns)
         first_pushes.append(tag.first_push_ns)
+        latest = max(latest, tag.latest_ns)
     untagged = len(moments) == 1
     ages: list[tuple[int, Source]] = [
         (max(moments), "tag"),
@@ -144,4 +154,8 @@ def age_of(tags: Iterable[Named], *, push_ns: int, dated_ns: int, built_ns: int)
         (max(first_pushes), "push"),
         (push_ns, "push"),
     ]
-    return next((Age(ns, source) for ns, source in ages if ns >= 0), Age())
+    ns, source = next((known for known in ages if known[0] >= 0), (UNKNOWN, None))
+    # A person's word holds, and at the first installation an image's own.
+    if latest > ns and source in ("tag", "push"):
+        return Age(ns, source, latest)
+    return Age(ns, source)

@@ -29,7 +29,8 @@ PUSHED = """CASE WHEN m.push_ns >= 0 THEN m.push_ns
 # set, unless that was a look, which is stamped in whole seconds.
 NAMED = """CASE WHEN t.history_set_ns = t.set_ns THEN t.named_ns
            WHEN t.set_ns % 1000000000 <> 0 THEN t.set_ns ELSE -1 END AS named_ns,
-       CASE WHEN t.history_set_ns = t.set_ns THEN t.first_push_ns ELSE -1 END AS first_push_ns"""
+       CASE WHEN t.history_set_ns = t.set_ns THEN t.first_push_ns ELSE -1 END AS first_push_ns,
+       CASE WHEN t.history_set_ns = t.set_ns THEN coalesce(t.latest_ns, -1) ELSE -1 END AS latest_ns"""
 MANIFEST_COLUMNS = f"""
 m.repository_id, r.registry, r.name AS repository, r.app, m.digest, m.size, m.media_type,
 m.present, {PUSHED} AS pushed_ns, greatest(m.push_ns, m.seen_ns) AS known_ns,
@@ -172,7 +173,7 @@ NamedTag = tuple[str, Named]
 
 def named_tag(row: asyncpg.Record) -> NamedTag:
     """A row with a tag's name and `NAMED`."""
-    return row["name"], Named(row["named_ns"], row["first_push_ns"])
+    return row["name"], Named(row["named_ns"], row["first_push_ns"], row["latest_ns"])
 
 
 def view_of_row(row: asyncpg.Record, tags: Sequence[NamedTag]) -> ManifestView:

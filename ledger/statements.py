@@ -104,13 +104,13 @@ CHANGE_TAGS = """
 UPDATE tags t SET
     digest = given.digest, set_ns = given.set_ns, set_id = given.set_id,
     untag_ns = given.untag_ns, untag_id = given.untag_id,
-    named_ns = given.named_ns, first_push_ns = given.first_push_ns,
+    named_ns = given.named_ns, first_push_ns = given.first_push_ns, latest_ns = given.latest_ns,
     history_set_ns = given.set_ns, history_partial = given.history_partial, history = given.history,
     odd = given.odd
 FROM unnest($1::int[], $2::text[], $3::bytea[], $4::int8[], $5::bytea[], $6::int8[], $7::bytea[],
-            $8::int8[], $9::int8[], $10::int8[], $11::bool[], $12::bytea[], $13::bytea[])
+            $8::int8[], $9::int8[], $10::int8[], $11::int8[], $12::bool[], $13::bytea[], $14::bytea[])
   AS given(repository_id, name, digest, set_ns, set_id, untag_ns, untag_id, named_ns, first_push_ns,
-           history_set_ns, history_partial, history, odd)
+           latest_ns, history_set_ns, history_partial, history, odd)
 WHERE t.repository_id = given.repository_id AND t.name = given.name
 """
 

@@ -164,7 +164,7 @@ _MANIFEST_COLUMNS = (
 )
 _TAG_COLUMNS = (
     *("repository_id", "name", "digest", "set_ns", "set_id", "untag_ns", "untag_id", "named_ns"),
-    *("first_push_ns", "history_set_ns", "history_partial", "history", "odd"),
+    *("first_push_ns", "latest_ns", "history_set_ns", "history_partial", "history", "odd"),
 )
 _HOLDING_COLUMNS = ("digest", "workspace_id", "refs", "names", "size", "stored", "mixed")
 
@@ -284,6 +284,7 @@ async def save_tags(
                 tag.untag[1] or None,
                 named.moment_ns,
                 named.first_push_ns,
+                named.latest_ns,
                 tag.set[0],
                 tag.partial,
                 _history_of(tag, manifest, more=more),

@@ -212,6 +212,9 @@ tags = Table(
     # Null where an earlier release wrote the row; so is all of it where `history_set_ns` is not `set_ns`.
     Column("named_ns", BigInteger, comment="when it came to name its digest; -1: not known"),
     Column("first_push_ns", BigInteger, comment="where that is not known: its first push since"),
+    Column(
+        "latest_ns", BigInteger, comment="when it did at the latest, where a look tells; else -1"
+    ),
     Column("history_set_ns", BigInteger, comment="the set_ns that these columns belong to"),
     Column("history_partial", Boolean, comment="begins with what an earlier release had left"),
     Column("history", LargeBinary, comment="packed; null: no other set is known"),

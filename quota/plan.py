@@ -104,6 +104,9 @@ class Manifest:
     named_at_ns: int | None = None
     """What `pushed_at_ns` was, where order goes by versions (`versions.py`)."""
 
+    latest_ns: int | None = None
+    """Where `pushed_at_ns` is only the earliest moment that it can be, the latest."""
+
     @property
     def key(self) -> ManifestKey:
         """What names it in the workspace."""
@@ -118,6 +121,17 @@ class Manifest:
     def named_ns(self) -> int:
         """What its age is counted from, in whatever order it stands."""
         return self.pushed_at_ns if self.named_at_ns is None else self.named_at_ns
+
+    @property
+    def perhaps_ns(self) -> int:
+        """The latest moment that `pushed_at_ns` can be. Versions leave no doubt."""
+        exact = self.latest_ns is None or self.named_at_ns is not None
+        return self.pushed_at_ns if exact else max(self.pushed_at_ns, self.latest_ns or 0)
+
+    @property
+    def youngest_ns(self) -> int:
+        """The latest moment that `named_ns` can be."""
+        return max(self.named_ns, self.latest_ns or 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,7 +93,7 @@ class Protections:
                 return "keep_tag", f"its tag {tag} matches keep_tags"
         if not manifest.age_known:
             return "age_unknown", "how old it is is not known: push it once more, or date it"
-        age_s = self._seconds_since(manifest.named_ns)
+        age_s = self._seconds_since(manifest.youngest_ns)
         if age_s < policy.min_age_s and not self._belongs(number):
             done = "tagged" if manifest.tags else "pushed"
             young, least = format_seconds(age_s), format_seconds(policy.min_age_s)

@@ -7,6 +7,10 @@ for, or what cannot be pulled: an app must not lose its last images to some that
 
 Each kind is judged for itself: what runs has its places, charts have theirs. Build caches have none, and
 what is of no known kind yet takes none from others.
+
+Where nobody told when a tag came to name an image, and a look found it, two moments are known: it was
+no earlier than the one and no later than the other. It keeps a place that it may have, and takes
+none from what may be newer: an image goes only when it is beyond the newest whatever the truth is.
 """
 
 from bisect import bisect_left
@@ -23,12 +27,13 @@ Group = tuple[str, Kind]
 
 
 class Ranking:
-    """Ranks by the newest push of any tag: 1 is the newest of its kind in its app."""
+    """Ranks by when a tag last came to name it: 1 is the newest of its kind in its app."""
 
     def __init__(self, graph: Graph, without_place: frozenset[ManifestKey]) -> None:
         self._graph = graph
         self._without_place = without_place
         pushes: dict[Group, dict[bytes, int]] = {}
+        perhaps: dict[tuple[Group, bytes], int] = {}
         self.image_of: dict[int, tuple[Group, bytes]] = {}
         """Manifests that count → (group, digest), the image that they are."""
         for number, manifest in enumerate(graph.manifests):
@@ -38,7 +43,9 @@ class Ranking:
             images = pushes.setdefault(group, {})
             pushed = manifest.pushed_at_ns if manifest.age_known else _UNKNOWN_AGE
             images[manifest.digest] = max(pushed, images.get(manifest.digest, _UNKNOWN_AGE))
-            self.image_of[number] = (group, manifest.digest)
+            image = self.image_of[number] = (group, manifest.digest)
+            if manifest.age_known and manifest.perhaps_ns > manifest.pushed_at_ns:
+                perhaps[image] = max(manifest.perhaps_ns, perhaps.get(image, _UNKNOWN_AGE))
         self._rank: dict[tuple[Group, bytes], int] = {}
         self._negated_pushes: dict[Group, list[int]] = {}
         self.images: dict[Group, int] = {group: len(images) for group, images in pushes.items()}
@@ -48,6 +55,8 @@ class Ranking:
             for place, digest in enumerate(ordered):
                 self._rank[group, digest] = place + 1
             self._negated_pushes[group] = [-images[digest] for digest in ordered]
+        for image, latest in perhaps.items():
+            self._rank[image] = min(self._rank[image], self._behind_newer(image[0], latest))
 
     def _counts(self, number: int) -> bool:
         graph = self._graph
@@ -71,7 +80,7 @@ class Ranking:
         return self._graph.manifests[number].key in self._without_place
 
     def rank(self, number: int) -> int:
-        """The place among the newest of its kind in its app.
+        """The place among the newest of its kind in its app, the best that it may have.
 
         Of a tagged manifest that does not count (a child, a referrer, what was not found): one behind
         the images that are newer.
@@ -80,5 +89,8 @@ class Ranking:
         if image is not None:
             return self._rank[image]
         manifest = self._graph.manifests[number]
-        pushed = manifest.pushed_at_ns if manifest.age_known else _UNKNOWN_AGE
-        return bisect_left(self._negated_pushes.get(self.group(number), ()), -pushed) + 1
+        latest = manifest.perhaps_ns if manifest.age_known else _UNKNOWN_AGE
+        return self._behind_newer(self.group(number), latest)
+
+    def _behind_newer(self, group: Group, moment_ns: int) -> int:
+        return bisect_left(self._negated_pushes.get(group, ()), -moment_ns) + 1

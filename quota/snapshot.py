@@ -181,6 +181,7 @@ def _manifest(
         unreferenced_since_ns=since if since >= 0 else None,
         size_known=content is not None and not claimed,
         kind=kinds[view.repository_id, view.digest],
+        latest_ns=view.age.latest_ns if view.age.latest_ns >= 0 else None,
     )
 
 

@@ -92,6 +92,8 @@ def _of(run: Sequence[ManifestPushed | ManifestSeen], bound: int) -> Named:
     if pushes and pushes[0] < run[0].stamp[0] + 5 * SECOND:
         return Named(pushes[0])
     told = [f.named_ns for f in run if isinstance(f, ManifestSeen) and f.named_ns is not None]
+    # It did by the end of the second in which the first look saw it.
+    latest = run[0].stamp[0] + SECOND
     if max([bound, *told]) >= 0:
-        return Named(max([bound, *told]))
-    return Named(-1, pushes[0] if pushes else -1)
+        return Named(max([bound, *told]), -1, latest)
+    return Named(-1, pushes[0] if pushes else -1, latest)

@@ -157,7 +157,8 @@ async def test_a_replay_asks_nobody_and_lists_what_stays_unsettled(here, pool):
     async with replaying(here) as rebuild:
         await rebuild.swap()
     assert await usage(pool, workspace) == held
-    assert await pool.fetchval("SELECT digest FROM manifest_checks") == digest
+    waiting = await pool.fetch("SELECT digest FROM manifest_checks")
+    assert digest in [row["digest"] for row in waiting]  # the topic has others' deletes as well
 
 
 async def test_a_log_that_does_not_reach_back_is_not_put_in_place(here, pool):

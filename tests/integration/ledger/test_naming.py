@@ -30,7 +30,8 @@ def push(digest: bytes, moment: int, tag: str = "1.8") -> Fact:
 
 async def named_of(pool) -> dict[str, Named]:
     return {
-        row["name"]: Named(row["named_ns"], row["first_push_ns"]) for row in await pool.fetch(LIVE)
+        row["name"]: Named(row["named_ns"], row["first_push_ns"], row["latest_ns"])
+        for row in await pool.fetch(LIVE)
     }
 
 
@@ -99,7 +100,7 @@ async def test_a_row_of_an_earlier_release_begins_with_what_is_known(pool):
     await record(pool, [push(A, 50, "1.11")])
     assert await named_of(pool) == {
         "1.8": Named(stamp(20)[0]),
-        "1.11": Named(-1, stamp(50)[0]),
+        "1.11": Named(-1, stamp(50)[0], 2 * 10**9),
     }
 
 

@@ -1,5 +1,6 @@
 """Pushes that nobody told of: what is kept stays whole, and what was lost loses nothing, on real registries."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Sequence
 
@@ -22,6 +23,7 @@ from registry.push import (
 )
 from runtime.postgres import Pool
 from tests.integration.quota.conftest import Service, service_of
+from tests.integration.quota.test_descriptors import reconciler
 from tests.support import ledgers
 from tests.support.backends import Backend
 
@@ -56,6 +58,10 @@ def index_of(*entries: Blob) -> Blob:
 async def tell(service: Service, manifest: Blob, *tags: str) -> None:
     for tag in tags or (None,):
         await service.tell(REPOSITORY, tag, manifest.content, manifest.media_type)
+
+
+async def reconcile(service: Service) -> None:
+    await reconciler(service.pool, service.recorder, service.registry).run()
 
 
 async def clean(service: Service, used_share: float) -> list[tuple[str, ...]]:
@@ -143,3 +149,46 @@ async def test_what_was_found_goes_with_what_holds_it(service: Service):
     assert await missing(service, index.digest)
     assert await missing(service, child.digest)
     assert await broken(service) == []
+
+
+@pytest.mark.parametrize("reconciled", [False, True])
+@pytest.mark.parametrize("lost", [0, 2, 4])
+async def test_what_is_found_keeps_the_place_that_it_may_have_and_takes_none(
+    service: Service, reconciled: bool, lost: int
+):
+    """One push of five was lost after a pass: whichever it was, the two newest stay.
+
+    So they do when reconciliation finds it, and whatever its config says of when it was built.
+    """
+    await service.configure("acme", 10**9)
+    await service.push(REPOSITORY, "0.9", SIZE)
+    await reconcile(service)
+    for number in range(5):
+        await service.push(REPOSITORY, f"1.{number}", SIZE, told=number != lost)
+    if reconciled:
+        await reconcile(service)
+    await clean(service, 0.95)
+    stay = await service.tags(REPOSITORY)
+    assert {"1.3", "1.4"} <= stay
+    assert len(stay) <= 4
+    # It goes as others do once as many are newer for certain.
+    for number in range(5, 8):
+        await asyncio.sleep(0.4)
+        await service.push(REPOSITORY, f"1.{number}", SIZE)
+    await clean(service, 0.95)
+    assert f"1.{lost}" not in await service.tags(REPOSITORY)
+    assert await broken(service) == []
+
+
+async def test_an_old_image_that_was_tagged_anew_is_as_new_as_its_tag_also_untold(
+    service: Service,
+):
+    """A promotion: its image has an age already, by the tag that was told of."""
+    await service.configure("acme", 10**9)
+    old = an_image()
+    await service.push_built(REPOSITORY, "1.0", old)
+    for number in range(1, 5):
+        await service.push(REPOSITORY, f"1.{number}", SIZE)
+    await service.push_built(REPOSITORY, "production", old, told=False)
+    await clean(service, 0.85)
+    assert {"production", "1.4"} <= await service.tags(REPOSITORY)

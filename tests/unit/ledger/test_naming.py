@@ -67,6 +67,11 @@ def at(moment: int) -> Named:
     return Named(stamp(moment)[0])
 
 
+def by(moment: int) -> int:
+    """The end of the second of a look: a tag that it saw named its image by then."""
+    return stamp(moment)[0] + 10**9
+
+
 def moment_of(*facts: RepositoryFact) -> Named:
     return live(folded(list(facts)))["1.8"]
 
@@ -127,13 +132,13 @@ def test_a_tag_that_was_removed_or_whose_image_was_deleted_comes_to_name_it_anew
 
 
 def test_a_look_at_what_was_there_says_nothing_until_somebody_pushes_it():
-    assert moment_of(look(A, 3)) == Named()
-    assert moment_of(look(A, 3), push(A, 5), push(A, 7)) == Named(-1, stamp(5)[0])
+    assert moment_of(look(A, 3)) == Named(latest_ns=by(3))
+    assert moment_of(look(A, 3), push(A, 5), push(A, 7)) == Named(-1, stamp(5)[0], by(3))
 
 
 def test_a_look_that_knew_a_moment_or_a_tag_that_named_something_else_tells_the_earliest():
-    assert moment_of(look(A, 9, known=4), push(A, 11)) == at(4)
-    assert moment_of(push(B, 3), look(A, 9)) == at(3)
+    assert moment_of(look(A, 9, known=4), push(A, 11)) == Named(stamp(4)[0], latest_ns=by(9))
+    assert moment_of(push(B, 3), look(A, 9), look(A, 12)) == Named(stamp(3)[0], latest_ns=by(9))
     assert moment_of(look(A, 9, known=4), push(A, 6)) == at(6), "its push was heard of in the end"
 
 
@@ -156,6 +161,17 @@ def test_the_newest_tag_tells_an_images_age_and_after_it_who_knows_best():
     assert age_of(tags[2:], **UNKNOWN | {"push_ns": 20}) == Age(9, "push")
     assert age_of([Named()], **UNKNOWN | {"push_ns": 20}) == Age(20, "push")
     assert age_of([Named()], **UNKNOWN) == Age()
+
+
+def test_an_image_may_be_as_new_as_the_look_that_found_a_tag_of_it():
+    found = Named(5, latest_ns=9)
+    assert age_of([found, Named(7)], **UNKNOWN) == Age(7, "tag", 9)
+    assert age_of([found, Named(9)], **UNKNOWN) == Age(9, "tag"), "a push that was told of is newer"
+    assert age_of([Named(latest_ns=9)], **UNKNOWN | {"push_ns": 6}) == Age(6, "push", 9)
+    assert age_of([Named(latest_ns=9)], **UNKNOWN | {"built_ns": 2}) == Age(2, "image"), (
+        "the first installation"
+    )
+    assert age_of([Named(latest_ns=9)], **UNKNOWN | {"dated_ns": 3}) == Age(3, "date")
 
 
 @given(st.permutations([(1, 30), (2, 10), (3, 20)]), st.integers(1, 3))

@@ -107,7 +107,7 @@ class Oracle:
 
     def is_protected(self, number: int) -> bool:
         source, policy, manifest = self.source, self.source.policy, self[number]
-        age_ns = max(source.now_ns - manifest.named_ns, 0)
+        age_ns = max(source.now_ns - max(manifest.named_ns, manifest.latest_ns or 0), 0)
         second = 10**9
         used = any(
             self[n].digest in source.in_use and number in self.ancestors(n) for n in self.all
@@ -159,20 +159,23 @@ class Oracle:
         found: dict[bytes, tuple[int, bytes]] = {}
         for n in remaining:
             manifest = self[n]
-            if (
-                (manifest.app, manifest.kind) == row
-                and manifest.kind != CACHE
-                and self.own_tags(n)
-                and manifest.subject is None
-                and not self.holders(n)
-                and manifest.key not in self.source.without_place
-            ):
+            if (manifest.app, manifest.kind) == row and self.counts(n):
                 pushed = manifest.pushed_at_ns if manifest.age_known else -1
                 sorts = found.get(manifest.digest, (-2, b""))
                 found[manifest.digest] = max(
                     sorts, (pushed, bytes(255 - b for b in manifest.digest))
                 )
         return found
+
+    def counts(self, number: int) -> bool:
+        manifest = self[number]
+        return bool(
+            manifest.kind not in (None, CACHE)
+            and self.own_tags(number)
+            and manifest.subject is None
+            and not self.holders(number)
+            and manifest.key not in self.source.without_place
+        )
 
     def rank(self, number: int) -> int:
         manifest = self[number]
@@ -185,8 +188,26 @@ class Oracle:
             and manifest.subject is None
             and manifest.key not in self.source.without_place
         ):
-            return sum(sorts >= counted[manifest.digest] for sorts in counted.values())
-        return 1 + sum(sorts[0] > pushed for sorts in counted.values())
+            place = sum(sorts >= counted[manifest.digest] for sorts in counted.values())
+            # Where it is in several repositories: the best place that any of them may give it.
+            places = [
+                1 + sum(sorts[0] > self.latest(n) for sorts in counted.values())
+                for n in self.all
+                if self[n].digest == manifest.digest
+                and self.counts(n)
+                and self.row(n) == self.row(number)
+                and self[n].age_known
+                and self.latest(n) > self[n].pushed_at_ns
+            ]
+            return min([place, *places])
+        return 1 + sum(sorts[0] > max(pushed, self.latest(number)) for sorts in counted.values())
+
+    def latest(self, number: int) -> int:
+        """The latest moment at which its tag may have come to name it; of no known age: never."""
+        manifest = self[number]
+        if not manifest.age_known:
+            return -1
+        return max(manifest.pushed_at_ns, manifest.latest_ns or 0)
 
     def is_only_untagged(self, number: int) -> bool:
         app, kind = self[number].app, self[number].kind
