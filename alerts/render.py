@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from runtime.sizes import readable
+from runtime.figures import percent, readable
 
 PREFIX: Final = "io.registryquota."
 QUIET: Final = frozenset({"image.recorded", "image.removed"})
@@ -208,8 +208,7 @@ def sentence(event: Event) -> str:
     """What happened, for people."""
     data = event.data
     if is_level(event):
-        ratio = data.get("ratio")
-        share = f"{ratio:.1%}" if isinstance(ratio, int | float) else "?"
+        share = _share(data, "usage_bytes", "quota_bytes")
         return (
             f"usage is {data.get('level')} (was {data.get('previous_level')}): {share} of the quota, "
             f"{_size(data, 'usage_bytes')} of {_size(data, 'quota_bytes')}"
@@ -237,6 +236,11 @@ def sentence(event: Event) -> str:
 def _size(data: Mapping[str, Any], name: str) -> str:
     size = data.get(name)
     return readable(size) if isinstance(size, int) and size >= 0 else "?"
+
+
+def _share(data: Mapping[str, Any], part: str, whole: str) -> str:
+    used, of = data.get(part), data.get(whole)
+    return percent(used, of) if isinstance(used, int) and isinstance(of, int) and of > 0 else "?"
 
 
 def _escaped(text: str) -> str:

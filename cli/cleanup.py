@@ -19,14 +19,14 @@ from cli.console import (
     errors,
     image_name,
     plain,
-    size,
     table,
 )
 from cli.options import AsJson, WorkspaceName
 from cli.progress import Work, progress, watched
 from cli.workspaces import parse_size
 from quota.going import Going, going_of
-from quota.words import plural
+from quota.words import format_bytes, plural
+from runtime.figures import in_utc
 
 Document = dict[str, Any]
 
@@ -275,15 +275,15 @@ def show_plan(document: Document, *, as_json: bool) -> None:
     )
     going = sum(image["action"] == "delete" for image in images)
     console.print(
-        f"{going} of {plural(len(images), 'manifest')} would go and free {size(document['freed_bytes'])}: "
-        f"{size(document['usage_bytes'])} → {size(document['usage_after_bytes'])}"
-        f"{_beside(document)}, target {size(document['target_bytes'])}",
+        f"{going} of {plural(len(images), 'manifest')} would go and free {format_bytes(document['freed_bytes'])}: "
+        f"{format_bytes(document['usage_bytes'])} → {format_bytes(document['usage_after_bytes'])}"
+        f"{_beside(document)}, target {format_bytes(document['target_bytes'])}",
         soft_wrap=True,
     )
     if going and not document["blocks"]:
         console.print(
             f"plan {plain(document['id'])}, to be carried out as it is until "
-            f"{plain(document['expires_at'][:16].replace('T', ' '))} UTC: "
+            f"{in_utc(document['expires_at'])} UTC: "
             f"registry-quota cleanup {plain(document['workspace'])} --plan {plain(document['id'])}",
             soft_wrap=True,
         )
@@ -300,7 +300,7 @@ def show_plan(document: Document, *, as_json: bool) -> None:
 def _beside(document: Document) -> str:
     """What counts beside what is stored."""
     told = [
-        f" + {size(document[name])} {what}"
+        f" + {format_bytes(document[name])} {what}"
         for name, what in (("reserved_bytes", "reserved"), ("incoming_bytes", "incoming"))
         if document.get(name)
     ]
@@ -316,7 +316,7 @@ def show_going(to: Console, document: Document, going: Sequence[Going]) -> None:
         [
             (
                 image_name(item.repository, item.tags, item.digest),
-                size(item.freed_bytes),
+                format_bytes(item.freed_bytes),
                 ago(item.pushed_at, made_at) or "not known",
                 ago(item.last_pulled_at, made_at) or "never seen",
             )
@@ -334,9 +334,9 @@ def show_going(to: Console, document: Document, going: Sequence[Going]) -> None:
     for warning in document["warnings"]:
         to.print(f"[yellow]{plain(warning['code'])}[/]: {plain(warning['why'])}", soft_wrap=True)
     to.print(
-        f"{plural(len(going), 'image')} would go and free {size(document['freed_bytes'])}: "
-        f"{size(document['usage_bytes'])} → {size(document['usage_after_bytes'])}"
-        f"{_beside(document)}, target {size(document['target_bytes'])}",
+        f"{plural(len(going), 'image')} would go and free {format_bytes(document['freed_bytes'])}: "
+        f"{format_bytes(document['usage_bytes'])} → {format_bytes(document['usage_after_bytes'])}"
+        f"{_beside(document)}, target {format_bytes(document['target_bytes'])}",
         soft_wrap=True,
     )
 
@@ -372,7 +372,7 @@ def show_outcome(workspace: str, outcome: Document, obstacle: str | None) -> Non
 
 def _summary(outcome: Document) -> str:
     run = f" (run {plain(outcome['run_id'])})" if outcome["run_id"] else ""
-    freed = f"freed {size(outcome['freed_bytes'])}"
+    freed = f"freed {format_bytes(outcome['freed_bytes'])}"
     if not outcome["done"]:
         return f"{freed} so far; the cleanup goes on{run}"
     if not outcome["images"] and outcome["target_reached"]:
@@ -392,6 +392,6 @@ def _row(action: str, image: Document) -> tuple[str, ...]:
     return (
         action,
         image_name(image["repository"], image["tags"], image["digest"]),
-        "" if action == "keep" else size(image["freed_bytes"]),
+        "" if action == "keep" else format_bytes(image["freed_bytes"]),
         why,
     )

@@ -13,11 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from quota.words import format_seconds
+from runtime.figures import in_utc
 
 console = Console(highlight=False, emoji=False)
 errors = Console(stderr=True, highlight=False, emoji=False)
 
-_UNITS = ("B", "KB", "MB", "GB", "TB", "PB", "EB")
 # What could move the cursor or colour a terminal, or is no text at all, from names that somebody else chose.
 _CONTROL = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -30,17 +30,6 @@ class CommandError(Exception):
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
         self.exit_code = exit_code
-
-
-def size(count: int) -> str:
-    """Bytes for people: 1024 base, at most one decimal (`7.2 GB`, `0 B`)."""
-    value = float(abs(count))
-    unit = 0
-    while value >= 1024 and unit < len(_UNITS) - 1:
-        value /= 1024
-        unit += 1
-    text = f"{value:.1f}".rstrip("0").rstrip(".")
-    return f"{'-' if count < 0 else ''}{text} {_UNITS[unit]}"
 
 
 def harmless(value: object) -> str:
@@ -64,6 +53,14 @@ def ago(moment: str | None, now: datetime) -> str | None:
         return None
     seconds = max(int((now - datetime.fromisoformat(moment)).total_seconds()), 0)
     return f"{format_seconds(seconds)} ago"
+
+
+def second_of(told: str) -> str:
+    """`2026-12-01 10:42:06` (UTC) of a text from outside; as it was told where that is no moment. PURE."""
+    try:
+        return in_utc(told, seconds=True)
+    except ValueError:
+        return told
 
 
 def table(

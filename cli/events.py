@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from cli.client import settings_here, warn_of_unknown
-from cli.console import CommandError, console, errors, json_text, plain, size
+from cli.console import CommandError, console, errors, json_text, plain, second_of
 from cli.options import OnlyWorkspace
+from quota.words import format_bytes
 
 commands = typer.Typer(help="Quota events.", no_args_is_help=True)
 
@@ -85,17 +86,17 @@ def one_line(event: dict[str, Any]) -> str:
     """An event as a person reads it."""
     data = event["data"]
     kind = event["type"].removeprefix("io.registryquota.").removesuffix(".v1")
-    text = f"[dim]{plain(event['time'][:19])}[/] [bold]{plain(event['subject'])}[/] {plain(kind)}"
+    text = f"[dim]{plain(second_of(event['time']))}[/] [bold]{plain(event['subject'])}[/] {plain(kind)}"
     if kind == "usage.level_changed":
         text += (
             f": {plain(data['previous_level'])} → {plain(data['level'])} "
-            f"({size(data['usage_bytes'])} of {size(data['quota_bytes'])})"
+            f"({format_bytes(data['usage_bytes'])} of {format_bytes(data['quota_bytes'])})"
         )
     elif kind.startswith("image."):
         tags = ", ".join(data["tags"]) or "untagged"
         text += f": {plain(data['repository'])} {plain(tags)} {plain(data['digest'][:19])}"
     elif kind.startswith("cleanup."):
-        text += f": freed {size(data['freed_bytes'])}"
+        text += f": freed {format_bytes(data['freed_bytes'])}"
         if not data["target_reached"]:
             text += f", target not reached: {plain(data.get('reason', ''))}"
     return text

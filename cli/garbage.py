@@ -7,10 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from cli.client import api_client
-from cli.console import CommandError, console, emit_json, plain, size, table
+from cli.console import CommandError, console, emit_json, plain, table
 from cli.options import AsJson, workspace_names
 from cli.progress import progress
-from quota.words import plural
+from quota.words import format_bytes, plural
 
 commands = typer.Typer(
     help="The registry's garbage collection: it frees the disk, this says how much.",
@@ -90,17 +90,17 @@ def show(outcome: Document) -> None:
         [
             (
                 item["workspace"],
-                size(item["predicted_bytes"]),
-                size(item["collected_bytes"]),
-                size(item["present_bytes"]),
-                size(item["unknown_bytes"]),
+                format_bytes(item["predicted_bytes"]),
+                format_bytes(item["collected_bytes"]),
+                format_bytes(item["present_bytes"]),
+                format_bytes(item["unknown_bytes"]),
             )
             for item in outcome["workspaces"]
         ],
     )
     console.print(
-        f"of {size(outcome['predicted_bytes'])} in {plural(outcome['predicted'], 'digest')} that awaited "
-        f"collection, {size(outcome['collected_bytes'])} in {outcome['collected']} are gone",
+        f"of {format_bytes(outcome['predicted_bytes'])} in {plural(outcome['predicted'], 'digest')} that awaited "
+        f"collection, {format_bytes(outcome['collected_bytes'])} in {outcome['collected']} are gone",
         soft_wrap=True,
     )
     if outcome["present"]:

@@ -8,9 +8,11 @@ import typer
 from typer.core import TyperGroup
 
 from cli.client import ApiError, api_client, workspace_path
-from cli.console import CommandError, console, emit_json, size, table, tell_cut
+from cli.console import CommandError, console, emit_json, table, tell_cut
 from cli.options import AsJson, WorkspaceName
 from cli.progress import progress
+from quota.words import format_bytes
+from runtime.figures import in_utc
 
 _REFUSED: Final = 409
 
@@ -56,16 +58,16 @@ def images(
         return
     table(
         "",
-        ["repository", "tags", "kind", "digest", ">size", ">unique", "pushed"],
+        ["repository", "tags", "kind", "digest", ">size", ">unique", "pushed (UTC)"],
         [
             (
                 item["repository"],
                 " ".join(item["tags"]) or "-",
                 item["kind"] or "not known",
                 item["digest"][:19],
-                "pending" if item["size_pending"] else size(item["size_bytes"]),
-                size(item["unique_bytes"]),
-                "-" if item["pushed_at"] is None else _moment(item["pushed_at"]),
+                "pending" if item["size_pending"] else format_bytes(item["size_bytes"]),
+                format_bytes(item["unique_bytes"]),
+                "-" if item["pushed_at"] is None else in_utc(item["pushed_at"]),
             )
             for item in items
         ],
@@ -108,21 +110,21 @@ def date(
         raise CommandError("say how old it is: --to 2025-03-31", exit_code=2)
     if (image is None) != all_unknown:
         raise CommandError("give either an image or --all-unknown", exit_code=2)
-    moment = to.replace(tzinfo=UTC).isoformat().replace("+00:00", "Z")
-    body = {"date": moment, "image": image, "app": app}
+    date = to.replace(tzinfo=UTC).isoformat().replace("+00:00", "Z")
+    body = {"date": date, "image": image, "app": app}
     document = asyncio.run(_date(workspace, body))
     if as_json:
         emit_json(document)
         return
     table(
         "",
-        ["repository", "tags", "digest", "dated"],
+        ["repository", "tags", "digest", "dated (UTC)"],
         [
             (
                 item["repository"],
                 " ".join(item["tags"]) or "-",
                 item["digest"][:19],
-                "-" if item["named_at"] is None else _moment(item["named_at"]),
+                "-" if item["named_at"] is None else in_utc(item["named_at"]),
             )
             for item in document["images"]
         ],
@@ -142,10 +144,6 @@ async def _date(workspace: str, body: dict[str, str | None]) -> dict[str, Any]:
             raise CommandError(str(error), exit_code=3) from error
         raise
     return answer
-
-
-def _moment(text: str) -> str:
-    return text[:19].replace("T", " ")
 
 
 async def _load(

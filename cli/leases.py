@@ -12,6 +12,7 @@ from cli.client import ApiClient, api_client, workspace_path
 from cli.console import CommandError, console, emit_json, errors, plain, table
 from cli.options import AsJson, WorkspaceName, workspace_names
 from quota.words import plural
+from runtime.figures import in_utc
 
 commands = typer.Typer(
     help="Digests in use: cleanup leaves them alone, and everything while nobody knows.",
@@ -95,13 +96,13 @@ def list_leases(workspace: WorkspaceName, as_json: AsJson = False) -> None:
         return
     table(
         "",
-        ["source", ">digests", "reported", "good until", "state"],
+        ["source", ">digests", "reported (UTC)", "good until (UTC)", "state"],
         [
             (
                 item["source"],
                 len(item["digests"]),
-                item["reported_at"],
-                item["expires_at"],
+                in_utc(item["reported_at"]),
+                in_utc(item["expires_at"]),
                 "stale: nothing is deleted" if item["stale"] else "reports",
             )
             for item in items

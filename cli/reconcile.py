@@ -11,11 +11,11 @@ import msgspec
 import typer
 
 from cli.client import near_names, settings_here
-from cli.console import CommandError, console, emit_json, plain, size, table
+from cli.console import CommandError, console, emit_json, plain, table
 from cli.options import AsJson, OnlyWorkspace
 from cli.progress import progress, watched
 from cli.verify import workspace_names
-from quota.words import plural
+from quota.words import format_bytes, plural
 from runtime.errors import text_of
 
 if TYPE_CHECKING:
@@ -150,8 +150,8 @@ def show(report: "Report", seconds: float) -> None:
                     item.found,
                     item.corrected,
                     item.forgotten,
-                    size(item.drift_bytes),
-                    size(item.usage_after),
+                    format_bytes(item.drift_bytes),
+                    format_bytes(item.usage_after),
                 )
                 for item in report.drift
             ],

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.client import settings_here
-from cli.console import CommandError, console, emit_json, plain, size
+from cli.console import CommandError, console, emit_json, plain
 from cli.options import AsJson
 from cli.progress import Work, progress
-from quota.words import plural
+from quota.words import format_bytes, plural
 from runtime.errors import text_of
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def _what(item: "Difference") -> str:
         return "only in the live one"
     if item.kind == "bytes":
         live, rebuilt = item.live["usage_bytes"], item.rebuilt["usage_bytes"]
-        return f"live {live} ({size(live)}), rebuilt {rebuilt} ({size(rebuilt)})"
+        return f"live {live} ({format_bytes(live)}), rebuilt {rebuilt} ({format_bytes(rebuilt)})"
     return ", ".join(name for name in item.live if item.live[name] != item.rebuilt[name])
 
 

@@ -9,6 +9,7 @@ import typer
 from cli.client import api_client
 from cli.console import console, emit_json, plain, table
 from cli.options import AsJson
+from runtime.figures import in_utc
 
 Document = Mapping[str, Any]
 
@@ -81,7 +82,7 @@ def show(document: Document) -> None:
             "",
             ["at (UTC)", "level", ">times", "what"],
             [
-                (item["at"][:19].replace("T", " "), item["level"], item["times"], item["what"])
+                (in_utc(item["at"], seconds=True), item["level"], item["times"], item["what"])
                 for item in document["recent_errors"]
             ],
         )

@@ -10,6 +10,7 @@ import typer
 from cli.client import api_client
 from cli.console import CommandError, console, emit_json, errors, plain, table
 from cli.options import AsJson, workspace_names
+from runtime.figures import in_utc
 
 commands = typer.Typer(
     help="Who may call the API, for which workspaces, until when.", no_args_is_help=True
@@ -60,7 +61,7 @@ def create(
         return
     errors.print(
         f"token {plain(answer['id'])}: {', '.join(answer['scopes'])} on "
-        f"{plain(_workspaces(answer))}, expires {plain(answer['expires_at'] or 'never')}. "
+        f"{plain(_workspaces(answer))}, expires {_until(answer['expires_at'])}. "
         "Keep it now: it cannot be shown again."
     )
     print(answer["token"])
@@ -76,7 +77,7 @@ def list_tokens(as_json: AsJson = False) -> None:
         return
     table(
         "",
-        ["id", "name", "scopes", "workspaces", "state", "expires", "last used"],
+        ["id", "name", "scopes", "workspaces", "state", "expires (UTC)", "last used (UTC)"],
         [
             (
                 item["id"],
@@ -138,5 +139,9 @@ def _workspaces(item: dict[str, Any]) -> str:
     return "all workspaces" if item["workspaces"] is None else ", ".join(item["workspaces"])
 
 
-def _minute(moment: str | None) -> str:
-    return "-" if moment is None else moment[:16].replace("T", " ")
+def _until(told: str | None) -> str:
+    return "never" if told is None else f"{in_utc(told)} UTC"
+
+
+def _minute(told: str | None) -> str:
+    return "-" if told is None else in_utc(told)

@@ -11,11 +11,12 @@ import msgspec
 import typer
 
 from cli.client import ApiError, api_client, workspace_path
-from cli.console import CommandError, console, emit_json, plain, size, table
+from cli.console import CommandError, console, emit_json, plain, table
 from cli.options import AsJson, WorkspaceName, workspace_names
 from quota.policy import DEFAULT_POLICY, GLOB_FIELDS, policy_document
-from quota.words import plural
+from quota.words import format_bytes, plural
 from registry_quota import Mapped, Usage, Workspace
+from runtime.figures import percent
 
 commands = typer.Typer(help="Who stores how much of what they may.", no_args_is_help=True)
 
@@ -45,13 +46,13 @@ def list_workspaces(as_json: AsJson = False) -> None:
         return
     table(
         "",
-        ["workspace", ">used", ">quota", ">%", "level", "enforcement"],
+        ["workspace", ">used", ">quota", ">share", "level", "enforcement"],
         [
             (
                 item.workspace,
-                size(item.usage_bytes),
-                size(item.quota_bytes),
-                f"{item.ratio * 100:.1f}",
+                format_bytes(item.usage_bytes),
+                format_bytes(item.quota_bytes),
+                percent(item.usage_bytes, item.quota_bytes),
                 item.level,
                 item.enforcement,
             )
@@ -74,8 +75,8 @@ def show(workspace: WorkspaceName, as_json: AsJson = False) -> None:
         emit_json({**msgspec.to_builtins(usage), **more})
         return
     console.print(
-        f"[bold]{plain(workspace)}[/]: {size(usage.usage_bytes)} of {size(usage.quota_bytes)} "
-        f"({usage.ratio * 100:.1f}%), level {usage.level}, {settings.enforcement}"
+        f"[bold]{plain(workspace)}[/]: {format_bytes(usage.usage_bytes)} of {format_bytes(usage.quota_bytes)} "
+        f"({percent(usage.usage_bytes, usage.quota_bytes)}), level {usage.level}, {settings.enforcement}"
     )
     table(
         "",
@@ -84,9 +85,9 @@ def show(workspace: WorkspaceName, as_json: AsJson = False) -> None:
             ("images", usage.images),
             ("tags", usage.tags),
             ("untagged images", usage.untagged_images),
-            ("untagged", size(usage.untagged_bytes)),
-            ("reserved for builds", size(usage.reserved_bytes)),
-            ("awaiting garbage collection", size(usage.awaiting_gc_bytes)),
+            ("untagged", format_bytes(usage.untagged_bytes)),
+            ("reserved for builds", format_bytes(usage.reserved_bytes)),
+            ("awaiting garbage collection", format_bytes(usage.awaiting_gc_bytes)),
         ],
     )
 
@@ -137,8 +138,8 @@ def set_workspace(
         emit_json(answer)
         return
     console.print(
-        f"{plain(workspace)}: quota {size(answer['quota_bytes'])}, {answer['enforcement']}, "
-        f"uses {size(answer['usage_bytes'])}"
+        f"{plain(workspace)}: quota {format_bytes(answer['quota_bytes'])}, {answer['enforcement']}, "
+        f"uses {format_bytes(answer['usage_bytes'])}"
     )
 
 
@@ -217,7 +218,7 @@ def map_repository(
         f"{plain(repository)}: {plain(answer.previous_workspace)} → "
         f"{plain(answer.workspace)}, app {plain(answer.app)}; "
         f"{plural(answer.moved_manifests, 'manifest')} moved, "
-        f"{plain(answer.workspace)} uses {size(answer.usage_bytes)}"
+        f"{plain(answer.workspace)} uses {format_bytes(answer.usage_bytes)}"
     )
 
 

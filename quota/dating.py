@@ -17,6 +17,7 @@ from registry.following import subject_of_tag
 from registry.names import format_digest
 from registry.refs import ImageName
 from registry.timestamps import to_ns
+from runtime.figures import in_utc
 from runtime.logs import get_logger
 from runtime.postgres import Pool
 
@@ -66,9 +67,7 @@ class Dater:
         known = [view for view in named if view.age.source == "tag"]
         if known:
             since = datetime.fromtimestamp(known[0].age.ns / 10**9, self._clock().tzinfo)
-            raise AgeKnownError(
-                f"its age is known: a tag came to name it at {since:%Y-%m-%d %H:%M:%S} UTC"
-            )
+            raise AgeKnownError(f"its age is known: a tag came to name it at {in_utc(since)} UTC")
         return await self._date(workspace, _with_theirs(named, views), moment)
 
     async def all_unknown(

@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 from quota.policy import PPM, Policy
 from quota.words import format_bytes
+from runtime.figures import percent
 
 Enforcement = Literal["advisory", "strict"]
 Outcome = Literal["proceed", "deny"]
@@ -132,7 +133,7 @@ def _message(
         f"Workspace {workspace}: {format_bytes(figures.usage_bytes)} stored"
         f" + {format_bytes(figures.reserved_bytes)} reserved"
         f" + {format_bytes(figures.incoming_bytes)} incoming"
-        f" = {format_bytes(total)} of {format_bytes(quota)} ({_percent(total, quota)})."
+        f" = {format_bytes(total)} of {format_bytes(quota)} ({percent(total, quota)})."
     )
     if reason == "below_threshold":
         return standing
@@ -171,9 +172,3 @@ def _plan_command(workspace: str, incoming_bytes: int, build_id: str | None) -> 
         words += ["--incoming", str(incoming_bytes)]
         words += [] if build_id is None else ["--build", build_id]
     return shlex.join(words)
-
-
-def _percent(part: int, whole: int) -> str:
-    """One decimal place, cut off: never shows a threshold that is not reached yet."""
-    tenths = part * 1000 // whole
-    return f"{tenths // 10}.{tenths % 10} %"

@@ -30,6 +30,7 @@ from registry.errors import (
 )
 from registry.names import format_digest
 from registry.workspaces import WorkspaceRule
+from runtime.figures import in_utc
 from runtime.postgres import Connection, Pool
 from runtime.settings import DEFAULT_REGISTRY
 
@@ -510,7 +511,7 @@ def _untold(repository: str, names: int) -> str:
 def _missing(repository: str, reference: str, since: datetime) -> str:
     colon = "@" if ":" in reference else ":"
     return (
-        f"{repository}{colon}{reference} is not there since {since:%Y-%m-%d %H:%M} UTC: a pass an hour "
+        f"{repository}{colon}{reference} is not there since {in_utc(since)} UTC: a pass an hour "
         "later (or --confirm-now) forgets it"
     )
 

@@ -2,14 +2,14 @@
 
 from typing import Final
 
-from runtime.sizes import readable
+from runtime.figures import readable
 
 _SIZE_UNITS: Final = ("B", "KB", "MB", "GB", "TB", "PB", "EB")
 _TIME_UNITS: Final = ((86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 
 
 def format_bytes(size: int) -> str:
-    """Bytes as `0 B`, `512 B`, `41.2 MB`: units of 1024, one decimal place, halves rounded up."""
+    """Bytes as `0 B`, `512 B`, `41.2 MB`, `10 GB`: units of 1024, one decimal place, none where it is 0."""
     return readable(size, _SIZE_UNITS)
 
 

@@ -12,11 +12,21 @@ import typer
 from rich.text import Text
 
 from cli.client import settings_here, warn_of_unknown
-from cli.console import CommandError, console, emit_json, harmless, plain, size, table, tell_cut
+from cli.console import (
+    CommandError,
+    console,
+    emit_json,
+    harmless,
+    plain,
+    second_of,
+    table,
+    tell_cut,
+)
 from cli.dead_letters.letters import DeadLetter, StillBadError, messages_for, parse_id
 from cli.options import AsJson, OnlyWorkspace
 from cli.progress import progress
-from quota.words import plural
+from quota.words import format_bytes, plural
+from runtime.figures import in_utc
 
 if TYPE_CHECKING:
     from cli.dead_letters.desk import Desk, Found, Retried, Wanted
@@ -80,14 +90,14 @@ def list_letters(
     if found:
         table(
             "",
-            ["id", "first seen", "registry", "workspace", ">size", "reason", "state"],
+            ["id", "first seen (UTC)", "registry", "workspace", ">size", "reason", "state"],
             [
                 (
                     letter.id,
-                    letter.first_seen[:19].replace("T", " "),
+                    second_of(letter.first_seen),
                     letter.source,
                     letter.workspace or "-",
-                    size(letter.size),
+                    format_bytes(letter.size),
                     letter.reason,
                     "open" if mark is None else mark.outcome,
                 )
@@ -135,16 +145,16 @@ def show(
             | _value(letter)
         )
         return
-    state = "open" if mark is None else f"{mark.outcome} {mark.at:%Y-%m-%d %H:%M:%S}"
+    state = "open" if mark is None else f"{mark.outcome} {in_utc(mark.at, seconds=True)} UTC"
     for name, content in (
         ("id", letter.id),
         ("state", state),
         ("reason", letter.reason),
         ("origin", letter.origin),
-        ("first seen", letter.first_seen),
+        ("first seen", f"{second_of(letter.first_seen)} UTC"),
         ("registry", letter.source),
         ("workspace", letter.workspace or "-"),
-        ("size", size(letter.size)),
+        ("size", format_bytes(letter.size)),
         ("retry", "would work now" if verdict is None else f"would be refused: {verdict}"),
     ):
         console.print(f"[bold]{name:<10}[/] {plain(content)}", soft_wrap=True)
@@ -300,7 +310,7 @@ def _readable(value: bytes) -> str:
         value = msgspec.json.format(value, indent=2)
     lines = value[:_SHOWN_BYTES].decode(errors="replace")
     rest = len(value) - _SHOWN_BYTES
-    return f"{lines}\n… and {size(rest)} more (--raw)" if rest > 0 else lines
+    return f"{lines}\n… and {format_bytes(rest)} more (--raw)" if rest > 0 else lines
 
 
 def _retried_document(outcome: "Retried") -> dict[str, Any]:

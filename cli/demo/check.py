@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 from quota.policy import DEFAULT_POLICY, PPM
 from quota.words import format_bytes
+from runtime.figures import percent
 
 ManifestName = tuple[str, str]
 """(repository, digest)"""
@@ -76,11 +77,6 @@ class Verdict:
     def held(self) -> bool:
         """Whether it was kept."""
         return not self.differences
-
-
-def percent(part: int, whole: int) -> str:
-    """`67.9 %`."""
-    return f"{part * 100 / whole:.1f} %"
 
 
 def manifest_name(item: Document) -> ManifestName:

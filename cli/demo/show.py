@@ -7,9 +7,10 @@ from typing import Any, Final
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cli.console import console, plain, table
-from cli.demo.check import ManifestName, Verdict, manifest_name, percent
+from cli.demo.check import ManifestName, Verdict, manifest_name
 from cli.events import one_line
 from quota.words import format_bytes
+from runtime.figures import percent
 
 Document = Mapping[str, Any]
 Names = Mapping[ManifestName, str]

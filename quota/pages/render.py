@@ -11,9 +11,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from quota.pages.assets import Assets
-from quota.pages.warning import percent, size_text, warning
+from quota.pages.warning import warning
 from quota.reasons import KEPT_AS
-from quota.words import format_seconds, plural
+from quota.words import format_bytes, format_seconds, plural
+from runtime.figures import in_utc, percent
 
 # Only files of ours: no inline script or style, no frame, no other host.
 _POLICY: Final = (
@@ -45,7 +46,7 @@ class Renderer:
             lstrip_blocks=True,
         )
         self._environment.filters |= {
-            "size": size_text,
+            "size": format_bytes,
             "moment": _moment,
             "iso": _iso,
             "clock": _clock,
@@ -113,7 +114,7 @@ def _utc(value: datetime | str) -> datetime:
 
 def _moment(value: datetime | str | None) -> str:
     """A moment for people, in UTC (the page's foot says so)."""
-    return "" if value is None else _utc(value).strftime("%Y-%m-%d %H:%M")
+    return "" if value is None else in_utc(value)
 
 
 def _clock(value: datetime | str) -> str:

@@ -4,12 +4,12 @@ Texts, thresholds and the format of sizes are public: dashboards show the same w
 `<registry-quota-warning>` (static/registry-quota-warning.js) says them, too; a test compares both.
 """
 
-from decimal import ROUND_HALF_UP, Decimal
 from typing import Final, Literal
 
 import msgspec
 
-_UNITS: Final = ("B", "KB", "MB", "GB", "TB", "PB", "EB")
+from quota.words import format_bytes
+
 _WARN_PERCENT: Final = 70
 _FULL_PERCENT: Final = 90
 
@@ -22,16 +22,8 @@ class Notice(msgspec.Struct, frozen=True):
     text: str
 
 
-def size_text(size: int) -> str:
-    """Bytes as `0 B`, `512 B`, `7.2 GB`, `10 GB`: units of 1024, one decimal, none where it is 0."""
-    power = min(max(size.bit_length() - 1, 0) // 10, len(_UNITS) - 1)
-    number = (Decimal(size) / (1 << 10 * power)).quantize(Decimal("0.1"), ROUND_HALF_UP)
-    text = f"{number:f}".removesuffix(".0")
-    return f"{text} {_UNITS[power]}"
-
-
-def percent(usage_bytes: int, quota_bytes: int) -> int:
-    """Usage in whole percent of the quota, halves rounded up."""
+def _whole_percent(usage_bytes: int, quota_bytes: int) -> int:
+    """As these texts have it: halves rounded up."""
     return (usage_bytes * 200 + quota_bytes) // (2 * quota_bytes)
 
 
@@ -41,8 +33,8 @@ def warning(usage_bytes: int, quota_bytes: int) -> Notice | None:
     if used < _WARN_PERCENT * quota_bytes:
         return None
     figures = (
-        f"Using {size_text(usage_bytes)} of {size_text(quota_bytes)} "
-        f"({percent(usage_bytes, quota_bytes)}%)."
+        f"Using {format_bytes(usage_bytes)} of {format_bytes(quota_bytes)} "
+        f"({_whole_percent(usage_bytes, quota_bytes)}%)."
     )
     if usage_bytes >= quota_bytes:
         return Notice(

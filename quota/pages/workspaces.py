@@ -221,8 +221,7 @@ class Workspaces:
             "may_write": look.visitor.principal.may("write", look.view.name),
             "alone": look.patient,
             "policy": policy,
-            "trigger_percent": policy.trigger_ppm * 100 // PPM,
-            "target_percent": policy.target_ppm * 100 // PPM,
+            "ppm": PPM,
         }
 
     # -- parts -------------------------------------------------------------------------------------

@@ -30,7 +30,12 @@
   function sizeText(bytes) {
     let power = 0;
     while (power < UNITS.length - 1 && bytes >= 1024 ** (power + 1)) power += 1;
-    return `${parseFloat((bytes / 1024 ** power).toFixed(1))} ${UNITS[power]}`;
+    let tenths = Math.round((bytes / 1024 ** power) * 10);
+    if (tenths === 10240 && power < UNITS.length - 1) {
+      tenths = 10; // 1023.99 KB would read as 1024 KB
+      power += 1;
+    }
+    return `${tenths / 10} ${UNITS[power]}`;
   }
 
   function warningOf(used, quota) {

@@ -68,7 +68,7 @@ async def test_the_script_says_what_was_decided_and_goes_on(api, tmp_path):
     assert unknown.startswith(
         'registry-quota: warning: unknown_app: we"ird\\app is unknown in acme'
     )
-    assert message.startswith("registry-quota: Workspace acme: 0 B stored + 0 B reserved + 1.0 MB")
+    assert message.startswith("registry-quota: Workspace acme: 0 B stored + 0 B reserved + 1 MB")
     assert outputs.read_text() == "decision=proceed\nreason=below_threshold\n"
     _status, reserved = await api.call("GET", "/v1/workspaces/acme/reservations")
     assert [item["app"] for item in reserved["items"]] == ['we"ird\\app']

@@ -52,7 +52,7 @@ def test_a_webhook_carries_the_event_as_it_is_with_a_summary_and_the_three_heade
     delivery = webhook(SECRET)(*level("warning", "critical"))
     body = json.loads(delivery.body)
     assert body.pop("summary") == (
-        "acme: usage is critical (was warning): 91.0% of the quota, 91 B of 100 B"
+        "acme: usage is critical (was warning): 91 % of the quota, 91 B of 100 B"
     )
     assert body == json.loads(level("warning", "critical")[1])
     assert delivery.headers["webhook-id"] == "e-1"
@@ -73,7 +73,7 @@ def test_a_generated_secret_works():
 def test_slack_gets_a_sentence_in_which_names_have_no_markup():
     text = json.loads(slack(*event("build.denied", "a<!here>&", message="<b>")).body)["text"]
     assert text == "*a&lt;!here&gt;&amp;*: &lt;b&gt;"
-    assert "critical (was warning): 91.0%" in slack(*level("warning", "critical")).body.decode()
+    assert "critical (was warning): 91 %" in slack(*level("warning", "critical")).body.decode()
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_sizes_are_readable_and_what_is_not_known_is_no_none():
             reason=None,
         )[0]
     )
-    assert text == "cleanup freed 0 B, which is not enough: 5.0 GiB of 10.0 GiB are used"
+    assert text == "cleanup freed 0 B, which is not enough: 5 GiB of 10 GiB are used"
     assert "None" not in sentence(event("cleanup.insufficient")[0])
 
 

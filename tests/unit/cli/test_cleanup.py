@@ -15,7 +15,7 @@ def image(**changes):
         "tags": ["1.0", "stable"],
         "action": "delete",
         "code": "beyond_newest",
-        "why": "deleted: 4th newest, frees 1.0 KB",
+        "why": "deleted: 4th newest, frees 1 KB",
         "freed_bytes": 1024,
     } | changes
 

@@ -109,9 +109,9 @@ def test_a_denied_build_is_told_how_much_is_missing_who_holds_it_and_what_can_be
         largest_apps=[("api", 5 * gb), ("web", 3 * gb), ("job", gb // 2), ("old", 1)],
     )
     assert verdict.message == (
-        "Workspace acme: 9.0 GB stored + 1.0 GB reserved + 1.0 GB incoming = 11.0 GB of 10.0 GB"
-        " (110.0 %). 1.0 GB are missing. Cleanup could not do more: 3 manifests are in use."
-        " Most is held by api 5.0 GB, web 3.0 GB, job 512.0 MB."
+        "Workspace acme: 9 GB stored + 1 GB reserved + 1 GB incoming = 11 GB of 10 GB"
+        " (110 %). 1 GB are missing. Cleanup could not do more: 3 manifests are in use."
+        " Most is held by api 5 GB, web 3 GB, job 512 MB."
         " Delete images that are no longer needed, keep fewer per app, or raise the quota;"
         f" `registry-quota plan acme --incoming {gb}` says why each image stays."
         " The build is denied."
@@ -128,16 +128,14 @@ def test_the_plan_that_is_advised_is_the_one_that_was_decided_on():
 
 def test_good_news_is_short():
     assert answer(figures(10, quota=1024), tried=False).message == (
-        "Workspace acme: 10 B stored + 0 B reserved + 0 B incoming = 10 B of 1.0 KB (0.9 %)."
+        "Workspace acme: 10 B stored + 0 B reserved + 0 B incoming = 10 B of 1 KB (0.9 %)."
     )
     assert answer(figures(10), tried=True).message.endswith("There is room.")
 
 
 def test_a_build_larger_than_the_quota_is_told_so():
     message = answer(figures(5, 0, 2048, 1024)).message
-    assert (
-        "This build alone is 1.0 KB larger than the quota; nothing was deleted for it." in message
-    )
+    assert "This build alone is 1 KB larger than the quota; nothing was deleted for it." in message
     assert message.endswith("The build goes on.")
 
 

@@ -30,7 +30,7 @@ def test_versions_stay_and_the_cache_goes_first(sbom):
     plan = workspace.plan(free=2 * MB, policy=default)
     assert workspace.deleted(plan) == ["api:buildcache"]
     assert workspace.why(plan, "api:buildcache") == "cache"
-    assert workspace.sentence(plan, "api:buildcache") == "deleted: build cache, frees 2.0 MB"
+    assert workspace.sentence(plan, "api:buildcache") == "deleted: build cache, frees 2 MB"
     plan = workspace.plan(free=3 * MB, policy=default)
     assert workspace.deleted(plan) == ["api:buildcache", "api:1.1", "api:1.1-sbom"]
     assert [workspace.why(plan, f"api:1.{n}") for n in (2, 3, 4)] == ["newest"] * 3
@@ -55,7 +55,7 @@ def test_each_kind_has_its_own_places_and_its_own_name_in_the_reasons():
         workspace.image("api", f"m{number}", 60 + number, kind=MODEL)
     plan = workspace.plan(free=2 * MB)
     assert workspace.deleted(plan) == ["api:c1", "api:m1"]
-    assert workspace.sentence(plan, "api:c1") == "deleted: 4th newest chart, frees 1.0 MB"
+    assert workspace.sentence(plan, "api:c1") == "deleted: 4th newest chart, frees 1 MB"
     assert workspace.sentence(plan, "api:3") == "kept: newest of 3 kept for app api"
     assert workspace.sentence(plan, "api:m3") == (
         "kept: 2nd newest artifact application/vnd.example.model of 3 kept for app api"

@@ -81,7 +81,7 @@ def test_several_tags_on_one_digest_are_one_image():
     workspace.add("api:many", "a", "b", "c", "d", day=60, layers={"many": MB})
     plan = workspace.plan(free=MB)
     assert workspace.deleted(plan) == ["api:1"]
-    assert workspace.sentence(plan, "api:1").startswith("deleted: 4th newest, frees 1.0 MB")
+    assert workspace.sentence(plan, "api:1").startswith("deleted: 4th newest, frees 1 MB")
 
 
 def test_one_digest_in_two_repositories_of_an_app_is_one_image():
@@ -164,7 +164,7 @@ def test_what_the_incoming_build_brings_again_is_promised_and_wins_no_room():
     assert plan.target_reached
     assert (
         workspace.sentence(plan, "api:old")
-        == "deleted: 4th newest, frees 101.0 MB, of which 100.0 MB come again with the incoming build"
+        == "deleted: 4th newest, frees 101 MB, of which 100 MB come again with the incoming build"
     )
 
 
@@ -192,7 +192,7 @@ def test_sizes_and_ranks_are_told_as_in_the_specification():
     plan = workspace.plan(free=1)
     assert (
         workspace.sentence(plan, "api:0")
-        == "deleted: 7th newest, frees 41.2 MB; 12.0 MB stay shared with acme/web:3"
+        == "deleted: 7th newest, frees 41.2 MB; 12 MB stay shared with acme/web:3"
     )
     assert workspace.sentence(plan, "api:5") == "kept: 2nd newest of 3 kept for app api"
 

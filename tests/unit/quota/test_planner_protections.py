@@ -29,7 +29,7 @@ def verdict(workspace: Workspace, name: str = "api:old", **changes) -> tuple[str
 
 
 def test_without_any_protection_it_goes():
-    assert verdict(crowded()) == ("beyond_newest", "deleted: 4th newest, frees 1.0 MB")
+    assert verdict(crowded()) == ("beyond_newest", "deleted: 4th newest, frees 1 MB")
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3])
@@ -232,7 +232,7 @@ def test_untagged_has_its_grace_from_the_later_of_push_and_leaving(pushed_h, lef
     why, sentence = verdict(workspace, "gone", policy=policy)
     assert why == ("in_grace" if stays else "untagged")
     if not stays:
-        assert sentence == "deleted: untagged and needed by nothing, frees 1.0 MB"
+        assert sentence == "deleted: untagged and needed by nothing, frees 1 MB"
     elif pushed_h != 0.99:
         assert sentence == "kept: untagged for 30 minutes, the grace is 1 hour"
 
@@ -383,7 +383,7 @@ def test_why_the_target_is_not_reached_is_told():
     plan = workspace.plan(free=7 * MB, in_use=in_use)
     assert not plan.target_reached
     assert plan.why_not == (
-        "6.0 MB above the target; what stays: 2 manifests among the newest of their app,"
+        "6 MB above the target; what stays: 2 manifests among the newest of their app,"
         " 1 manifest in use"
     )
     assert plan.kept_by == {"newest": 2, "in_use": 1}

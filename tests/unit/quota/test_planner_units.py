@@ -34,10 +34,10 @@ def test_an_index_goes_with_its_children_after_it():
     (unit,) = plan.units
     assert unit.freed_bytes == plan.freed_bytes == 3 * MB
     assert workspace.sentence(plan, "old") == (
-        "deleted: 4th newest, frees 3.0 MB with 2 manifests that belong to it"
+        "deleted: 4th newest, frees 3 MB with 2 manifests that belong to it"
     )
     assert workspace.sentence(plan, "amd") == (
-        "deleted: child of acme/api:1.0, goes with it, frees 1.0 MB"
+        "deleted: child of acme/api:1.0, goes with it, frees 1 MB"
     )
     assert workspace.why(plan, "arm") == "goes_with_index"
 
@@ -129,7 +129,7 @@ def test_referrers_of_kept_images_stay_and_those_of_deleted_ones_go_after_them()
     plan = workspace.plan(free=MB)
     assert workspace.deleted(plan) == ["api:old", "sbom", "signature of sbom"]
     assert workspace.sentence(plan, "sbom") == (
-        "deleted: refers to acme/api:old, goes with it, frees 1.0 MB"
+        "deleted: refers to acme/api:old, goes with it, frees 1 MB"
     )
     assert workspace.sentence(plan, "new sbom") == "kept: refers to acme/api:3, which stays"
     assert workspace.sentence(plan, "its signature") == "kept: refers to acme/api:3, which stays"

@@ -112,4 +112,4 @@ def test_bytes_that_something_else_holds_meanwhile_break_the_promise():
     stored = store(workspace.input())
     workspace.add("web:1", "1", app="web", layers={"base": MB})
     found = what_changed(stored, workspace.input())
-    assert found == ["acme/api:0 would free 1.0 MB now, not 2.0 MB"]
+    assert found == ["acme/api:0 would free 1 MB now, not 2 MB"]
