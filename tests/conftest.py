@@ -1,6 +1,7 @@
 """Fixtures that every test may use. Infrastructure is started once per session, when first asked for."""
 
 import os
+import signal
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -32,6 +33,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[MEASURED] = Measured()
     config.stash[BEGAN] = time.monotonic()
     config.pluginmanager.register(config.stash[MEASURED], "promises")
+    # A shell starts what it sends to the background without Ctrl-C, and processes that tests start and
+    # end by it would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(

@@ -123,6 +123,9 @@ async def test_a_demo_begins_with_an_empty_workspace_whatever_was_done_to_it(sys
 
 
 async def test_the_commands_of_the_readme_work_after_it_as_they_stand(system):
+    if (await system.call("GET", "/v1/workspaces/demo"))[0] == 404:
+        async with demo(system.stack.run_dir.root) as process:
+            await process.communicate()
     lines = block("README.md", "tried by tests/acceptance/test_demo.py").splitlines()
     commands = [shlex.split(line, comments=True) for line in lines]
     assert commands.pop(0) == [".", ".venv/bin/activate"]
@@ -138,11 +141,15 @@ async def test_the_commands_of_the_readme_work_after_it_as_they_stand(system):
             stdout=PIPE,
             stderr=STDOUT,
         )
-        if endless:
-            assert process.stdout is not None
-            assert await asyncio.wait_for(process.stdout.readline(), 60)
-            process.send_signal(signal.SIGINT)
-        said, _ = await asyncio.wait_for(process.communicate(), 60)
+        try:
+            if endless:
+                assert process.stdout is not None
+                assert await asyncio.wait_for(process.stdout.readline(), 60), command
+                process.send_signal(signal.SIGINT)
+            said, _ = await asyncio.wait_for(process.communicate(), 60)
+        finally:
+            if process.returncode is None:
+                process.kill()
         assert endless or process.returncode == 0, (command, said.decode())
 
 
