@@ -25,7 +25,12 @@ _AT_ONCE: Final = 200
 """Alerts in one POST."""
 _SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - no secret
 _USAGE: Final = "RegistryQuotaUsage"
-_SEVERITY: Final = {"build.denied": "critical", "cleanup.insufficient": "warning"}
+_LOG_BROKEN: Final = "log.broken"
+_SEVERITY: Final = {
+    "build.denied": "critical",
+    "cleanup.insufficient": "warning",
+    _LOG_BROKEN: "critical",
+}
 
 
 class BadEventError(ValueError):
@@ -158,7 +163,13 @@ def _linked(
 
 
 def _link(base: str | None, event: Event) -> str | None:
-    return None if base is None else f"{base}/workspaces/{quote(event.subject, safe='')}"
+    """The page of a workspace, or of the pipeline for what is of none."""
+    if base is None:
+        return None
+    page = (
+        "pipeline" if event.kind == _LOG_BROKEN else f"workspaces/{quote(event.subject, safe='')}"
+    )
+    return f"{base}/{page}"
 
 
 def repeated(events: Sequence[Event], now: datetime, *, base: str | None = None) -> list[Delivery]:
@@ -229,6 +240,13 @@ def sentence(event: Event) -> str:
         return (
             f"a push declared {_size(data, 'declared_bytes')} for {data.get('digest')}, "
             f"storage has {_size(data, 'stored_bytes')}"
+        )
+    if event.kind == _LOG_BROKEN:
+        parts = [item for item in data.get("partitions") or () if isinstance(item, Mapping)]
+        kinds = sorted({str(item.get("kind")).replace("_", " ") for item in parts})
+        return (
+            f"{len(parts)} of its partitions do not go on where the ledger stood ({', '.join(kinds)}): "
+            "what was not recorded is read, and the registry compared"
         )
     return event.kind.replace(".", " ").replace("_", " ")
 

@@ -5,12 +5,14 @@ and loses nothing. The group's own offsets in Kafka are only for people and lag 
 """
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import TypeVar
+from uuid import uuid4
 
 import asyncpg
 import msgspec
@@ -20,7 +22,9 @@ from aiokafka import (
     ConsumerRecord,
     TopicPartition,
 )
+from aiokafka.errors import KafkaError
 
+from consumer.continuity import mark_of
 from consumer.dead_letters import (
     Ceiling,
     Sent,
@@ -29,13 +33,15 @@ from consumer.dead_letters import (
     send_dead_letter,
 )
 from consumer.group import GroupOffsets
+from consumer.log_watch import EVERY_SECONDS, LogBrokenError, Look, Looked
 from consumer.metrics import ConsumerMetrics
 from consumer.outcomes import MOST_LINES, Decoded, about, line, summary
 from consumer.traces import tracing_batch
 from consumer.translate import AgentRule, facts_of, no_agent
 from consumer.waiting import Batch, Waiting
 from ledger import offsets
-from ledger.offsets import Advance, StaleOwnerError
+from ledger.offsets import Advance, LogBreak, Mark, Position, StaleOwnerError
+from ledger.outbox import NewId
 from ledger.record import Recorded, Recorder
 from registry.notifications import BadEvent, decode_event
 from registry.timestamps import InvalidTimestamp, parse_timestamp
@@ -57,6 +63,8 @@ _LONGEST_WAIT = 5.0
 """Seconds between two attempts while the database is away."""
 _FETCH_AGAIN = 1.0
 """Seconds until another client of Kafka takes the place of one that has ended in part."""
+_LOOK_AGAIN = 1.0
+"""Seconds between two looks at the log, however odd it is."""
 
 T = TypeVar("T")
 
@@ -66,8 +74,17 @@ class Ownership(msgspec.Struct):
 
     epoch: int
     next_offset: int
+    head: Mark | None = None
+    """The last record that was recorded."""
+    anchor: Mark | None = None
+    """One that a look at the log has confirmed since."""
     asked_again: int = -1
     """The offset that was fetched again because the log seemed to skip it."""
+
+    @property
+    def position(self) -> Position:
+        """As it is compared with the log."""
+        return Position(self.epoch, self.next_offset, self.head, self.anchor)
 
 
 class NotificationConsumer:
@@ -88,6 +105,8 @@ class NotificationConsumer:
         dead_letter_ceiling: int = 0,
         clock: Callable[[], datetime],
         on_pending: Callable[[], None],
+        look: Look,
+        new_id: NewId = uuid4,
         ignored_agents: AgentRule = no_agent,
         tracing: Tracing | None = None,
         pull_through: bool = False,
@@ -104,6 +123,12 @@ class NotificationConsumer:
         self._batch_max_events = batch_max_events
         self._clock = clock
         self._on_pending = on_pending
+        self._look = look
+        self._new_id = new_id
+        self._doubt = asyncio.Event()
+        """Set when the log may not be the one that was being read."""
+        self._skipped: list[LogBreak] = []
+        """What the log did not hold any more when it was to be read, and is to be told."""
         self._ignored_agents = ignored_agents
         self._tracing = tracing
         self._owned: dict[int, Ownership] = {}
@@ -140,6 +165,8 @@ class NotificationConsumer:
                 await self._consume(kafka, member)
             except StaleOwnerError as error:
                 log.warning("partition_lost", reason=str(error), action="rejoining the group")
+            except LogBrokenError as error:
+                log.warning("log_broken", reason=str(error), action="taking it over anew")
             except ClientEndedError as error:
                 log.warning("partition_lost", reason=str(error), action="rejoining the group")
                 # Were it to happen again at once, the whole group would rebalance again and again.
@@ -173,6 +200,7 @@ class NotificationConsumer:
         beside = (
             self._fetch(kafka, member),
             self._group.keep_near(kafka, self._stopping),
+            self._watch_log(),
         )
         tasks = lanes | {asyncio.create_task(part) for part in beside}
         running = tasks
@@ -226,12 +254,18 @@ class NotificationConsumer:
             owned = self._owned.get(partition.partition)
             if owned is None:
                 continue  # not taken over yet; taking over goes to the right offset
-            if records[0].offset > owned.next_offset != owned.asked_again:
+            first = records[0].offset
+            if first > owned.next_offset != owned.asked_again:
                 owned.asked_again = owned.next_offset
                 self._waiting.drop(partition)
                 kafka.seek(partition, owned.next_offset)
                 continue
-            # Where the log still skips something, the log itself no longer has it.
+            if first > owned.next_offset:  # still: the log itself no longer has it
+                end = kafka.highwater(partition) or first
+                number, stood = partition.partition, owned.next_offset
+                self._skipped.append(LogBreak(number, "skips", stood, first, end, first))
+            if first > owned.next_offset or first < owned.next_offset:
+                self._doubt.set()
             fresh = [record for record in records if record.offset >= owned.next_offset]
             if fresh:
                 batch[partition] = fresh
@@ -246,25 +280,40 @@ class NotificationConsumer:
             self._group.reached.pop(partition, None)
 
     async def assigned(self, kafka: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
-        """Become the owner of newly assigned partitions and go to where the ledger stands."""
+        """Become the owner of newly assigned partitions and go to where the ledger stands.
+
+        Where the log is not the one that the ledger has read, to what of it is not recorded yet.
+        """
         starts = await kafka.beginning_offsets(partitions) if partitions else {}
+        taken: dict[TopicPartition, Position] = {}
         for partition in sorted(partitions):
             position = await self._while_database_is_away(
                 partial(self._take_partition, partition, starts[partition])
             )
             if position is None:
                 return
-            self._owned[partition.partition] = position
+            taken[partition] = position
+        breaks = await self._breaks({item.partition: where for item, where in taken.items()})
+        if breaks and not await self._while_database_is_away(partial(self._mend, breaks, taken)):
+            return
+        resumed = {item.partition: item.resumed_offset for item in breaks}
+        for partition, position in taken.items():
+            start = resumed.get(partition.partition)
+            self._owned[partition.partition] = (
+                Ownership(position.epoch, position.next_offset, position.head, position.anchor)
+                if start is None
+                else Ownership(position.epoch, start)
+            )
             # What its last owner recorded may be more than it told the group.
-            self._group.reached[partition] = position.next_offset
-            kafka.seek(partition, position.next_offset)
+            self._group.reached[partition] = position.next_offset if start is None else start
+            kafka.seek(partition, self._group.reached[partition])
         self.ready = True
         if partitions:
             log.info("partitions_assigned", partitions=[item.partition for item in partitions])
 
-    async def _take_partition(self, partition: TopicPartition, first: int) -> Ownership:
+    async def _take_partition(self, partition: TopicPartition, first: int) -> Position:
         async with self._pool.acquire() as connection, connection.transaction():
-            taken = await offsets.take_partition(
+            return await offsets.take_partition(
                 connection,
                 cluster_id=self._cluster_id,
                 topic=partition.topic,
@@ -272,25 +321,99 @@ class NotificationConsumer:
                 first_offset=first,
                 owner=self._owner,
             )
-            position = Ownership(taken.epoch, taken.next_offset)
-            if taken.next_offset < first:
-                log.warning(
-                    "offset_no_longer_in_log",
-                    partition=partition.partition,
-                    stored_offset=taken.next_offset,
-                    log_starts_at=first,
-                    action="continuing at the start of the log; reconcile finds what was missed",
-                )
+
+    async def _breaks(self, positions: Mapping[int, Position]) -> list[LogBreak]:
+        """Where the log does not go on; nothing where Kafka does not tell: it is looked at again soon."""
+        try:
+            return (await self._look(positions)).breaks(positions) if positions else []
+        except (KafkaError, OSError, TimeoutError) as error:
+            log.warning("log_not_compared", reason=f"{type(error).__name__}: {error}")
+            self._doubt.set()
+            return []
+
+    async def _mend(
+        self, breaks: Sequence[LogBreak], taken: Mapping[TopicPartition, Position]
+    ) -> bool:
+        """Go on from what is right, and say so."""
+        epochs = {item.partition: position.epoch for item, position in taken.items()}
+        async with self._pool.acquire() as connection, connection.transaction():
+            for item in breaks:
                 await offsets.reset(
                     connection,
                     cluster_id=self._cluster_id,
-                    topic=partition.topic,
-                    partition=partition.partition,
-                    epoch=taken.epoch,
-                    offset=first,
+                    topic=NOTIFICATIONS_TOPIC,
+                    partition=item.partition,
+                    epoch=epochs[item.partition],
+                    offset=item.resumed_offset,
                 )
-                position.next_offset = first
-        return position
+            await self._keep_breaks(connection, breaks)
+        return True
+
+    async def _keep_breaks(self, connection: Connection, breaks: Sequence[LogBreak]) -> None:
+        for item in breaks:
+            self._metrics.log_breaks.labels(item.kind).inc()
+            log.error(
+                "log_does_not_go_on",
+                **msgspec.structs.asdict(item),
+                action="what the ledger has not seen is read; a reconciliation is started for the rest",
+            )
+        await offsets.keep_breaks(
+            connection,
+            cluster_id=self._cluster_id,
+            topic=NOTIFICATIONS_TOPIC,
+            breaks=breaks,
+            now=self._clock(),
+            new_id=self._new_id,
+        )
+
+    async def _watch_log(self) -> None:
+        """Now and then, and when something is odd: is it still the log that we read?
+
+        Raises LogBrokenError: then the partitions are taken over anew, which goes to the right place.
+        """
+        while not await self._stopping.sleep(_LOOK_AGAIN):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(EVERY_SECONDS):
+                    await self._doubt.wait()
+            self._doubt.clear()
+            owned = {number: item.position for number, item in self._owned.items()}
+            try:
+                looked = await self._look(owned)
+            except (KafkaError, OSError, TimeoutError) as error:
+                log.info("log_not_compared", reason=f"{type(error).__name__}: {error}")
+                continue
+            if breaks := looked.breaks(owned):
+                raise LogBrokenError(
+                    ", ".join(f"partition {item.partition} {item.kind}" for item in breaks)
+                )
+            await self._while_database_is_away(partial(self._keep_look, owned, looked))
+
+    async def _keep_look(self, owned: Mapping[int, Position], looked: Looked) -> bool:
+        """What was confirmed is compared again the next time, also by another owner."""
+        anchors = {
+            number: (position.epoch, position.head)
+            for number, position in owned.items()
+            if position.head is not None
+            and position.head != position.anchor
+            and looked.confirmed(number, position.head)
+        }
+        skipped, self._skipped = self._skipped, []
+        if not anchors and not skipped:
+            return True
+        async with self._pool.acquire() as connection, connection.transaction():
+            await offsets.keep_anchors(
+                connection,
+                cluster_id=self._cluster_id,
+                topic=NOTIFICATIONS_TOPIC,
+                anchors=anchors,
+            )
+            if skipped:
+                await self._keep_breaks(connection, skipped)
+        for number, (epoch, mark) in anchors.items():
+            mine = self._owned.get(number)
+            if mine is not None and mine.epoch == epoch:
+                mine.anchor = mark
+        return True
 
     async def _take(self, batch: Batch, lane: int) -> None:
         """Record a batch in one transaction."""
@@ -406,17 +529,18 @@ class NotificationConsumer:
         return True
 
     async def _transaction(self, decoded: list[Decoded]) -> None:
-        ends: dict[int, int] = {}
-        for item in decoded:
-            ends[item.record.partition] = item.record.offset + 1
+        last = {item.record.partition: item.record for item in decoded}
         advances = [
             Advance(
-                partition, self._owned[partition].epoch, self._owned[partition].next_offset, end
+                partition,
+                self._owned[partition].epoch,
+                self._owned[partition].next_offset,
+                mark_of(record),
             )
-            for partition, end in ends.items()
+            for partition, record in last.items()
             if partition in self._owned
         ]
-        if len(advances) != len(ends):
+        if len(advances) != len(last):
             raise StaleOwnerError("a batch of a partition that was taken away")
 
         async def move_offsets(connection: Connection, _recorded: Recorded) -> None:
@@ -434,7 +558,7 @@ class NotificationConsumer:
             # It may have been taken away, or given back with a new epoch, while we committed.
             owned = self._owned.get(advance.partition)
             if owned is not None and owned.epoch == advance.epoch:
-                owned.next_offset = advance.next_offset
+                owned.next_offset, owned.head = advance.next_offset, advance.head
 
     async def _while_database_is_away(self, work: Callable[[], Awaitable[T]]) -> T | None:
         """Try until the database answers; None when the process is asked to stop meanwhile.
@@ -464,7 +588,9 @@ class NotificationConsumer:
             end = kafka.highwater(partition)
             owned = self._owned.get(partition.partition)
             if end is not None and owned is not None:
-                lag += max(0, end - owned.next_offset)
+                lag += end - owned.next_offset
+                if end < owned.next_offset:
+                    self._doubt.set()
         self._metrics.lag.set(lag)
 
 

@@ -4,8 +4,11 @@ import math
 import time
 from collections import Counter as Tally
 from collections.abc import Callable
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from ledger.offsets import BreakKind
 
 
 class ConsumerMetrics:
@@ -28,6 +31,14 @@ class ConsumerMetrics:
         )
         for reason in ("malformed", "refused"):
             self.dead_letters.labels(reason)
+        self.log_breaks = Counter(
+            "registry_quota_consumer_log_breaks",
+            "Partitions whose log did not go on where the ledger stood, by how",
+            ["kind"],
+            registry=self.registry,
+        )
+        for kind in get_args(BreakKind):
+            self.log_breaks.labels(kind)
         self.halted = Gauge(
             "registry_quota_consumer_halted",
             "1 while it takes nothing because too many events failed (RQ_DEAD_LETTER_CEILING)",

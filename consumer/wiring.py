@@ -12,6 +12,7 @@ from aiokafka import AIOKafkaConsumer
 
 from consumer import confirming
 from consumer.confirming import SizeConfirmer
+from consumer.log_watch import look
 from consumer.loop import NotificationConsumer
 from consumer.metrics import ConsumerMetrics
 from consumer.settling import SettlingWorker
@@ -58,6 +59,8 @@ def kafka_consumer(settings: Settings) -> AIOKafkaConsumer:
         heartbeat_interval_ms=2_000,
         max_poll_interval_ms=600_000,
         fetch_max_wait_ms=100,
+        # A topic that was made anew, or got more partitions, is noticed after so long.
+        metadata_max_age_ms=10_000,
     )
 
 
@@ -132,6 +135,7 @@ async def run(settings: Settings) -> int:
             dead_letter_ceiling=settings.dead_letter_ceiling,
             clock=utc_now,
             on_pending=resolver.wake,
+            look=partial(look, settings),
             ignored_agents=agents_like(settings.ignored_pull_agents),
             tracing=tracing,
             pull_through=settings.registry_pull_through,

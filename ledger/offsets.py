@@ -1,15 +1,32 @@
-"""Kafka offsets in Postgres, moved in the transaction of their batch and fenced by epochs."""
+"""Kafka offsets in Postgres, moved in the transaction of their batch and fenced by epochs.
 
-from collections.abc import Sequence
+Beside each stands how the log looked there: a log that was put back to an earlier state, or made anew,
+is told from the one that was read.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
 
 import msgspec
 
-from ledger import statements
+from ledger import outbox, statements
+from ledger.outbox import NewId, QuotaEvent
 from runtime.postgres import Connection
 
 
 class StaleOwnerError(Exception):
     """Another consumer owns one of the batch's partitions now; nothing was written. Rejoin the group."""
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """A record as it stood in the log."""
+
+    offset: int
+    stored_ms: int
+    """When it was given to Kafka: milliseconds since the epoch."""
+    digest: bytes
+    """Of its key and value."""
 
 
 class Advance(msgspec.Struct, frozen=True):
@@ -19,8 +36,13 @@ class Advance(msgspec.Struct, frozen=True):
     epoch: int
     expected_offset: int
     """Where the partition stood before the batch."""
-    next_offset: int
-    """First offset that the batch does not hold."""
+    head: Mark
+    """The batch's last record."""
+
+    @property
+    def next_offset(self) -> int:
+        """First offset that the batch does not hold."""
+        return self.head.offset + 1
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -28,6 +50,32 @@ class Position(msgspec.Struct, frozen=True):
 
     epoch: int
     next_offset: int
+    head: Mark | None = None
+    """The last record that was read."""
+    anchor: Mark | None = None
+    """One that a look at the log has confirmed since: everything up to it is recorded."""
+    elsewhere: int | None = None
+    """Where the ledger stood in another cluster, when it reads this one for the first time."""
+
+
+BreakKind = Literal["ends_before", "begins_after", "replaced", "skips", "another_cluster"]
+"""What was read is not in the log any more (its end, or its records), what was not read is not, the
+records themselves are missing, or Kafka is another."""
+
+
+class LogBreak(msgspec.Struct, frozen=True):
+    """A partition whose log does not go on where the ledger stood."""
+
+    partition: int
+    kind: BreakKind
+    stored_offset: int
+    """Where the ledger stood."""
+    first_offset: int
+    """The log's first record."""
+    end_offset: int
+    """What its next one will be."""
+    resumed_offset: int
+    """Where reading goes on. What was read before is counted once."""
 
 
 async def take_partition(
@@ -46,7 +94,19 @@ async def take_partition(
     row = await connection.fetchrow(
         statements.TAKE_PARTITION, cluster_id, topic, partition, first_offset, owner
     )
-    return Position(row["epoch"], row["next_offset"])
+    elsewhere = None
+    if row["head_offset"] is None and row["next_offset"] == first_offset:
+        elsewhere = await connection.fetchval(
+            statements.OTHER_CLUSTER, cluster_id, topic, partition
+        )
+    return Position(
+        row["epoch"], row["next_offset"], _mark(row, "head"), _mark(row, "anchor"), elsewhere
+    )
+
+
+def _mark(row: Mapping[str, Any], name: str) -> Mark | None:
+    offset = row[f"{name}_offset"]
+    return None if offset is None else Mark(offset, row[f"{name}_ms"], row[f"{name}_digest"])
 
 
 async def advance(
@@ -62,6 +122,8 @@ async def advance(
         [item.epoch for item in ordered],
         [item.expected_offset for item in ordered],
         [item.next_offset for item in ordered],
+        [item.head.stored_ms for item in ordered],
+        [item.head.digest for item in ordered],
     )
     if int(status.rsplit(" ", 1)[-1]) != len(ordered):
         raise StaleOwnerError(
@@ -72,5 +134,77 @@ async def advance(
 async def reset(
     connection: Connection, *, cluster_id: str, topic: str, partition: int, epoch: int, offset: int
 ) -> None:
-    """Start a partition somewhere else (the log no longer has the offset that was stored)."""
+    """Start a partition somewhere else: the log is not the one that was read."""
     await connection.execute(statements.RESET_OFFSET, cluster_id, topic, partition, epoch, offset)
+
+
+async def keep_anchors(
+    connection: Connection,
+    *,
+    cluster_id: str,
+    topic: str,
+    anchors: Mapping[int, tuple[int, Mark]],
+) -> None:
+    """Remember what a look at the log has confirmed: partition → (our epoch, the record)."""
+    await connection.execute(
+        statements.KEEP_ANCHORS,
+        cluster_id,
+        topic,
+        list(anchors),
+        [epoch for epoch, _mark in anchors.values()],
+        [mark.offset for _epoch, mark in anchors.values()],
+        [mark.stored_ms for _epoch, mark in anchors.values()],
+        [mark.digest for _epoch, mark in anchors.values()],
+    )
+
+
+NO_WORKSPACE: Final = 0
+"""Owner of events about the log itself, whose subject is the topic."""
+
+
+async def keep_breaks(
+    connection: Connection,
+    *,
+    cluster_id: str,
+    topic: str,
+    breaks: Sequence[LogBreak],
+    now: datetime,
+    new_id: NewId,
+) -> None:
+    """Remember where the log did not go on, and announce it: a reconciliation is due from now on."""
+    await connection.execute(
+        statements.ADD_LOG_BREAKS,
+        cluster_id,
+        topic,
+        [item.partition for item in breaks],
+        [item.kind for item in breaks],
+        [item.stored_offset for item in breaks],
+        [item.first_offset for item in breaks],
+        [item.end_offset for item in breaks],
+        [item.resumed_offset for item in breaks],
+        now,
+    )
+    data = {"topic": topic, "partitions": msgspec.to_builtins(list(breaks))}
+    event = QuotaEvent(NO_WORKSPACE, topic, outbox.LOG_BROKEN, data)
+    await outbox.add_events(connection, [event], now=now, new_id=new_id)
+
+
+NEWEST_BREAK = """
+SELECT found_at, count(*) AS partitions, array_agg(DISTINCT kind ORDER BY kind) AS kinds
+FROM log_breaks WHERE found_at > $1 GROUP BY found_at ORDER BY found_at DESC LIMIT 1
+"""
+
+
+class Broken(msgspec.Struct, frozen=True):
+    """The newest time that the log was found not to go on."""
+
+    found_at: datetime
+    partitions: int
+    kinds: tuple[BreakKind, ...]
+
+
+async def broken_since(connection: Connection, moment: datetime | None) -> Broken | None:
+    """Whether the log was found not to go on since `moment`; None: ever."""
+    ever = datetime.fromtimestamp(0, UTC)
+    row = await connection.fetchrow(NEWEST_BREAK, ever if moment is None else moment)
+    return None if row is None else Broken(row["found_at"], row["partitions"], tuple(row["kinds"]))

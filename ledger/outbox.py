@@ -23,6 +23,7 @@ BUILD_DENIED = "io.registryquota.build.denied.v1"
 DRIFT_DETECTED = "io.registryquota.drift.detected.v1"
 SIZE_MISMATCH = "io.registryquota.size.mismatch.v1"
 IMAGE_UNREADABLE = "io.registryquota.image.unreadable.v1"
+LOG_BROKEN = "io.registryquota.log.broken.v1"
 GC_VERIFIED = "io.registryquota.gc.verified.v1"
 
 NewId = Callable[[], UUID]

@@ -256,7 +256,8 @@ SELECT $1, $2, partition, 1, next_offset, 'replay'
 FROM unnest($3::int[], $4::int8[]) AS given(partition, next_offset)
 ON CONFLICT (cluster_id, topic, partition) DO UPDATE
 SET epoch = consumer_offsets.epoch + 1, next_offset = excluded.next_offset, owner = excluded.owner,
-    changed_at = now()
+    changed_at = now(), head_offset = NULL, head_ms = NULL, head_digest = NULL,
+    anchor_offset = NULL, anchor_ms = NULL, anchor_digest = NULL
 """
 
 # Ids of rows that are there already stay: other tables and running processes hold on to them.

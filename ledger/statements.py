@@ -241,21 +241,48 @@ INSERT INTO consumer_offsets (cluster_id, topic, partition, epoch, next_offset, 
 VALUES ($1, $2, $3, 1, $4, $5)
 ON CONFLICT (cluster_id, topic, partition) DO UPDATE
 SET epoch = consumer_offsets.epoch + 1, owner = excluded.owner, changed_at = now()
-RETURNING epoch, next_offset
+RETURNING epoch, next_offset, head_offset, head_ms, head_digest, anchor_offset, anchor_ms, anchor_digest
+"""
+
+# Where the ledger stood in the cluster that it read before this one, until that has been told.
+OTHER_CLUSTER = """
+SELECT next_offset FROM consumer_offsets
+WHERE topic = $2 AND partition = $3 AND cluster_id <> $1
+  AND NOT EXISTS (SELECT FROM log_breaks WHERE (cluster_id, topic, partition) = ($1, $2, $3))
+ORDER BY changed_at DESC LIMIT 1
 """
 
 ADVANCE_OFFSETS = """
 UPDATE consumer_offsets o
-SET next_offset = given.next_offset, changed_at = now()
-FROM unnest($3::int[], $4::int8[], $5::int8[], $6::int8[])
-  AS given(partition, epoch, expected_offset, next_offset)
+SET next_offset = given.next_offset, changed_at = now(),
+    head_offset = given.next_offset - 1, head_ms = given.head_ms, head_digest = given.head_digest
+FROM unnest($3::int[], $4::int8[], $5::int8[], $6::int8[], $7::int8[], $8::bytea[])
+  AS given(partition, epoch, expected_offset, next_offset, head_ms, head_digest)
 WHERE o.cluster_id = $1 AND o.topic = $2 AND o.partition = given.partition
   AND o.epoch = given.epoch AND o.next_offset = given.expected_offset
 """
 
 RESET_OFFSET = """
-UPDATE consumer_offsets SET next_offset = $5, changed_at = now()
+UPDATE consumer_offsets
+SET next_offset = $5, changed_at = now(), head_offset = NULL, head_ms = NULL, head_digest = NULL,
+    anchor_offset = NULL, anchor_ms = NULL, anchor_digest = NULL
 WHERE cluster_id = $1 AND topic = $2 AND partition = $3 AND epoch = $4
+"""
+
+KEEP_ANCHORS = """
+UPDATE consumer_offsets o
+SET anchor_offset = given.stands_at, anchor_ms = given.ms, anchor_digest = given.digest
+FROM unnest($3::int[], $4::int8[], $5::int8[], $6::int8[], $7::bytea[])
+  AS given(partition, epoch, stands_at, ms, digest)
+WHERE o.cluster_id = $1 AND o.topic = $2 AND o.partition = given.partition AND o.epoch = given.epoch
+"""
+
+ADD_LOG_BREAKS = """
+INSERT INTO log_breaks (cluster_id, topic, partition, kind, stored_offset, first_offset, end_offset,
+                        resumed_offset, found_at)
+SELECT $1, $2, partition, kind, stored_offset, first_offset, end_offset, resumed_offset, $9
+FROM unnest($3::int[], $4::text[], $5::int8[], $6::int8[], $7::int8[], $8::int8[])
+  AS given(partition, kind, stored_offset, first_offset, end_offset, resumed_offset)
 """
 
 # -- what the registry is to be asked later -----------------------------------------------------

@@ -307,8 +307,30 @@ consumer_offsets = Table(
     Column("next_offset", BigInteger, nullable=False),
     Column("owner", Text, nullable=False),
     _timestamp("changed_at", now=True),
+    # The last record that was read, and one that a later look at the log has confirmed.
+    Column("head_offset", BigInteger),
+    Column("head_ms", BigInteger),
+    Column("head_digest", LargeBinary),
+    Column("anchor_offset", BigInteger),
+    Column("anchor_ms", BigInteger),
+    Column("anchor_digest", LargeBinary),
     PrimaryKeyConstraint("cluster_id", "topic", "partition"),
     postgresql_with={"fillfactor": "50"},
+)
+
+log_breaks = Table(
+    "log_breaks",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("cluster_id", Text, nullable=False),
+    Column("topic", Text, nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("stored_offset", BigInteger, nullable=False),
+    Column("first_offset", BigInteger, nullable=False),
+    Column("end_offset", BigInteger, nullable=False),
+    Column("resumed_offset", BigInteger, nullable=False),
+    _timestamp("found_at", nullable=False),
 )
 
 handled_dead_letters = Table(

@@ -11,6 +11,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from ledger import outbox
+from ledger.offsets import BreakKind
 
 Count = Annotated[int, Field(ge=0)]
 Level = Literal["ok", "warning", "critical", "exceeded"]
@@ -180,6 +181,30 @@ class GcVerified(EventData):
     awaiting_gc_bytes: Count
 
 
+class LogPartition(EventData):
+    """A partition that does not go on where the ledger stood; offsets."""
+
+    partition: Count
+    kind: Annotated[
+        BreakKind,
+        Field(
+            description="What was read is not there any more: the log `ends_before`, or its records were"
+            " `replaced`. Or what was not read: it `begins_after`, or `skips`. Or Kafka is `another_cluster`."
+        ),
+    ]
+    stored_offset: Annotated[Count, Field(description="Where the ledger stood.")]
+    first_offset: Count
+    end_offset: Count
+    resumed_offset: Annotated[Count, Field(description="Where reading goes on.")]
+
+
+class LogBroken(EventData):
+    """The log is not the one that the ledger has read. What it has not seen is read, the registry compared."""
+
+    topic: str
+    partitions: list[LogPartition]
+
+
 DATA: Final[dict[str, type[EventData]]] = {
     outbox.IMAGE_RECORDED: ImageRecorded,
     outbox.IMAGE_REMOVED: ImageRemoved,
@@ -191,6 +216,7 @@ DATA: Final[dict[str, type[EventData]]] = {
     outbox.SIZE_MISMATCH: SizeMismatch,
     outbox.IMAGE_UNREADABLE: ImageUnreadable,
     outbox.GC_VERIFIED: GcVerified,
+    outbox.LOG_BROKEN: LogBroken,
 }
 """Type → the model of its data."""
 
@@ -219,7 +245,10 @@ def event_schema(kind: str) -> dict[str, Any]:
             },
             "source": {"const": "/registry-quota"},
             "type": {"const": kind},
-            "subject": {"type": "string", "description": "The workspace; also the record's key."},
+            "subject": {
+                "type": "string",
+                "description": "The workspace, or the topic that broke; also the record's key.",
+            },
             "time": {"type": "string", "format": "date-time"},
             "datacontenttype": {"const": "application/json"},
             "shortened": {

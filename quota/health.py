@@ -43,6 +43,7 @@ def judge(document: Document, *, now: datetime) -> list[Check]:
     return [
         _receiver(document["receiver"]),
         _kafka(document),
+        _log(document),
         _lag(document),
         _consumer(document, now),
         _registry(document["registry"]),
@@ -99,13 +100,44 @@ def _kafka(document: Document) -> Check:
     return Check("kafka", "Kafka", "failed", "does not answer the API process", mend)
 
 
+def _log(document: Document) -> Check:
+    """Whether the log is the one that was read."""
+
+    def check(state: State, found: str, mend: str = "") -> Check:
+        return Check("log", "Notifications", state, found, mend)
+
+    short = [item for item in document["partition_lag"] if item["lag_events"] < 0]
+    if short:
+        missing = -sum(item["lag_events"] for item in short)
+        return check(
+            "failed",
+            f"{plural(len(short), 'partition')} ends before what was read: {plural(missing, 'event')} "
+            "less than the ledger has seen",
+            "Kafka's data is older than the ledger: the consumer reads it again by itself within seconds;"
+            " else see its log",
+        )
+    log = document["log"]
+    if log["broken_at"] is not None:
+        kinds = ", ".join(kind.replace("_", " ") for kind in log["kinds"])
+        return check(
+            "warning",
+            f"{plural(log['partitions'], 'partition')} did not go on where the ledger stood ({kinds}); "
+            "what it had not seen is read again, and the registry has not been compared since",
+            "a reconciliation starts by itself; `registry-quota reconcile` does it now",
+        )
+    if not document["kafka_reachable"]:
+        return check("unknown", "Kafka does not tell how far they reach")
+    return check("ok", "they go on where the ledger stands")
+
+
 def _lag(document: Document) -> Check:
     events, seconds = document["lag_events"], document["lag_seconds"]
     if events is None or seconds is None:
         return Check("lag", "Topic lag", "unknown", "Kafka does not tell what waits")
-    if not events:
+    behind = [item for item in document["partition_lag"] if item["lag_events"] > 0]
+    if not behind:
         return Check("lag", "Topic lag", "ok", "everything that arrived is recorded")
-    behind = [item for item in document["partition_lag"] if item["lag_events"]]
+    events = sum(item["lag_events"] for item in behind)
     found = (
         f"{plural(events, 'event')} in {plural(len(behind), 'partition')} not recorded yet, "
         f"the oldest for {_time(seconds)}"

@@ -12,7 +12,7 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from ledger import figures, handled, reading, reconcile, runs, verify
+from ledger import figures, handled, offsets, reading, reconcile, runs, verify
 from ledger import health as health_rows
 from quota import health
 from quota.cleaning import STALE_AFTER
@@ -27,7 +27,7 @@ from runtime.kafka import (
     start,
 )
 from runtime.logs import get_logger
-from runtime.postgres import Pool
+from runtime.postgres import Connection, Pool
 from runtime.settings import DEFAULT_REGISTRY, Settings
 from runtime.topics import Extent, TopicReader, topic_reader
 
@@ -55,7 +55,7 @@ class Flow(msgspec.Struct, frozen=True):
 
     kafka_reachable: bool = False
     lag_events: int | None = None
-    """Events that are not recorded yet."""
+    """Events that are not recorded yet; below 0 where the log ends before what was read."""
     lag_seconds: float | None = None
     """Since the oldest of them arrived."""
     dead_letters: int | None = None
@@ -77,6 +77,27 @@ class PartitionLag(msgspec.Struct, frozen=True):
     lag_events: int
     lag_seconds: float | None
     """Since the oldest of them arrived; 0 when none waits, None when Kafka does not tell."""
+
+
+async def _log(connection: Connection) -> dict[str, Any]:
+    """Whether the log was found not to go on since the registry was last compared as a whole."""
+    compared = await reconcile.last_pass(connection, DEFAULT_REGISTRY, state="finished")
+    broken = await offsets.broken_since(
+        connection, None if compared is None else compared.started_at
+    )
+    return {
+        "broken_at": None if broken is None else broken.found_at,
+        "partitions": 0 if broken is None else broken.partitions,
+        "kinds": [] if broken is None else list(broken.kinds),
+    }
+
+
+def _behind(end: int, *, before: int, after: int) -> int:
+    """Events that wait, where the ledger stood before and after the log's end was read.
+
+    What arrived and was recorded in between does not wait: only an end before both is behind the ledger.
+    """
+    return end - after if end >= after else min(0, end - before)
 
 
 class _Layout(msgspec.Struct, frozen=True):
@@ -131,6 +152,7 @@ class Pipeline:
         async with self._pool.acquire() as connection:
             document = await reading.status(connection, now=self._clock())
             document["reconciliation"] = await reconcile.status(connection, DEFAULT_REGISTRY)
+            document["log"] = await _log(connection)
             document["drift"] = msgspec.to_builtins(
                 await verify.kept(connection), builtin_types=(datetime,)
             )
@@ -195,6 +217,8 @@ class Pipeline:
     async def _look(self) -> Flow:
         reader = self._reader or await self._connect()
         layout = await self._current_layout(reader)
+        async with self._pool.acquire() as connection:
+            stood = await figures.next_offsets(connection, self._cluster, NOTIFICATIONS_TOPIC)
         ends = await reader.ends(
             TopicPartition(topic, number)
             for topic, extents in (
@@ -213,10 +237,16 @@ class Pipeline:
             for number, extent in layout.notifications.items()
         }
         behind = {
-            number: max(0, ends[TopicPartition(NOTIFICATIONS_TOPIC, number)] - begin)
+            number: _behind(
+                ends[TopicPartition(NOTIFICATIONS_TOPIC, number)],
+                before=stood.get(number, begin),
+                after=begin,
+            )
             for number, begin in begins.items()
         }
-        ages = await self._ages(reader, {n: begins[n] for n, events in behind.items() if events})
+        ages = await self._ages(
+            reader, {n: begins[n] for n, events in behind.items() if events > 0}
+        )
         dead = sum(
             ends[TopicPartition(DEAD_LETTER_TOPIC, number)] - first
             for number, first in firsts.items()
@@ -286,7 +316,8 @@ class Pipeline:
         looked_at, stored = self._oldest
         now = time.monotonic()
         if not stored or now - looked_at > _AGE_FRESH:
-            stored = await reader.stored_at(NOTIFICATIONS_TOPIC, waiting)
+            records = await reader.at(NOTIFICATIONS_TOPIC, waiting)
+            stored = {number: record.timestamp for number, record in records.items()}
             self._oldest = (now, stored)
         at = self._clock().timestamp()
         return {

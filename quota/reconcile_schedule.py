@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 import asyncpg
 from prometheus_client import CollectorRegistry, Gauge
 
+from ledger import offsets, verify
 from ledger import reconcile as rows
-from ledger import verify
 from ledger.reconcile import Pass
 from quota.reconcile import AlreadyReconcilingError, Progress, Reconciler, Report
 from registry.errors import RegistryError
@@ -142,7 +142,11 @@ class ReconcileSchedule:
                     continue
                 async with self._pool.acquire() as connection:
                     last = await rows.last_pass(connection, DEFAULT_REGISTRY)
+                    begun = None if last is None else last.started_at
+                    broken = await offsets.broken_since(connection, begun)
                 due = due_at(last, started, self._interval, jitter)
+                if broken is not None:  # notifications may be missing that nobody sends again
+                    due = min(due, broken.found_at)
                 if self._clock() < due:
                     wait = min(wait, (due - self._clock()).total_seconds())
                     continue

@@ -56,9 +56,12 @@ class TopicReader:
         found: dict[TopicPartition, int] = await self._consumer.end_offsets(list(partitions))
         return found
 
-    async def stored_at(self, topic: str, offsets: Mapping[int, int]) -> dict[int, int]:
-        """Partition → when Kafka took the record at or behind its offset: milliseconds since the epoch."""
-        found: dict[int, int] = {}
+    async def at(self, topic: str, offsets: Mapping[int, int]) -> dict[int, ConsumerRecord]:
+        """Partition → the record at or behind its offset, of those that were read in a moment.
+
+        Raises KafkaError when no broker answers.
+        """
+        found: dict[int, ConsumerRecord] = {}
         waiting = {TopicPartition(topic, number): offset for number, offset in offsets.items()}
         self._consumer.assign(list(waiting))
         for partition, offset in waiting.items():
@@ -69,7 +72,7 @@ class TopicReader:
                 if not fetched:
                     break
                 for partition, records in fetched.items():
-                    found[partition.partition] = records[0].timestamp
+                    found[partition.partition] = records[0]
                     del waiting[partition]
         finally:
             self._consumer.unsubscribe()  # else it would go on fetching

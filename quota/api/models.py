@@ -10,6 +10,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ledger.offsets import BreakKind
 from quota.policy import PolicyDocument
 from registry.kinds import KindName
 
@@ -590,7 +591,9 @@ class PartitionLagAnswer(Answer):
     partition: int
     end_offset: int
     next_offset: int
-    lag_events: Count
+    lag_events: Annotated[
+        int, Field(description="Below 0: the log ends before what the ledger has read of it.")
+    ]
     lag_seconds: float | None
 
 
@@ -636,6 +639,14 @@ class RegistryStatus(Answer):
     reason: str
 
 
+class LogStatus(Answer):
+    """Whether the log was found not to go on where the ledger stood, since the registry was last compared."""
+
+    broken_at: datetime | None
+    partitions: Count
+    kinds: list[BreakKind]
+
+
 class StatusAnswer(Answer):
     """Whether the pipeline is healthy: `state` is that of the worst of `checks`."""
 
@@ -652,8 +663,9 @@ class StatusAnswer(Answer):
     recent_errors: list[RecentError]
     recent_errors_total: Annotated[Count, Field(description="The list has the newest of them.")]
     kafka_reachable: bool
-    lag_events: Count | None
+    lag_events: int | None
     lag_seconds: float | None
+    log: LogStatus
     dead_letters: Count | None
     outbox_waiting: Count
     outbox_age_seconds: float | None

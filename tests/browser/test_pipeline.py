@@ -48,7 +48,7 @@ async def test_it_reads_on_a_phone_in_the_dark_and_without_scripts(alone):
     options = {"width": 360, "height": 740, "color_scheme": "dark"}
     async with alone.visit("/pipeline", java_script_enabled=False, **options) as (page, _seen):
         await expect(state(page, "kafka")).to_contain_text("does not answer the API process")
-        assert await page.locator("[data-check]").count() == 13
+        assert await page.locator("[data-check]").count() == 14
     async with alone.visit("/pipeline", **options) as (page, _seen):
         await accessible(page)
         await fits(page)
@@ -64,4 +64,4 @@ async def test_it_is_for_those_who_may_see_every_workspace(alone):
         assert (await page.goto("/pipeline/live")).status == 403
     everything = await alone.api.token("read", workspaces=None)
     async with alone.visit("/pipeline", token=everything) as (page, _seen):
-        await expect(page.locator("[data-check]")).to_have_count(13)
+        await expect(page.locator("[data-check]")).to_have_count(14)

@@ -6,10 +6,12 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
 
+from consumer.log_watch import look
 from consumer.loop import NotificationConsumer
 from consumer.metrics import ConsumerMetrics
 from consumer.wiring import kafka_consumer
@@ -88,6 +90,7 @@ async def consuming(
         dead_letter_ceiling=dead_letter_ceiling,
         clock=lambda: datetime.now(UTC),
         on_pending=lambda: None,
+        look=partial(look, settings),
     )
     task = asyncio.create_task(consumer.run(), name="consumer")
     try:

@@ -25,6 +25,7 @@ PROMISES: Final[Mapping[str, str]] = {
     "rebalance": "consumers may come and go",
     "published": "every quota event is published, in order per workspace",
     "deadlocks": "no unhandled deadlock",
+    "log-breaks": "a log that was put back, cut or made anew is noticed, and nothing unseen is passed over",
     "database-away": "database away: nothing is lost, it catches up",
     "half-open": "a connection that died without a word is noticed, and replaced",
     "full-disk": "a full disk loses nothing: 503 or waiting, until there is room again",

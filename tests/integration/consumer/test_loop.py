@@ -12,6 +12,7 @@ from consumer.loop import NotificationConsumer, Ownership
 from consumer.outcomes import Decoded
 from consumer.waiting import Waiting
 from consumer.wiring import kafka_consumer
+from ledger.offsets import LogBreak
 from runtime.kafka import DEAD_LETTER_TOPIC, NOTIFICATIONS_TOPIC, create_topics
 from runtime.topics import topic_reader
 from tests.support import consumers
@@ -120,8 +121,13 @@ class Seeks:
     def seek(self, partition, offset):
         self.to.append((partition.partition, offset))
 
+    def highwater(self, _partition):
+        return 20
+
 
 class Record:
+    key, value, timestamp = b"acme", b"{}", 1000
+
     def __init__(self, offset):
         self.offset = offset
 
@@ -130,6 +136,7 @@ def standing_at(offset):
     consumer = object.__new__(NotificationConsumer)
     consumer._owned = {0: Ownership(epoch=1, next_offset=offset)}
     consumer._waiting, consumer._group = Waiting(1000), GroupOffsets()
+    consumer._doubt, consumer._skipped = asyncio.Event(), []
     return consumer
 
 
@@ -141,7 +148,9 @@ def offsets_taken(consumer, kafka, *offsets):
 
 def test_what_the_ledger_has_already_is_left_out():
     assert offsets_taken(standing_at(5), Seeks(), 3, 4, 5, 6) == [5, 6]
-    assert offsets_taken(standing_at(5), Seeks(), 3, 4) == []
+    consumer = standing_at(5)
+    assert offsets_taken(consumer, Seeks(), 3, 4) == []
+    assert consumer._doubt.is_set(), "the log is looked at: it may have been put back"
 
 
 def test_a_gap_is_fetched_again_and_only_the_logs_own_gap_is_accepted():
@@ -149,6 +158,7 @@ def test_a_gap_is_fetched_again_and_only_the_logs_own_gap_is_accepted():
     assert offsets_taken(consumer, kafka, 8, 9) == []
     assert kafka.to == [(0, 5)]
     assert offsets_taken(consumer, kafka, 8, 9) == [8, 9]
+    assert consumer._skipped == [LogBreak(0, "skips", 5, 8, 20, 8)], "and told"
 
 
 def test_a_partition_that_is_not_taken_over_yet_is_not_touched():

@@ -9,7 +9,7 @@ import pytest
 
 from ledger.facts import BlobStored, ManifestDeleted, ManifestPushed, TagRemoved
 from ledger.mapping import Mapper
-from ledger.offsets import Advance, StaleOwnerError, advance, take_partition
+from ledger.offsets import Advance, Mark, StaleOwnerError, advance, take_partition
 from quota.levels import level
 from registry.workspaces import Placement, WorkspaceRule
 from runtime.postgres import UNAVAILABLE
@@ -75,7 +75,9 @@ async def begin(pool):
 
 async def record(pool, used, owner):
     async def move_offset(connection, _recorded):
-        await advance(connection, **HERE, advances=[Advance(0, owner.epoch, 0, len(BATCH))])
+        await advance(
+            connection, **HERE, advances=[Advance(0, owner.epoch, 0, Mark(len(BATCH) - 1, 0, b""))]
+        )
 
     await ledgers.recorder(used, quota_bytes=QUOTA).record(
         BATCH, now=NOW, source="test", within=move_offset

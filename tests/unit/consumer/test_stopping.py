@@ -8,6 +8,7 @@ from typing import Any, cast
 import asyncpg
 from aiokafka import TopicPartition
 
+from consumer.log_watch import Looked
 from consumer.loop import NotificationConsumer
 from consumer.metrics import ConsumerMetrics
 from ledger.offsets import StaleOwnerError
@@ -45,6 +46,10 @@ class InARebalance:
         await asyncio.Event().wait()
 
 
+async def never(_positions: object) -> Looked:
+    raise TimeoutError
+
+
 def consumer_of(kafka: InARebalance, stopping: Stopping) -> NotificationConsumer:
     nothing = cast("Any", None)
     return NotificationConsumer(
@@ -59,6 +64,7 @@ def consumer_of(kafka: InARebalance, stopping: Stopping) -> NotificationConsumer
         batch_max_events=10,
         clock=lambda: datetime.now(UTC),
         on_pending=lambda: None,
+        look=never,
     )
 
 

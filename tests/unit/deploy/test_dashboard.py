@@ -95,6 +95,7 @@ def test_queries_ask_for_series_and_labels_that_exist():
         "registry_quota_watch_timestamp_seconds",
         "registry_quota_receiver_start_time_seconds",
         "registry_quota_registry_reachable",
+        "registry_quota_consumer_log_breaks_total",
         "registry_quota_workspaces_without_series",
     }
 

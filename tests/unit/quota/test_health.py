@@ -15,10 +15,11 @@ def test_a_healthy_pipeline_is_healthy_in_every_part():
     found = judge(status(), now=NOW)
     assert {item.state for item in found} == {"ok"}
     assert worst(found) == "ok"
-    assert [item.name for item in found][:4] == ["receiver", "kafka", "lag", "consumer"]
+    assert [item.name for item in found][:4] == ["receiver", "kafka", "log", "lag"]
 
 
 MIDDLE = [{"partition": 0, "lag_events": 7}]
+BROKEN = {"log__broken_at": ago(60), "log__partitions": 1, "log__kinds": ["ends_before"]}
 LATE = {"lag_events": 7, "partition_lag": MIDDLE}
 
 
@@ -31,6 +32,9 @@ LATE = {"lag_events": 7, "partition_lag": MIDDLE}
         ("receiver", "warning", "503 4 times", {"receiver__unavailable_lately": 4}),
         ("receiver", "warning", "wrong token", {"receiver__unauthorized_lately": 4}),
         ("kafka", "failed", "does not answer", {"kafka_reachable": False}),
+        ("log", "unknown", "does not tell", {"kafka_reachable": False}),
+        ("log", "failed", "40 events less than", {"partition_lag": [{"partition": 0, "lag_events": -40}]}),
+        ("log", "warning", "1 partition did not go on", BROKEN),
         ("lag", "unknown", "does not tell", {"lag_events": None, "lag_seconds": None}),
         ("lag", "ok", "7 events in 1 partition", {"lag_seconds": 2.0, **LATE}),
         ("lag", "warning", "for 12 seconds", {"lag_seconds": 12.0, **LATE}),

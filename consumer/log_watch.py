@@ -1,0 +1,58 @@
+"""Looks at the log beside the group: how far it reaches, and whether what was read still stands there."""
+
+from collections.abc import Awaitable, Callable, Mapping
+
+import msgspec
+
+from consumer.continuity import find_break, mark_of, to_compare
+from ledger.offsets import LogBreak, Mark, Position
+from runtime.kafka import NOTIFICATIONS_TOPIC
+from runtime.settings import Settings
+from runtime.topics import Extent, topic_reader
+
+EVERY_SECONDS = 10.0
+"""Between two looks while the log is being read."""
+
+
+class LogBrokenError(Exception):
+    """The log is not the one that was being read: take the partitions over anew."""
+
+
+class Looked(msgspec.Struct, frozen=True):
+    """What a look has shown."""
+
+    extents: dict[int, Extent]
+    there: dict[int, dict[int, Mark]]
+    """Partition → offset that was asked for → the record there."""
+
+    def breaks(self, positions: Mapping[int, Position]) -> list[LogBreak]:
+        """Partitions that do not go on where they stood; a partition that is missing tells nothing."""
+        found = (
+            find_break(number, position, self.extents[number], self.there.get(number, {}))
+            for number, position in sorted(positions.items())
+            if number in self.extents
+        )
+        return [item for item in found if item is not None]
+
+    def confirmed(self, number: int, mark: Mark | None) -> bool:
+        """Whether a record stands there as it was read."""
+        return mark is not None and self.there.get(number, {}).get(mark.offset) == mark
+
+
+Look = Callable[[Mapping[int, Position]], Awaitable[Looked]]
+
+
+async def look(settings: Settings, positions: Mapping[int, Position]) -> Looked:
+    """By a connection of its own. Raises KafkaError, OSError or TimeoutError where no broker answers."""
+    async with topic_reader(settings, fetch_bytes=1) as reader:
+        extents = await reader.extents(NOTIFICATIONS_TOPIC)
+        there: dict[int, dict[int, Mark]] = {number: {} for number in positions}
+        waiting = {
+            number: [mark.offset for mark in to_compare(position, extents[number])]
+            for number, position in positions.items()
+            if number in extents
+        }
+        while wanted := {number: offsets.pop() for number, offsets in waiting.items() if offsets}:
+            for number, record in (await reader.at(NOTIFICATIONS_TOPIC, wanted)).items():
+                there[number][wanted[number]] = mark_of(record)
+    return Looked(extents, there)
