@@ -5,7 +5,7 @@ is told from the one that was read.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final, Literal
 
 import msgspec
@@ -190,21 +190,21 @@ async def keep_breaks(
 
 
 NEWEST_BREAK = """
-SELECT found_at, count(*) AS partitions, array_agg(DISTINCT kind ORDER BY kind) AS kinds
-FROM log_breaks WHERE found_at > $1 GROUP BY found_at ORDER BY found_at DESC LIMIT 1
+SELECT max(found_at) AS found_at, count(*) AS partitions, array_agg(DISTINCT kind) AS kinds
+FROM log_breaks WHERE id > $1 HAVING count(*) > 0
 """
 
 
 class Broken(msgspec.Struct, frozen=True):
-    """The newest time that the log was found not to go on."""
+    """Where the log was found not to go on."""
 
     found_at: datetime
+    """UTC; the newest time."""
     partitions: int
     kinds: tuple[BreakKind, ...]
 
 
-async def broken_since(connection: Connection, moment: datetime | None) -> Broken | None:
-    """Whether the log was found not to go on since `moment`; None: ever."""
-    ever = datetime.fromtimestamp(0, UTC)
-    row = await connection.fetchrow(NEWEST_BREAK, ever if moment is None else moment)
+async def broken_after(connection: Connection, break_id: int) -> Broken | None:
+    """What was found after a break (0: ever). By numbers, because clocks differ."""
+    row = await connection.fetchrow(NEWEST_BREAK, break_id)
     return None if row is None else Broken(row["found_at"], row["partitions"], tuple(row["kinds"]))

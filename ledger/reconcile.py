@@ -334,14 +334,17 @@ class Pass(msgspec.Struct):
     started_at: datetime
     changed_at: datetime
     finished_at: datetime | None
+    after_break: int = 0
+    """The newest break of the log that it began after."""
 
 
 _COLUMNS = """id, workspace, confirm_now, state, cursor, repositories, manifests, message, started_at,
-       changed_at, finished_at"""
+       changed_at, finished_at, after_break"""
 
 ADD_PASS = f"""
-INSERT INTO reconcile_passes (registry, workspace, confirm_now, state, started_at, changed_at)
-VALUES ($1, $2, $3, 'running', $4, $4) RETURNING {_COLUMNS}
+INSERT INTO reconcile_passes (registry, workspace, confirm_now, state, started_at, changed_at,
+                              after_break)
+SELECT $1, $2, $3, 'running', $4, $4, coalesce(max(id), 0) FROM log_breaks RETURNING {_COLUMNS}
 """  # noqa: S608 - a constant
 
 # The newest of its kind, unless it came to its end.

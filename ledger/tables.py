@@ -413,6 +413,13 @@ reconcile_passes = Table(
     Column("manifests", BigInteger, nullable=False, server_default="0", comment="asked for so far"),
     Column("message", Text, comment="what ended it early"),
     Column("listed", Boolean, comment="whether it saw the whole list of repositories"),
+    Column(
+        "after_break",
+        BigInteger,
+        nullable=False,
+        server_default="0",
+        comment="the newest break of the log that it began after",
+    ),
     _timestamp("started_at", nullable=False),
     _timestamp("changed_at", nullable=False),
     _timestamp("finished_at"),

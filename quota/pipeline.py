@@ -82,9 +82,7 @@ class PartitionLag(msgspec.Struct, frozen=True):
 async def _log(connection: Connection) -> dict[str, Any]:
     """Whether the log was found not to go on since the registry was last compared as a whole."""
     compared = await reconcile.last_pass(connection, DEFAULT_REGISTRY, state="finished")
-    broken = await offsets.broken_since(
-        connection, None if compared is None else compared.started_at
-    )
+    broken = await offsets.broken_after(connection, compared.after_break if compared else 0)
     return {
         "broken_at": None if broken is None else broken.found_at,
         "partitions": 0 if broken is None else broken.partitions,

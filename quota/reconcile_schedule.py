@@ -142,11 +142,10 @@ class ReconcileSchedule:
                     continue
                 async with self._pool.acquire() as connection:
                     last = await rows.last_pass(connection, DEFAULT_REGISTRY)
-                    begun = None if last is None else last.started_at
-                    broken = await offsets.broken_since(connection, begun)
+                    broken = await offsets.broken_after(connection, last.after_break if last else 0)
                 due = due_at(last, started, self._interval, jitter)
                 if broken is not None:  # notifications may be missing that nobody sends again
-                    due = min(due, broken.found_at)
+                    due = min(due, self._clock())
                 if self._clock() < due:
                     wait = min(wait, (due - self._clock()).total_seconds())
                     continue

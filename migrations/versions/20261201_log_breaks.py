@@ -1,7 +1,7 @@
 """how the log stood where the ledger left it, and where it did not go on from there
 
 Revision ID: 20261201_log_breaks
-Revises: 20261201_unreadable
+Revises: 20261201_named_latest
 Create Date: 2026-12-01 11:00:00
 """
 
@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "20261201_log_breaks"
-down_revision = "20261201_unreadable"
+down_revision = "20261201_named_latest"
 branch_labels = None
 depends_on = None
 
@@ -38,9 +38,20 @@ def upgrade() -> None:
         sa.Column("found_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("log_breaks_pkey")),
     )
+    op.add_column(
+        "reconcile_passes",
+        sa.Column(
+            "after_break",
+            sa.BigInteger(),
+            nullable=False,
+            server_default="0",
+            comment="the newest break of the log that it began after",
+        ),
+    )
 
 
 def downgrade() -> None:
+    op.drop_column("reconcile_passes", "after_break")
     op.drop_table("log_breaks")
     for name in (
         "anchor_digest",

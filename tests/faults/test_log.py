@@ -15,7 +15,7 @@ from aiokafka.admin.records_to_delete import RecordsToDelete
 
 from consumer.loop import NotificationConsumer
 from devstack.config import default_cache_dir
-from ledger.offsets import broken_since
+from ledger.offsets import broken_after
 from quota.events import DATA
 from runtime.kafka import NOTIFICATIONS_TOPIC, cluster_id, create_topics
 from runtime.postgres import Pool
@@ -126,7 +126,7 @@ async def told(world: World, *kinds: str) -> dict[str, Any]:
     DATA[row["type"]].model_validate(data)
     assert [item["kind"] for item in data["partitions"]] == [kind]
     async with world.pool.acquire() as connection:
-        assert await broken_since(connection, None) is not None
+        assert await broken_after(connection, 0) is not None
     return found
 
 

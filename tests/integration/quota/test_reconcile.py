@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from ledger import reconcile as rows
 from ledger.facts import ManifestPulled, ManifestSeen
+from ledger.offsets import LogBreak, keep_breaks
 from ledger.reading import manifests_of
 from ledger.record import Recorder
 from ledger.workspaces import Settings as WorkspaceSettings
@@ -399,6 +400,53 @@ async def test_a_workspace_that_was_heard_of_before_its_first_image_was_found_is
     answer = await service.ask("acme")
     assert "not_configured" in answer.warnings
     assert len(await service.tags("acme/api")) == 4
+
+
+async def test_where_the_log_did_not_go_on_a_pass_is_due_at_once(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quota.reconcile_schedule._LOOK_SECONDS", 0.05)
+    image = await service.push("acme/api", "1", 2000)
+    await reconciler(service).run()
+    lost = await service.push("acme/api", "2", 3000, told=False)
+    pipeline = Pipeline(Settings(kafka_bootstrap="127.0.0.1:1"), service.pool, clock=utc_now)
+    stopping = Stopping()
+    schedule = ReconcileSchedule(
+        reconciler(service),
+        pool=service.pool,
+        metrics=ReconcileMetrics(CollectorRegistry()),
+        interval=timedelta(days=1),
+        stopping=stopping,
+        clock=utc_now,
+    )
+    running = asyncio.create_task(schedule.run())
+    try:
+        # However wrong the clock is by which it was found.
+        async with service.pool.acquire() as connection, connection.transaction():
+            await keep_breaks(
+                connection,
+                cluster_id="c",
+                topic="t",
+                breaks=[LogBreak(0, "ends_before", 50, 0, 10, 0)],
+                now=utc_now() + timedelta(days=500),
+                new_id=uuid.uuid4,
+            )
+
+        async def compared() -> bool:
+            return await service.usage("acme") == whole(image) + whole(lost)
+
+        await wait_until(compared, 10, what="what the log lost is found")
+
+        async def said() -> bool:
+            return (await pipeline.status())["log"]["broken_at"] is None
+
+        await wait_until(said, 10, what="the log is well again")
+        passes = "SELECT count(*) FROM reconcile_passes"
+        assert await service.pool.fetchval(passes) == 2, "one before, one for the break"
+    finally:
+        stopping.set("the test is over")
+        await asyncio.wait_for(running, 5)
+        await pipeline.close()
 
 
 async def test_passes_run_on_a_schedule_in_one_process_at_a_time(service: Service) -> None:
