@@ -110,8 +110,26 @@ def check_glob(pattern: str, grammar: NameGrammar) -> str:
 def example_of(pattern: str, grammar: NameGrammar) -> str:
     """A shortest name that matches. Raises ImpossibleGlob when there is none."""
     parts = _parts(pattern)
+    found = _search(parts, grammar, grammar.start)
+    if found.example is None:
+        raise ImpossibleGlob(_why(pattern, parts, found, grammar))
+    return found.example
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What looking for a name came to."""
+
+    example: str | None
+    furthest: int = 0
+    """How many parts of the pattern some beginning of a name matches."""
+    too_long: bool = False
+    """Whether only its length is in the way, as far as that was looked at."""
+
+
+def _search(parts: Sequence[str], grammar: NameGrammar, start: Sequence[str]) -> _Found:
     matchers = [re.compile(translate(part)).match for part in parts]
-    reached = {(0, state): "" for state in grammar.start}
+    reached = {(0, state): "" for state in start}
     edge = list(reached)
     furthest = 0
     for length in range(grammar.longest + 1):
@@ -119,11 +137,11 @@ def example_of(pattern: str, grammar: NameGrammar) -> str:
         furthest = max([furthest, *(at for at, _ in edge)])
         for at, state in edge:
             if at == len(parts) and state in grammar.ends:
-                return reached[at, state]
-        if not edge or length == grammar.longest:
+                return _Found(reached[at, state])
+        if length == grammar.longest:
             break
         edge = _one_character_on(parts, matchers, grammar, reached, edge)
-    raise ImpossibleGlob(_why(pattern, parts, furthest, grammar))
+    return _Found(None, furthest, too_long=bool(edge) and furthest < len(parts))
 
 
 def _parts(pattern: str) -> list[str]:
@@ -178,10 +196,16 @@ def _one_character_on(
     return found
 
 
-def _why(pattern: str, parts: Sequence[str], furthest: int, grammar: NameGrammar) -> str:
+def _why(pattern: str, parts: Sequence[str], found: _Found, grammar: NameGrammar) -> str:
     shown = pattern if len(pattern) <= _SHOWN else pattern[:_SHOWN] + "…"
-    if furthest >= len(parts):
-        reason = f"it ends where none can, or is longer than {grammar.longest} characters"
+    furthest = found.furthest
+    if "host" in grammar.start and "/" not in parts:
+        # What has no "/" is no host's name, whatever it begins like.
+        furthest = _search(parts, grammar, ("path",)).furthest
+    if found.too_long:
+        reason = f"what it matches is longer than {grammar.longest} characters"
+    elif furthest >= len(parts):
+        reason = "it ends where none can"
     else:
         part = parts[furthest]
         reason = f'"{part}" cannot stand there'

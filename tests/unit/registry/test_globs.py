@@ -77,10 +77,21 @@ def test_what_a_tag_can_match_is_taken(pattern):
     assert check_glob(pattern, TAG) == pattern
 
 
-@pytest.mark.parametrize("pattern", ["?" * 129, "a" * 129, "", "-" * 3 + "*"])
-def test_length_and_beginning_of_a_tag_count(pattern):
-    with pytest.raises(ImpossibleGlob):
-        check_glob(pattern, TAG)
+@pytest.mark.parametrize(
+    ("pattern", "grammar", "why"),
+    [
+        ("?" * 129, TAG, "longer than 128 characters"),
+        ("a" * 129, TAG, "longer than 128 characters"),
+        ("*a" * 129, TAG, "longer than 128 characters"),
+        ("a" * 256, REPOSITORY, "longer than 255 characters"),
+        ("", TAG, "it ends where none can"),
+        ("acme/", REPOSITORY, "it ends where none can"),
+        ("-" * 3 + "*", TAG, '"-" cannot stand there'),
+    ],
+)
+def test_length_beginning_and_end_of_a_name_count(pattern, grammar, why):
+    with pytest.raises(ImpossibleGlob, match=why):
+        check_glob(pattern, grammar)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +105,7 @@ def test_length_and_beginning_of_a_tag_count(pattern):
         ("^acme/.*", "^"),
         ("acme\\cache", "\\"),
         ("acme/ca che", " "),
+        ("Cache", "C"),
     ],
 )
 def test_what_no_repository_can_match_is_refused_and_the_character_named(pattern, character):
