@@ -3,6 +3,7 @@
 import aiohttp
 
 from alerts.render import Delivery
+from runtime.errors import text_of
 from runtime.tls import advice
 
 _TIMEOUT = aiohttp.ClientTimeout(total=15, connect=5)
@@ -48,7 +49,7 @@ class Sender:
                     retry_after=_seconds(response.headers.get("Retry-After")),
                 )
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            why = advice(error) or type(error).__name__
+            why = advice(error) or text_of(error)
             raise NotDeliveredError(f"cannot be reached ({why})") from error
 
 

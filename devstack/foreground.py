@@ -92,12 +92,14 @@ def summary(stack: Stack) -> str:
         (
             "",
             "registry-quota runs:",
-            f"  API        {values['RQ_API_URL']}",
+            f"  API        {values['RQ_API_URL']} (in a browser: the pages)",
             f"  webhook    {values['RQ_WEBHOOK_URL']}",
             registry,
             f"  Kafka      {values['RQ_KAFKA_BOOTSTRAP']}",
-            f"  addresses and tokens for programs: . {shlex.quote(str(stack.run_dir.env))}",
+            f"  addresses and tokens: {shlex.quote(str(stack.run_dir.env))}; RQ_API_TOKEN signs in to the pages",
             f"  logs       {stack.run_dir.logs}/",
+            "Nothing is pushed to it by itself: `registry-quota demo` (`make demo`) in a second terminal fills",
+            "the workspace `demo`, docs/getting-started.md pushes by hand.",
             "Ctrl-C stops all of it; the data stays.",
             "",
         )

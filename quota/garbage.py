@@ -21,6 +21,7 @@ from ledger.outbox import QuotaEvent
 from quota.metrics import QuotaMetrics
 from registry.client import RegistryClient
 from registry.errors import NotFound, RegistryDenied, RegistryError
+from runtime.errors import text_of
 from runtime.lifecycle import STOP_DEADLINE, end
 from runtime.logs import get_logger
 from runtime.postgres import UNAVAILABLE, Pool, retry_conflicts
@@ -97,7 +98,7 @@ class GarbageCollection:
         except _Stop as stop:
             message = str(stop)
         except (*UNAVAILABLE, asyncpg.PostgresError) as error:
-            message = f"the database did not answer: {type(error).__name__}"
+            message = f"the database did not answer: {text_of(error)}"
             log.warning("gc_verification_stopped", reason=message)
         except Exception as error:
             log.exception("gc_verification_failed")

@@ -9,6 +9,7 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 from yarl import URL
 
+from runtime.errors import text_of
 from runtime.settings import Settings
 from runtime.tls import advice, client_context
 
@@ -80,7 +81,7 @@ class ReceiverWatch:
             async with self._session.get(self._base / "metrics") as response:
                 counted = _counted(await response.text())
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            why = advice(error) or type(error).__name__
+            why = advice(error) or text_of(error)
             silent = "in time" if isinstance(error, TimeoutError) else f"({why})"
             reason = f"does not answer {silent}"
             if not self._told:

@@ -60,6 +60,7 @@ from quota.watch import Watch, WatchMetrics
 from registry.client import RegistryClient
 from registry.connect import registry_client
 from registry.workspaces import WorkspaceRule
+from runtime.errors import text_of
 from runtime.http import serving
 from runtime.lifecycle import Stopping, background, run_until_stopped
 from runtime.logs import get_logger
@@ -318,7 +319,7 @@ async def run(settings: Settings) -> int:
             try:
                 return await accounts.ready()
             except UNAVAILABLE as error:
-                return f"the database does not answer: {type(error).__name__}"
+                return f"the database does not answer: {text_of(error)}"
 
         relay = Relay(
             connect=connect,

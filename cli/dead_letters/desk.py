@@ -16,6 +16,7 @@ from cli.verify import database
 from ledger import handled
 from ledger.handled import Handled, Outcome, Place
 from registry.workspaces import WorkspaceRule
+from runtime.errors import text_of
 from runtime.kafka import DEAD_LETTER_TOPIC, cluster_id
 from runtime.producers import discard_producer, open_producer
 from runtime.settings import Settings
@@ -205,9 +206,8 @@ async def desk(settings: Settings) -> AsyncIterator[Desk]:
                 cluster = await cluster_id(settings)
             yield Desk(settings, reader, connection, cluster)
     except (KafkaError, TimeoutError) as error:
-        reason = f"{type(error).__name__}: {error}".rstrip(": ")
         raise CommandError(
-            f"Kafka at {settings.kafka_bootstrap} does not answer as it should ({reason}); "
+            f"Kafka at {settings.kafka_bootstrap} does not answer as it should ({text_of(error)}); "
             "check RQ_KAFKA_BOOTSTRAP, and run `registry-quota migrate` if topics are missing"
         ) from error
     except asyncpg.UndefinedTableError as error:

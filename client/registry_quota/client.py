@@ -1,5 +1,6 @@
 """The client: a method a question. `call` is there for what has no method of its own."""
 
+import os
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
@@ -210,13 +211,14 @@ class RegistryQuota:
             raise UnreachableError(f"the API at {self.base} did not answer in time") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             hint = ""
-            if self.base.startswith("http://") and isinstance(
-                error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError
+            if (
+                self.base.startswith("http://")
+                and isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
+                and not isinstance(error, aiohttp.ClientConnectorError)
             ):
                 hint = "; if it speaks TLS, its address begins with https://"
             raise UnreachableError(
-                f"the API at {self.base} does not answer as it should "
-                f"({type(error).__name__}: {error}{hint})"
+                f"the API at {self.base} does not answer as it should ({_reason(error)}{hint})"
             ) from error
 
     async def items(self, path: str, **query: Any) -> AsyncIterator[dict[str, Any]]:
@@ -238,6 +240,16 @@ class RegistryQuota:
 def workspace_path(workspace: str, *rest: str) -> str:
     """`/v1/workspaces/…` with names made safe."""
     return "/".join(("/v1/workspaces", *(quote(part, safe="") for part in (workspace, *rest))))
+
+
+def _reason(error: Exception) -> str:
+    """Why there was no answer, in words: not how a library keeps its connections."""
+    reason = getattr(error, "os_error", error)  # aiohttp's
+    if isinstance(reason, ConnectionError) and reason.errno:
+        return os.strerror(reason.errno)
+    if isinstance(reason, OSError) and reason.strerror:
+        return reason.strerror
+    return str(reason) or type(error).__name__
 
 
 def _document(status: int, raw: bytes, base: str) -> Any:

@@ -119,7 +119,8 @@ async def test_what_is_missing_or_away_is_one_sentence_and_exit_code_1(command):
     ran = await command("dead-letters", "list", RQ_KAFKA_BOOTSTRAP="127.0.0.1:1")
     assert ran.code == 1
     assert "RQ_KAFKA_BOOTSTRAP" in ran.err
-    assert "Traceback" not in ran.err
+    for word in ("Traceback", "Error", "AddressFamily"):
+        assert word not in ran.err
 
 
 async def test_a_list_of_letters_holds_none_of_their_bodies(system, command, monkeypatch):

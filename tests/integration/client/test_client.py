@@ -1,5 +1,7 @@
 """The typed client: every answer of the API as its type, every failure as one of two errors."""
 
+import re
+
 import aiohttp
 import msgspec
 import pytest
@@ -85,6 +87,8 @@ async def test_no_answer_of_the_api_is_unreachable_whatever_it_is():
         ):
             quota = RegistryQuota(base, "token", session=session)
             async with quota:
-                with pytest.raises(UnreachableError):
+                with pytest.raises(UnreachableError) as away:
                     await quota.pre_build("acme")
+                assert not re.search(r"Error|Connect call|ssl:|0x", str(away.value)), away.value
+        assert str(away.value).endswith("(Connection refused)")
         assert not session.closed
