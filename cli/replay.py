@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.client import settings_here
-from cli.console import CommandError, console, emit_json, plain
+from cli.console import CommandError, console, emit_json, errors, plain
 from cli.options import AsJson
 from cli.progress import Work, progress
 from quota.words import format_bytes, plural
@@ -16,7 +16,7 @@ from runtime.errors import text_of
 
 if TYPE_CHECKING:
     from consumer.replay import Replayed
-    from ledger.rebuilt import Difference
+    from ledger.rebuilt import Change, Difference
     from runtime.settings import Settings
 
 _SHOWN = 50
@@ -34,6 +34,13 @@ def replay(
     swap: Annotated[
         bool, typer.Option("--swap", help="Put the rebuilt ledger in the live one's place.")
     ] = False,
+    losing: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="With --swap: images of the live ledger that may go, by the number that was shown.",
+        ),
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Rebuild the ledger from the topic and the observations; compare or swap.
@@ -42,18 +49,22 @@ def replay(
     """
     if diff and swap:
         raise CommandError("--diff only looks and --swap changes: give one of them", exit_code=2)
-    if asyncio.run(_replay(settings_here(), diff=diff, swap=swap, as_json=as_json)):
+    if losing and not swap:
+        raise CommandError("--losing goes with --swap", exit_code=2)
+    if asyncio.run(_replay(settings_here(), diff=diff, swap=swap, losing=losing, as_json=as_json)):
         raise typer.Exit(1)
 
 
-async def _replay(settings: "Settings", *, diff: bool, swap: bool, as_json: bool) -> bool:
+async def _replay(
+    settings: "Settings", *, diff: bool, swap: bool, losing: int, as_json: bool
+) -> bool:
     """Do it and say what came of it; True when the ledgers differ."""
     import asyncpg
     from aiokafka.errors import KafkaError
 
     from consumer.rebuild import BusyError, rebuilding
     from consumer.replay import LogIncompleteError
-    from ledger.rebuilt import BehindError, MappedMeanwhileError
+    from ledger.rebuilt import BehindError, LosesImagesError, MappedMeanwhileError
     from runtime.postgres import UNAVAILABLE
 
     found: list[Difference] = []
@@ -66,12 +77,14 @@ async def _replay(settings: "Settings", *, diff: bool, swap: bool, as_json: bool
                 if diff:
                     found = [item async for item in rebuild.differences()]
                 elif swap:
-                    changed = await rebuild.swap()
+                    changed = await rebuild.swap(losing=losing, tell=shown.tell)
                 else:
                     await rebuild.build()
                 replayed = rebuild.replayed
     except LogIncompleteError as error:
         raise CommandError(str(error), exit_code=3) from error
+    except LosesImagesError as error:
+        raise CommandError(_refusal(error.change), exit_code=3) from error
     except (BusyError, MappedMeanwhileError) as error:
         raise CommandError(str(error)) from error
     except BehindError as error:
@@ -104,6 +117,24 @@ class _Shown(ExitStack):
             self._stage = what
             self._work = self.enter_context(progress(what, total, unit=what))
         self._work.at(done, total)
+
+    def tell(self, change: "Change") -> None:
+        """What is about to be put in place; on standard error, as all that goes before the result."""
+        self.close()
+        self._work = None
+        errors.print(
+            f"live: {plural(change.images, 'image')}, {format_bytes(change.bytes_before)}; rebuilt: "
+            f"{change.lost} less, {change.gained} more, {format_bytes(change.bytes_after)}"
+        )
+
+
+def _refusal(change: "Change") -> str:
+    return (
+        f"{plural(change.lost, 'image')} of the live ledger's {change.images} would go, because the log and "
+        "the observations do not tell of them: lost ones look the same. See which with --diff, and what the "
+        "registry has with `registry-quota reconcile`. To put it in place all the same: --swap --losing "
+        f"{change.lost}"
+    )
 
 
 def _print(replayed: "Replayed", found: "list[Difference] | None", changed: int | None) -> None:

@@ -3,16 +3,18 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import partial
 from uuid import uuid4
 
 import asyncpg
 from aiokafka import AIOKafkaConsumer
 
+from consumer.log_watch import Look, look
 from consumer.replay import LogIncompleteError, Progress, Replay, Replayed
 from consumer.translate import agents_like
-from ledger import rebuilt
+from ledger import offsets, rebuilt
 from ledger.ahead import SECOND_NS
-from ledger.rebuilt import BehindError, Difference
+from ledger.rebuilt import BehindError, Change, Difference
 from ledger.record import Recorder
 from quota.levels import level
 from registry.workspaces import WorkspaceRule
@@ -41,12 +43,14 @@ class Rebuild:
         other: Connection,
         replay: Replay,
         cluster: str,
+        look: Look,
         clock: Callable[[], datetime],
     ) -> None:
         self._live = live
         self._other = other
         self._replay = replay
         self._cluster = cluster
+        self._look = look
         self._clock = clock
 
     @property
@@ -73,28 +77,59 @@ class Rebuild:
                 async for difference in rebuilt.differences(self._live, self._other):
                     yield difference
 
-    async def swap(self) -> int:
+    async def swap(self, *, losing: int = 0, tell: Callable[[Change], None]) -> int:
         """Put a newly rebuilt ledger in the live one's place; how many workspaces' bytes changed.
 
-        Raises LogIncompleteError when the topic does not reach back to the beginning.
+        What changes is told before. `losing`: so many images of the live ledger may be missing in it.
+        Raises LogIncompleteError when the log does not hold all that the ledger was made from, and
+        LosesImagesError.
         """
-        await self.build()
-        if any(self.replayed.starts.values()) or await rebuilt.fed_from_elsewhere(
-            self._live, self._cluster, NOTIFICATIONS_TOPIC
-        ):
+        if missing := await self._missing():
             raise LogIncompleteError(
-                "the topic does not reach back to the ledger's beginning, so a rebuilt ledger would "
-                "lack images; look with --diff, and let `registry-quota reconcile` mend what differs"
+                f"the log does not hold all that the ledger was made from ({'; '.join(missing)}), so a "
+                "rebuilt ledger would lack images; look with --diff, and let `registry-quota reconcile` "
+                "mend what differs"
             )
+        await self.build()
+        put = partial(self._put_in_place, losing, tell)
         for _ in range(_ATTEMPTS - 1):
             try:
-                return await retry_conflicts(self._put_in_place)
+                return await retry_conflicts(put)
             except BehindError:
                 self._replay.forget_observations()
                 await self._replay.take_observations(self._live)
-        return await retry_conflicts(self._put_in_place)
+        return await retry_conflicts(put)
 
-    async def _put_in_place(self) -> int:
+    async def _missing(self) -> list[str]:
+        """What the ledger was made from and the log has no more, in words."""
+        here = (self._live, self._cluster, NOTIFICATIONS_TOPIC)
+        stands = await offsets.positions(*here)
+        looked = await self._look(stands)
+        missing = [
+            f"partition {number} begins at offset {extent.first}"
+            for number, extent in sorted(looked.extents.items())
+            if extent.first > 0
+        ]
+        missing += [
+            f"partition {number} is gone"
+            for number in sorted(stands.keys() - looked.extents.keys())
+        ]
+        missing += [
+            f"partition {item.partition} ends at offset {item.end_offset}, and {item.stored_offset} were read"
+            if item.kind == "ends_before"
+            else f"partition {item.partition} has other records than were read"
+            for item in looked.breaks(stands)
+            if item.kind != "begins_after"
+        ]
+        if await rebuilt.fed_from_elsewhere(*here):
+            missing.append("the ledger has read another Kafka cluster as well")
+        elif broken := await offsets.broken_after(self._live, 0):
+            missing.append(
+                f"on {broken.found_at:%Y-%m-%d %H:%M} UTC it was found to be another than was read before"
+            )
+        return missing
+
+    async def _put_in_place(self, losing: int, tell: Callable[[Change], None]) -> int:
         async with self._live.transaction():
             return await rebuilt.put_in_place(
                 self._live,
@@ -102,6 +137,8 @@ class Rebuild:
                 topic=NOTIFICATIONS_TOPIC,
                 ends=self.replayed.ends,
                 observations_taken=self.replayed.observations,
+                losing=losing,
+                tell=tell,
                 level_of=level,
                 now=self._clock(),
                 new_id=uuid4,
@@ -150,6 +187,7 @@ async def rebuilding(
                 other=other,
                 replay=replay,
                 cluster=await cluster_id(settings),
+                look=partial(look, settings),
                 clock=clock,
             )
             yield rebuild

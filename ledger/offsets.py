@@ -109,6 +109,23 @@ def _mark(row: Mapping[str, Any], name: str) -> Mark | None:
     return None if offset is None else Mark(offset, row[f"{name}_ms"], row[f"{name}_digest"])
 
 
+POSITIONS = """
+SELECT partition, epoch, next_offset, head_offset, head_ms, head_digest, anchor_offset, anchor_ms,
+       anchor_digest
+FROM consumer_offsets WHERE cluster_id = $1 AND topic = $2
+"""
+
+
+async def positions(connection: Connection, cluster_id: str, topic: str) -> dict[int, Position]:
+    """Partition → where the ledger stands."""
+    return {
+        row["partition"]: Position(
+            row["epoch"], row["next_offset"], _mark(row, "head"), _mark(row, "anchor")
+        )
+        for row in await connection.fetch(POSITIONS, cluster_id, topic)
+    }
+
+
 async def advance(
     connection: Connection, *, cluster_id: str, topic: str, advances: Sequence[Advance]
 ) -> None:

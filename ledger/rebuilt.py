@@ -5,7 +5,7 @@ observations) is not rebuilt: the rebuilt ledger begins with the live one's work
 sizes that storage said, and only what follows from facts is compared or replaced.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -395,6 +395,51 @@ WHERE id = $1
 """
 
 
+# Present in one and not in the other.
+_ONLY_IN = """
+SELECT count(*) FROM {0}.manifests m JOIN {0}.repositories r ON r.id = m.repository_id
+WHERE m.present AND NOT EXISTS (
+  SELECT FROM {1}.manifests o JOIN {1}.repositories p ON p.id = o.repository_id
+  WHERE (p.registry, p.name, o.digest) = (r.registry, r.name, m.digest) AND o.present)
+"""
+
+_SUMS = """
+SELECT (SELECT count(*) FROM public.manifests WHERE present) AS images,
+       (SELECT coalesce(sum(usage_bytes), 0)::int8 FROM public.workspaces) AS bytes_before,
+       (SELECT coalesce(sum(usage_bytes), 0)::int8 FROM replayed.workspaces) AS bytes_after
+"""
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What putting the rebuilt ledger in place changes."""
+
+    images: int
+    """Manifests that the live one has."""
+    lost: int
+    """Of these, what the rebuilt one has not."""
+    gained: int
+    """What only the rebuilt one has."""
+    bytes_before: int
+    """All workspaces' usage."""
+    bytes_after: int
+
+
+async def change(connection: Connection) -> Change:
+    """What a swap would change now."""
+    sums = await connection.fetchrow(_SUMS)
+    lost = await connection.fetchval(_ONLY_IN.format("public", SCHEMA))
+    gained = await connection.fetchval(_ONLY_IN.format(SCHEMA, "public"))
+    return Change(sums["images"], lost, gained, sums["bytes_before"], sums["bytes_after"])
+
+
+class LosesImagesError(Exception):
+    """The rebuilt ledger lacks images of the live one, and nobody agreed to so many."""
+
+    def __init__(self, change: Change) -> None:
+        super().__init__(change)
+        self.change = change
+
+
 class BehindError(Exception):
     """Something was learned since the replay read the observations: catch up and try again."""
 
@@ -413,20 +458,27 @@ async def put_in_place(
     topic: str,
     ends: Mapping[int, int],
     observations_taken: int,
+    losing: int,
+    tell: Callable[[Change], None],
     level_of: LevelRule,
     now: datetime,
     new_id: NewId,
 ) -> int:
     """Make the live ledger what the rebuilt one is; returns how many workspaces' bytes changed.
 
-    Call it within a transaction. Consumers are fenced and go on at `ends` (partition → offset); a
-    changed level is announced. Raises BehindError, MappedMeanwhileError.
+    Call it within a transaction. What changes is told first; `losing`: so many images may be lost.
+    Consumers are fenced and go on at `ends` (partition → offset); a changed level is announced.
+    Raises BehindError, MappedMeanwhileError, LosesImagesError.
     """
     await connection.execute(LOCK)
     if await count_observations(connection) != observations_taken:
         raise BehindError
     if await connection.fetchval(MAPPED_MEANWHILE):
         raise MappedMeanwhileError
+    changes = await change(connection)
+    tell(changes)
+    if changes.lost not in (0, losing):
+        raise LosesImagesError(changes)
     ordered = sorted(ends.items())
     await connection.execute(
         FENCE, cluster_id, topic, [item[0] for item in ordered], [item[1] for item in ordered]

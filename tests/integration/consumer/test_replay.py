@@ -10,10 +10,12 @@ from pydantic import SecretStr
 
 from consumer.rebuild import BusyError, rebuilding
 from consumer.replay import LogIncompleteError
-from ledger.facts import BlobStored, ManifestDeleted
+from ledger.facts import BlobStored, ManifestDeleted, ManifestPushed
 from ledger.mapping import Mapper
+from ledger.rebuilt import Change, LosesImagesError
 from quota.levels import level
 from quota.records import Claim, Records
+from registry.media_types import OCI_MANIFEST
 from registry.timestamps import format_timestamp
 from registry.workspaces import Placement, WorkspaceRule
 from runtime.kafka import cluster_id, create_topics
@@ -33,6 +35,10 @@ async def here(pool, database_url, kafka_bootstrap):
     )
     await create_topics(settings)
     return settings
+
+
+def ignored(_change):
+    """Who does not care what changes."""
 
 
 def replaying(settings):
@@ -108,10 +114,12 @@ async def test_what_was_tampered_with_is_told_and_swapped_while_a_consumer_runs(
     assert kinds == {"manifest", "tag", "bytes"}
     assert lost in {item.name for item in found if item.live is None}
 
+    told: list[Change] = []
     async with consuming(here, pool, cluster=await cluster_id(here)) as consumer:
         await caught_up(here, pool, cluster=await cluster_id(here))
         async with replaying(here) as rebuild:
-            assert await rebuild.swap() > 0
+            assert await rebuild.swap(tell=told.append) > 0
+        assert [(change.lost, change.gained) for change in told] == [(0, 1)]
         assert await ledgers.rows(pool) == good
         # The consumer is refused its next batch, comes back and goes on.
         await publish(here, workspace, event(f"{workspace}/app0", tag="new"))
@@ -155,23 +163,67 @@ async def test_a_replay_asks_nobody_and_lists_what_stays_unsettled(here, pool):
     assert replayed.unsettled == [("default", target["repository"], digest)]
     await pool.execute("DELETE FROM manifest_checks")
     async with replaying(here) as rebuild:
-        await rebuild.swap()
+        await rebuild.swap(tell=ignored)
     assert await usage(pool, workspace) == held
     waiting = await pool.fetch("SELECT digest FROM manifest_checks")
     assert digest in [row["digest"] for row in waiting]  # the topic has others' deletes as well
 
 
-async def test_a_log_that_does_not_reach_back_is_not_put_in_place(here, pool):
+LACKS = {
+    "read another Kafka cluster": """
+INSERT INTO consumer_offsets (cluster_id, topic, partition, epoch, next_offset, owner)
+VALUES ('an older cluster', 'registry.notifications', 0, 1, 100, 'x')""",
+    "ends at offset": "UPDATE consumer_offsets SET next_offset = next_offset + 1000",
+    "has other records than were read": r"UPDATE consumer_offsets SET head_digest = '\x00'",
+    "found to be another": """
+INSERT INTO log_breaks (cluster_id, topic, partition, kind, stored_offset, first_offset, end_offset,
+                        resumed_offset, found_at)
+VALUES ('c', 'registry.notifications', 0, 'replaced', 9, 0, 9, 0, now())""",
+    "is gone": """
+INSERT INTO consumer_offsets (cluster_id, topic, partition, epoch, next_offset, owner)
+SELECT cluster_id, topic, 99, 1, 5, 'x' FROM consumer_offsets LIMIT 1""",
+}
+
+
+@pytest.mark.parametrize("what", LACKS)
+async def test_a_log_that_does_not_hold_all_is_not_put_in_place(here, pool, what):
     await filled(here, pool)
-    await pool.execute(
-        """INSERT INTO consumer_offsets (cluster_id, topic, partition, epoch, next_offset, owner)
-           VALUES ('an older cluster', 'registry.notifications', 0, 1, 100, 'x')"""
-    )
+    await pool.execute(LACKS[what])
     before = await ledgers.rows(pool)
     async with replaying(here) as rebuild:
-        with pytest.raises(LogIncompleteError):
-            await rebuild.swap()
+        with pytest.raises(LogIncompleteError, match=what):
+            await rebuild.swap(losing=1, tell=ignored)
     assert await ledgers.rows(pool) == before
+
+
+async def test_images_that_only_the_live_ledger_has_go_by_their_number_alone(here, pool):
+    """The log and the observations look the same whether they were lost, or never there."""
+    workspace = await filled(here, pool)
+    good = await ledgers.rows(pool)
+    here_only = ManifestPushed(
+        "default",
+        f"{workspace}/app0",
+        b"\1" * 32,
+        (time.time_ns(), b"x" * 16),
+        OCI_MANIFEST,
+        700,
+        "y",
+    )
+    await ledgers.recorder(pool).record([here_only], now=now())
+    before = await ledgers.rows(pool)
+    told: list[Change] = []
+    for losing in (0, 2):
+        async with replaying(here) as rebuild:
+            with pytest.raises(LosesImagesError) as refused:
+                await rebuild.swap(losing=losing, tell=told.append)
+            assert refused.value.change == told[-1]
+    assert await ledgers.rows(pool) == before
+    assert {(change.lost, change.bytes_before - change.bytes_after) for change in told} == {
+        (1, 700)
+    }
+    async with replaying(here) as rebuild:
+        await rebuild.swap(losing=1, tell=told.append)
+    assert await ledgers.rows(pool) == good
 
 
 async def test_one_replay_at_a_time(here):
