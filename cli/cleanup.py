@@ -272,6 +272,8 @@ def show_plan(document: Document, *, as_json: bool) -> None:
         "",
         ["", "image", "kind", ">frees", "why"],
         [_planned(image) for image in images],
+        names=["image"],
+        usual={"kind": "image"},
     )
     going = sum(image["action"] == "delete" for image in images)
     console.print(
@@ -323,6 +325,7 @@ def show_going(to: Console, document: Document, going: Sequence[Going]) -> None:
             for item in going
         ],
         to=to,
+        names=["would go"],
     )
     sources = [lease["source"] for lease in document["lease_sources"]]
     to.print(
@@ -349,6 +352,7 @@ def show_outcome(workspace: str, outcome: Document, obstacle: str | None) -> Non
             "",
             ["", "image", ">freed", "why"],
             [_row("deleted", image) for image in images],
+            names=["image"],
         )
     for item in outcome["failed"]:
         console.print(

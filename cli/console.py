@@ -2,9 +2,10 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -22,6 +23,11 @@ errors = Console(stderr=True, highlight=False, emoji=False)
 _CONTROL = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+
+
+_FRAME: Final = 3
+"""Characters that a column of a table takes beside its text."""
+_SOME_LETTERS: Final = 9
 
 
 class CommandError(Exception):
@@ -68,26 +74,55 @@ def table(
     columns: Sequence[str],
     rows: Iterable[Sequence[object]],
     *,
+    names: Sequence[str] = (),
+    usual: Mapping[str, str] = MappingProxyType({}),
     to: Console | None = None,
 ) -> None:
     """Print a table; columns that begin with `>` are set to the right.
 
-    Where nobody looks (a pipe, a file) it has no frame, and a line a row, however wide.
+    `names`: columns that name a row, for people to copy: in one line where the terminal has the room.
+    `usual`: columns that a terminal shows only where some row has another value than this.
+    Where nobody looks (a pipe, a file) the table has no frame, and a line a row, however wide.
     """
-    names = [name.removeprefix(">") for name in columns]
-    right = [name.startswith(">") for name in columns]
+    titles = [column.removeprefix(">") for column in columns]
+    right = [column.startswith(">") for column in columns]
+    cells = [[harmless(cell) for cell in row] for row in rows]
     shown = console if to is None else to
     if not shown.is_terminal:
-        cells = [names, *([harmless(cell) for cell in row] for row in rows)]
-        print("\n".join([*([title] if title else []), *aligned(cells, right)]), file=shown.file)
+        lines = aligned([titles, *cells], right)
+        print("\n".join([*([title] if title else []), *lines]), file=shown.file)
         return
+    told = [
+        number
+        for number, name in enumerate(titles)
+        if name not in usual or any(row[number] != usual[name] for row in cells)
+    ]
+    titles, right = [titles[number] for number in told], [right[number] for number in told]
+    cells = [[row[number] for number in told] for row in cells]
     view = Table(title=title or None, title_justify="left", header_style="bold", pad_edge=False)
-    for name, to_the_right in zip(names, right, strict=True):
+    unbroken = names if _has_room(shown.width, titles, cells, names) else ()
+    for column, to_the_right in zip(titles, right, strict=True):
         # Folded, never cut: the end of a name or a digest is often what tells two rows apart.
-        view.add_column(name, justify="right" if to_the_right else "left", overflow="fold")
-    for row in rows:
-        view.add_row(*(Text(harmless(cell)) for cell in row))
+        view.add_column(
+            column,
+            justify="right" if to_the_right else "left",
+            overflow="fold",
+            no_wrap=column in unbroken,
+        )
+    for row in cells:
+        view.add_row(*map(Text, row))
     shown.print(view)
+
+
+def _has_room(
+    width: int, titles: Sequence[str], cells: Sequence[Sequence[str]], names: Sequence[str]
+) -> bool:
+    """Whether columns stay whole and the others still have some letters each. PURE."""
+    needed = 0
+    for title, column in zip(titles, zip(titles, *cells, strict=True), strict=True):
+        widest = max(map(cell_len, column))
+        needed += _FRAME + (widest if title in names else min(widest, _SOME_LETTERS))
+    return needed <= width
 
 
 def tell_cut(limit: int) -> None:

@@ -97,6 +97,7 @@ def show(outcome: Document) -> None:
             )
             for item in outcome["workspaces"]
         ],
+        names=["workspace"],
     )
     console.print(
         f"of {format_bytes(outcome['predicted_bytes'])} in {plural(outcome['predicted'], 'digest')} that awaited "

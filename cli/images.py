@@ -71,6 +71,8 @@ def images(
             )
             for item in items
         ],
+        names=["digest"],
+        usual={"kind": "image"},
     )
 
 
@@ -128,6 +130,7 @@ def date(
             )
             for item in document["images"]
         ],
+        names=["digest"],
     )
     console.print(f"{document['dated']} dated")
 

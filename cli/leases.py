@@ -53,7 +53,7 @@ def put(
     command before the pipe failed than that nothing runs.
     """
     ttl_s = parse_duration(ttl)
-    digests = _read(sys.stdin.read(), skip_tags=skip_tags)
+    digests = _read(_standard_input(empty=empty), skip_tags=skip_tags)
     if not digests and not empty:
         raise CommandError(
             "no digest on standard input, so nothing is reported; say --empty if nothing is in use",
@@ -76,7 +76,7 @@ def put(
     for answer in answers:
         console.print(
             f"{plain(answer['workspace'])}: {plural(len(answer['digests']), 'digest')} in use by "
-            f"{plain(source)} until {plain(answer['expires_at'])}, "
+            f"{plain(source)} until {in_utc(answer['expires_at'])} UTC, "
             f"{answer['known_digests']} of them known here"
         )
 
@@ -107,6 +107,7 @@ def list_leases(workspace: WorkspaceName, as_json: AsJson = False) -> None:
             )
             for item in items
         ],
+        names=["source"],
     )
 
 
@@ -128,6 +129,15 @@ def retire(
         emit_json({"workspace": workspace, "source": source, "retired": True})
         return
     console.print(f"{plain(workspace)}: {plain(source)} is retired")
+
+
+def _standard_input(*, empty: bool) -> str:
+    """What came in; on a terminal somebody has to be told that it is waited for."""
+    if sys.stdin.isatty():
+        if empty:
+            return ""
+        errors.print("digests, one a line; Ctrl-D ends them", soft_wrap=True)
+    return sys.stdin.read()
 
 
 def _read(text: str, *, skip_tags: bool) -> list[str]:

@@ -102,9 +102,9 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:
-        from runtime.postgres import not_let_in
+        from runtime.postgres import refused
 
-        if (refusal := not_let_in(error)) is None:
+        if (refusal := refused(error)) is None:
             raise
         print_error(refusal)
         sys.exit(1)

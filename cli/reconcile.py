@@ -76,8 +76,6 @@ def _known(workspace: str) -> None:
 async def _reconcile(
     settings: "Settings", workspace: str | None, *, confirm_now: bool
 ) -> tuple["Report", float]:
-    import asyncpg
-
     from quota.reconcile import AlreadyReconcilingError
     from registry.errors import PullThroughCache, RegistryDenied, RegistryError
     from runtime.postgres import UNAVAILABLE
@@ -119,10 +117,6 @@ async def _reconcile(
         raise CommandError(
             f"the database does not answer ({text_of(error)}); run the command again: it goes on where it stopped"
         ) from error
-    except asyncpg.UndefinedTableError as error:
-        raise CommandError(
-            "the database's schema is too old: run `registry-quota migrate`"
-        ) from error
 
 
 async def _open(stack: AsyncExitStack, settings: "Settings") -> "Reconciler":
@@ -155,6 +149,7 @@ def show(report: "Report", seconds: float) -> None:
                 )
                 for item in report.drift
             ],
+            names=["workspace"],
         )
     _named("[bold red]not read[/]", report.problems)
     _named("[yellow]doubted[/]", report.doubted)

@@ -132,6 +132,7 @@ def show(document: Document) -> None:
         "",
         ["", "image", "why"],
         [(image["state"], _name(image), image["why"]) for image in document["images"]],
+        names=["image"],
     )
     for image in document["images"]:
         for digest in image["missing"]:

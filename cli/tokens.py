@@ -90,6 +90,7 @@ def list_tokens(as_json: AsJson = False) -> None:
             )
             for item in items
         ],
+        names=["id"],
     )
 
 

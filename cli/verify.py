@@ -119,6 +119,7 @@ def _print(outcomes: "list[Verified]") -> None:
             )
             for item in wrong
         ],
+        names=["workspace"],
     )
     for item in wrong:
         for drift in item.wrong[:_SHOWN]:

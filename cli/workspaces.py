@@ -58,6 +58,7 @@ def list_workspaces(as_json: AsJson = False) -> None:
             )
             for item in items
         ],
+        names=["workspace"],
     )
 
 

@@ -19,6 +19,7 @@ from ledger.record import Recorder
 from quota.levels import level
 from registry.workspaces import WorkspaceRule
 from runtime.consumers import end_consumer
+from runtime.figures import in_utc
 from runtime.kafka import NOTIFICATIONS_TOPIC, cluster_id, connection_options
 from runtime.postgres import CONNECT_TIMEOUT, Connection, close_pool, open_pool, retry_conflicts
 from runtime.settings import MESSAGE_MAX_BYTES, Settings
@@ -125,7 +126,7 @@ class Rebuild:
             missing.append("the ledger has read another Kafka cluster as well")
         elif broken := await offsets.broken_after(self._live, 0):
             missing.append(
-                f"on {broken.found_at:%Y-%m-%d %H:%M} UTC it was found to be another than was read before"
+                f"on {in_utc(broken.found_at)} UTC it was found to be another than was read before"
             )
         return missing
 

@@ -67,17 +67,22 @@ UNAVAILABLE = (
 
 _NOT_LET_IN = ("28", "3D000")
 """SQLSTATEs of a wrong user or password (a class), and of a database that does not exist."""
+_ANOTHER_SCHEMA = ("42P01", "42703", "3F000")
+"""SQLSTATEs of a table, a column or a schema that does not exist."""
 
 
-def not_let_in(error: BaseException) -> str | None:
-    """A sentence for a person, when Postgres refused who we say we are or what we asked for; else None.
+def refused(error: BaseException) -> str | None:
+    """A sentence for a person, when Postgres refuses who we say we are or lacks what we ask for; else None.
 
     `error` is asyncpg's, or SQLAlchemy's with asyncpg's inside. Waiting does not help.
     """
     refusal = getattr(error, "orig", None) or error
-    if not (getattr(refusal, "sqlstate", None) or "").startswith(_NOT_LET_IN):
-        return None
-    return f"Postgres refuses: {refusal}; check user, password and database in RQ_DATABASE_URL"
+    state = getattr(refusal, "sqlstate", None) or ""
+    if state in _ANOTHER_SCHEMA:
+        return "the database's schema is not this release's: run `registry-quota migrate`"
+    if state.startswith(_NOT_LET_IN):
+        return f"Postgres refuses: {refusal}; check user, password and database in RQ_DATABASE_URL"
+    return None
 
 
 class BoundedPool(asyncpg.Pool):  # type: ignore[misc]

@@ -103,6 +103,7 @@ def list_letters(
                 )
                 for letter, mark in found
             ],
+            names=["id"],
         )
     elif total and (reason is not None or workspace is not None):
         console.print("none of them match")

@@ -196,8 +196,6 @@ async def _producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
 @asynccontextmanager
 async def desk(settings: Settings) -> AsyncIterator[Desk]:
     """A desk with everything connected; what is away is one sentence (CommandError)."""
-    import asyncpg
-
     try:
         async with AsyncExitStack() as stack:
             connection = await stack.enter_async_context(database())
@@ -209,8 +207,4 @@ async def desk(settings: Settings) -> AsyncIterator[Desk]:
         raise CommandError(
             f"Kafka at {settings.kafka_bootstrap} does not answer as it should ({text_of(error)}); "
             "check RQ_KAFKA_BOOTSTRAP, and run `registry-quota migrate` if topics are missing"
-        ) from error
-    except asyncpg.UndefinedTableError as error:
-        raise CommandError(
-            "the database's schema is too old: run `registry-quota migrate`"
         ) from error

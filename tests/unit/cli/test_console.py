@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 
 import pytest
 from hypothesis import given
@@ -116,3 +117,44 @@ def test_a_narrow_terminal_cuts_nothing_that_tells_rows_apart():
     ]
     for column, wanted in ((0, [row[0] for row in rows]), (1, names)):
         assert "".join(line[column] for line in cells) == "".join(wanted)
+
+
+@pytest.mark.parametrize("width", range(40, 140, 7))
+def test_what_names_a_row_is_in_one_line_where_there_is_room_and_never_cut(width):
+    """People copy ids and digests: one that is broken over two lines is none."""
+    written = io.StringIO()
+    narrow = Console(width=width, force_terminal=True, color_system=None, file=written)
+    digests = [f"sha256:{n:012x}" for n in range(3)]
+    words = "a reason of some words that goes on"
+    rows = [("acme/some-repository", "1.2 latest stable", digest, words) for digest in digests]
+    table("", ["repository", "tags", "digest", "why"], rows, names=["digest"], to=narrow)
+    text = written.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    cells = [line.split("│")[1:-1] for line in text.splitlines() if "│" in line]
+    assert "".join(line[2].strip() for line in cells) == "".join(digests)
+    # 19 letters, nine for each of the others, and three around every column.
+    whole = width >= 19 + 3 * 9 + 4 * 3
+    assert all(digest in text for digest in digests) or not whole
+
+
+def test_a_name_that_is_wider_than_the_terminal_is_folded():
+    written = io.StringIO()
+    narrow = Console(width=60, force_terminal=True, color_system=None, file=written)
+    name = "platform/" + "very-long-" * 12
+    table("", ["image", "why"], [(name, "some words")], names=["image"], to=narrow)
+    lines = written.getvalue().splitlines()
+    cells = [line.split("│")[1].strip() for line in lines if "│" in line]
+    assert (max(map(len, lines)) <= 60, "".join(cells)) == (True, name)
+
+
+def test_a_column_of_usual_values_is_left_to_those_who_look_at_each(capsys):
+    """A pipe has every column always: programs count them."""
+    columns, usual = ["image", "kind"], {"kind": "image"}
+    for kinds, shown_here in ((("image", "image"), False), (("image", "chart"), True)):
+        written = io.StringIO()
+        terminal = Console(width=60, force_terminal=True, color_system=None, file=written)
+        rows = [(f"acme/api:{n}", kind) for n, kind in enumerate(kinds)]
+        table("", columns, rows, usual=usual, to=terminal)
+        assert ("kind" in written.getvalue()) is shown_here
+        table("", columns, rows, usual=usual, to=Console(file=sys.stdout, force_terminal=False))
+        assert "kind" in capsys.readouterr().out

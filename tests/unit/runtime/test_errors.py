@@ -4,11 +4,13 @@ import re
 import socket
 
 import aiohttp
+import asyncpg
 import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaConnectionError, NodeNotReadyError
 
 from runtime.errors import text_of
+from runtime.postgres import refused
 
 SAID = [
     (TimeoutError(), "no answer in time"),
@@ -58,3 +60,16 @@ async def test_a_client_of_kafka_that_did_not_start_is_not_left_unclosed(recwarn
         await start(consumer, settings)
     del consumer
     assert not [item for item in recwarn if "Unclosed" in str(item.message)]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        asyncpg.UndefinedTableError('relation "x" does not exist'),
+        asyncpg.UndefinedColumnError('column "x" does not exist'),
+        asyncpg.InvalidSchemaNameError('schema "x" does not exist'),
+    ],
+)
+def test_a_database_of_another_release_says_what_mends_it(error):
+    assert "registry-quota migrate" in (refused(error) or "")
+    assert refused(asyncpg.UniqueViolationError("twice")) is None
