@@ -1,12 +1,14 @@
-"""Looks at the log beside the group: how far it reaches, and whether what was read still stands there."""
+"""Looks at log and group from outside: does the log go on, and does somebody read each of its partitions."""
 
 from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
+from aiokafka.admin import AIOKafkaAdminClient
 
 from consumer.continuity import find_break, mark_of, to_compare
 from ledger.offsets import LogBreak, Mark, Position
-from runtime.kafka import NOTIFICATIONS_TOPIC
+from runtime import groups
+from runtime.kafka import NOTIFICATIONS_TOPIC, connection_options, start
 from runtime.settings import Settings
 from runtime.topics import Extent, topic_reader
 
@@ -18,12 +20,23 @@ class LogBrokenError(Exception):
     """The log is not the one that was being read: take the partitions over anew."""
 
 
+class UnreadPartitionsError(Exception):
+    """The group is at rest and nobody has these partitions: join it so that it shares them out anew."""
+
+
 class Looked(msgspec.Struct, frozen=True):
     """What a look has shown."""
 
     extents: dict[int, Extent]
     there: dict[int, dict[int, Mark]]
     """Partition → offset that was asked for → the record there."""
+    owned: frozenset[int] | None = None
+    """Partitions that a member of the group has; None while that is not known, as in a rebalance."""
+
+    @property
+    def unread(self) -> frozenset[int]:
+        """Partitions that nobody has."""
+        return frozenset() if self.owned is None else frozenset(self.extents) - self.owned
 
     def breaks(self, positions: Mapping[int, Position]) -> list[LogBreak]:
         """Partitions that do not go on where they stood; a partition that is missing tells nothing."""
@@ -55,4 +68,13 @@ async def look(settings: Settings, positions: Mapping[int, Position]) -> Looked:
         while wanted := {number: offsets.pop() for number, offsets in waiting.items() if offsets}:
             for number, record in (await reader.at(NOTIFICATIONS_TOPIC, wanted)).items():
                 there[number][wanted[number]] = mark_of(record)
-    return Looked(extents, there)
+    admin = AIOKafkaAdminClient(**connection_options(settings))
+    try:
+        await start(admin, settings)
+        group = await groups.describe(admin, settings.kafka_group)
+    finally:
+        await admin.close()
+    if group is None or not group.stable:
+        return Looked(extents, there)
+    owned = {item.partition for item in group.owned if item.topic == NOTIFICATIONS_TOPIC}
+    return Looked(extents, there, frozenset(owned))

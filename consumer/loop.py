@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 from uuid import uuid4
 
 import asyncpg
@@ -33,7 +33,13 @@ from consumer.dead_letters import (
     send_dead_letter,
 )
 from consumer.group import GroupOffsets
-from consumer.log_watch import EVERY_SECONDS, LogBrokenError, Look, Looked
+from consumer.log_watch import (
+    EVERY_SECONDS,
+    LogBrokenError,
+    Look,
+    Looked,
+    UnreadPartitionsError,
+)
 from consumer.metrics import ConsumerMetrics
 from consumer.outcomes import MOST_LINES, Decoded, about, line, summary
 from consumer.traces import tracing_batch
@@ -87,13 +93,20 @@ class Ownership(msgspec.Struct):
         return Position(self.epoch, self.next_offset, self.head, self.anchor)
 
 
+class Connect(Protocol):
+    """Makes a client of Kafka."""
+
+    def __call__(self, *, nameless: bool) -> AIOKafkaConsumer:
+        """`nameless`: without a name of its own in the group, which has to share out anew."""
+
+
 class NotificationConsumer:
     """Takes `registry.notifications` into the ledger until it is asked to stop."""
 
     def __init__(
         self,
         *,
-        connect: Callable[[], AIOKafkaConsumer],
+        connect: Connect,
         producer: AIOKafkaProducer,
         pool: Pool,
         recorder: Recorder,
@@ -127,6 +140,7 @@ class NotificationConsumer:
         self._new_id = new_id
         self._doubt = asyncio.Event()
         """Set when the log may not be the one that was being read."""
+        self._nameless = False
         self._skipped: list[LogBreak] = []
         """What the log did not hold any more when it was to be read, and is to be told."""
         self._ignored_agents = ignored_agents
@@ -138,6 +152,8 @@ class NotificationConsumer:
         self._outcomes = Outcomes("notification")
         self.ready = False
         """Whether the group has given it its share: none, where there are more members than partitions."""
+        self.unread: frozenset[int] = frozenset()
+        """Partitions that nobody in the group reads, when it last looked."""
         self.no_room = False
         """Whether it waits because the database has no room: that is no stall."""
         self.halted: str | None = None
@@ -155,7 +171,7 @@ class NotificationConsumer:
         whoever restarts processes would otherwise have the whole topic dead-lettered piece by piece.
         """
         while not self._stopping.is_set():
-            kafka = self._connect()
+            kafka = self._connect(nameless=self._nameless)
             member = GroupMember(
                 kafka, assigned=partial(self.assigned, kafka), revoked=self.revoked
             )
@@ -165,6 +181,9 @@ class NotificationConsumer:
                 await self._consume(kafka, member)
             except StaleOwnerError as error:
                 log.warning("partition_lost", reason=str(error), action="rejoining the group")
+            except UnreadPartitionsError as error:
+                self._nameless = True
+                log.warning("partitions_unread", reason=str(error), action="rejoining the group")
             except LogBrokenError as error:
                 log.warning("log_broken", reason=str(error), action="taking it over anew")
             except ClientEndedError as error:
@@ -175,6 +194,7 @@ class NotificationConsumer:
                 self.halted = str(error)
             finally:
                 self.ready = False
+                self.unread = frozenset()
                 self._owned.clear()
                 self._waiting.clear()
                 self._metrics.oldest_ms.clear()
@@ -369,7 +389,9 @@ class NotificationConsumer:
     async def _watch_log(self) -> None:
         """Now and then, and when something is odd: is it still the log that we read?
 
-        Raises LogBrokenError: then the partitions are taken over anew, which goes to the right place.
+        Raises LogBrokenError: then the partitions are taken over anew, which goes to the right place; and
+        UnreadPartitionsError where nobody reads a part of it. A member that comes back under its own name
+        has its share back without anybody counting the partitions again, and no leader looks after that.
         """
         while not await self._stopping.sleep(_LOOK_AGAIN):
             with contextlib.suppress(TimeoutError):
@@ -386,6 +408,9 @@ class NotificationConsumer:
                 raise LogBrokenError(
                     ", ".join(f"partition {item.partition} {item.kind}" for item in breaks)
                 )
+            still, self.unread = self.unread & looked.unread, looked.unread
+            if still:
+                raise UnreadPartitionsError(f"nobody reads the partitions {sorted(still)}")
             await self._while_database_is_away(partial(self._keep_look, owned, looked))
 
     async def _keep_look(self, owned: Mapping[int, Position], looked: Looked) -> bool:

@@ -44,12 +44,15 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def kafka_consumer(settings: Settings) -> AIOKafkaConsumer:
-    """A group member that decides itself where it stands (the ledger knows)."""
+def kafka_consumer(settings: Settings, *, nameless: bool = False) -> AIOKafkaConsumer:
+    """A group member that decides itself where it stands (the ledger knows).
+
+    Who joins under its own name gets what it had; `nameless`, the group shares its partitions out anew.
+    """
     return AIOKafkaConsumer(
         **connection_options(settings),
         group_id=settings.kafka_group,
-        group_instance_id=settings.kafka_group_instance,
+        group_instance_id=None if nameless else settings.kafka_group_instance,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         max_partition_fetch_bytes=MESSAGE_MAX_BYTES,
@@ -123,7 +126,7 @@ async def run(settings: Settings) -> int:
             clock=utc_now,
         )
         consumer = NotificationConsumer(
-            connect=lambda: kafka_consumer(settings),
+            connect=partial(kafka_consumer, settings),
             producer=producer,
             pool=pool,
             recorder=recorder,
@@ -144,7 +147,8 @@ async def run(settings: Settings) -> int:
         async def own_work() -> Standing:
             if consumer.halted or consumer.no_room or not consumer.owned:
                 return {}
-            return standing(await positions(settings, cluster), consumer.owned)
+            mine = consumer.owned | consumer.unread
+            return standing(await positions(settings, cluster), mine)
 
         async def work_of_all() -> Standing:
             if consumer.halted or consumer.no_room or consumer.owned:
@@ -158,7 +162,11 @@ async def run(settings: Settings) -> int:
         async def ready() -> str | None:
             if consumer.halted:
                 return f"halted: {consumer.halted}"
-            return None if consumer.ready else "the group has not given it its partitions yet"
+            if not consumer.ready:
+                return "the group has not given it its partitions yet"
+            if consumer.unread and not consumer.owned:
+                return f"nobody in the group reads the partitions {sorted(consumer.unread)}"
+            return None
 
         app = web.Application()
         add_operations_routes(app, ready=ready, metrics=metrics.registry, stopping=stopping)

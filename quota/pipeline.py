@@ -19,6 +19,7 @@ from quota.cleaning import STALE_AFTER
 from quota.complaints import Complaints
 from quota.receiver import ReceiverWatch
 from quota.registry_watch import RegistryWatch
+from runtime import groups
 from runtime.kafka import (
     DEAD_LETTER_TOPIC,
     NOTIFICATIONS_TOPIC,
@@ -296,10 +297,8 @@ class Pipeline:
         now = time.monotonic()
         if self._admin is not None and now - asked_at > _MEMBERS_FRESH:
             try:
-                [answer] = await self._admin.describe_consumer_groups([self._settings.kafka_group])
-                [group] = answer.groups
-                # error_code, group, state, protocol_type, protocol, members, ...
-                members = None if group[0] else len(group[5])
+                group = await groups.describe(self._admin, self._settings.kafka_group)
+                members = None if group is None else group.members
             except KafkaError as error:
                 log.warning("group_not_described", reason=f"{type(error).__name__}: {error}")
                 members = None

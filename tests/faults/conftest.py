@@ -1,6 +1,7 @@
 """One whole system of real processes, with a fault proxy on every connection between them."""
 
 import dataclasses
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from devstack.config import Front, Ports, StackConfig
+from devstack.config import Front, Ports, StackConfig, default_cache_dir
 from devstack.ports import free_port
 from devstack.postgres import Postgres
 from devstack.rundir import RunDir
@@ -20,6 +21,7 @@ from registry.client import RegistryClient
 from runtime.postgres import Pool, close_pool, open_pool
 from tests.support.fault_proxy import FaultProxy, fault_proxy
 from tests.support.load import Load
+from tests.support.own_kafka import OwnKafka, World
 from tests.support.system import System
 from tests.support.waiting import wait_until
 
@@ -155,3 +157,18 @@ async def faulty(shared_system: Faulty) -> AsyncIterator[Faulty]:
     await shared_system.whole()
     yield shared_system
     await shared_system.whole()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def broker(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[OwnKafka]:
+    kafka = OwnKafka(tmp_path_factory.mktemp("kafka") / "node", default_cache_dir(os.environ))
+    await kafka.start()
+    yield kafka
+    await kafka.stop()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def world(broker: OwnKafka, pool: Pool) -> World:
+    made = World(broker, pool)
+    await made.make_topic_anew()
+    return made

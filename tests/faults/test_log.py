@@ -1,119 +1,19 @@
 """Kafka's data goes back to an earlier day, is made anew or has gone by age: what nobody saw is recorded."""
 
-import os
-import uuid
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from typing import Any
 
 import msgspec
 import pytest
-import pytest_asyncio
-from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.admin.records_to_delete import RecordsToDelete
 
-from consumer.loop import NotificationConsumer
-from devstack.config import default_cache_dir
 from ledger.offsets import broken_after
 from quota.events import DATA
-from runtime.kafka import NOTIFICATIONS_TOPIC, cluster_id, create_topics
-from runtime.postgres import Pool
-from runtime.settings import Settings
-from tests.support import ledgers
-from tests.support.consumers import consuming, event, publish
-from tests.support.own_kafka import OwnKafka
+from runtime.kafka import create_topics
+from tests.support.own_kafka import World
 from tests.support.promises import Promise, Scale
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.promise("log-breaks")
-
-IMAGE = 5100
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def broker(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[OwnKafka]:
-    kafka = OwnKafka(tmp_path_factory.mktemp("kafka") / "node", default_cache_dir(os.environ))
-    await kafka.start()
-    yield kafka
-    await kafka.stop()
-
-
-class World:
-    """A broker with empty topics, a ledger, and pushes of images that nobody shares."""
-
-    def __init__(self, kafka: OwnKafka, pool: Pool) -> None:
-        self.kafka = kafka
-        self.pool = pool
-        self.settings = Settings(
-            kafka_bootstrap=kafka.bootstrap,
-            kafka_partitions=1,
-            kafka_group=f"test-{uuid.uuid4().hex}",
-        )
-        self.pushed = 0
-        self.workspace = f"w{uuid.uuid4().hex[:8]}"
-
-    async def push(self, count: int) -> None:
-        values = [
-            event(f"{self.workspace}/app", tag=str(self.pushed + number)) for number in range(count)
-        ]
-        await publish(self.settings, self.workspace, *values)
-        self.pushed += count
-
-    @asynccontextmanager
-    async def consumer(self) -> AsyncIterator[NotificationConsumer]:
-        cluster = await cluster_id(self.settings)
-        async with consuming(self.settings, self.pool, cluster=cluster) as consumer:
-            yield consumer
-
-    async def recorded(self, images: int | None = None) -> None:
-        """Return when everything that was ever pushed is in the account, once."""
-        wanted = (self.pushed if images is None else images) * IMAGE
-
-        async def all_of_it() -> bool:
-            usage = (await ledgers.usage(self.pool)).get(self.workspace)
-            assert usage == wanted, (usage, wanted)
-            return True
-
-        await wait_until(all_of_it, 40, what="all is recorded")
-        assert await ledgers.usage(self.pool) == await ledgers.recount(self.pool)
-
-    async def breaks(self) -> list[dict[str, Any]]:
-        rows = await self.pool.fetch(
-            "SELECT kind, stored_offset, first_offset, end_offset, resumed_offset FROM log_breaks ORDER BY id"
-        )
-        return [dict(row) for row in rows]
-
-    async def make_topic_anew(self) -> None:
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka.bootstrap)
-        await admin.start()
-        try:
-            if NOTIFICATIONS_TOPIC in await admin.list_topics():
-                await admin.delete_topics([NOTIFICATIONS_TOPIC])
-
-            async def gone() -> bool:
-                return NOTIFICATIONS_TOPIC not in await admin.list_topics()
-
-            await wait_until(gone, 20, what="the topic is gone")
-        finally:
-            await admin.close()
-        await create_topics(self.settings)
-
-    async def forget_before(self, offset: int) -> None:
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka.bootstrap)
-        await admin.start()
-        try:
-            wanted = {TopicPartition(NOTIFICATIONS_TOPIC, 0): RecordsToDelete(before_offset=offset)}
-            await admin.delete_records(wanted)
-        finally:
-            await admin.close()
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def world(broker: OwnKafka, pool: Pool) -> World:
-    made = World(broker, pool)
-    await made.make_topic_anew()
-    return made
 
 
 async def told(world: World, *kinds: str) -> dict[str, Any]:

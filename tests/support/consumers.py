@@ -78,7 +78,7 @@ async def consuming(
     stopping = Stopping()
     producer = await open_producer(settings)
     consumer = NotificationConsumer(
-        connect=lambda: kafka_consumer(settings),
+        connect=partial(kafka_consumer, settings),
         producer=producer,
         pool=pool,
         recorder=ledgers.recorder(pool),

@@ -248,8 +248,8 @@ def clients(monkeypatch):
     """The clients of Kafka that consumers open, one after another."""
     opened: list[AIOKafkaConsumer] = []
 
-    def opening(settings):
-        opened.append(kafka_consumer(settings))
+    def opening(settings, *, nameless):
+        opened.append(kafka_consumer(settings, nameless=nameless))
         return opened[-1]
 
     monkeypatch.setattr(consumers, "kafka_consumer", opening)

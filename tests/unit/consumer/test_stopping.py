@@ -53,7 +53,7 @@ async def never(_positions: object) -> Looked:
 def consumer_of(kafka: InARebalance, stopping: Stopping) -> NotificationConsumer:
     nothing = cast("Any", None)
     return NotificationConsumer(
-        connect=lambda: cast("Any", kafka),
+        connect=lambda **_how: cast("Any", kafka),
         producer=nothing,
         pool=nothing,
         recorder=nothing,
