@@ -4,7 +4,8 @@
   of a referrers index in registries without the referrers API. Such an index's tag has room for the
   first 64 digits only, others write all of a longer digest.
 - `1.4-sbom` names another tag, by convention. It is taken for that only where the other tag exists and
-  what carries it is no image (`may_follow`).
+  what carries it is no image (`may_follow`). A tag of the first form names no tag: beside
+  `sha256-<hex>.sig` there may be `sha256-<hex>`, which belongs to the same digest.
 """
 
 import re
@@ -44,6 +45,8 @@ def subject_of(digest: bytes) -> Subject:
 
 def tags_named_by(tag: str) -> Iterator[str]:
     """Tags that a tag may name by convention, the closest first: `1.4-sbom-sig` → `1.4-sbom`, `1.4`."""
+    if subject_of_tag(tag) is not None:
+        return
     while (match := _CONVENTION.fullmatch(tag)) is not None:
         tag = match[1]
         yield tag

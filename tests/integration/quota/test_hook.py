@@ -16,6 +16,7 @@ from registry.push import build_image, build_index, build_layer
 from runtime.postgres import open_statement_pool
 from tests.integration.quota.conftest import utc_now
 from tests.support import ledgers
+from tests.support.artifacts import build_signature
 
 
 async def fill(service, count, size=100_000, repository="acme/api"):
@@ -236,6 +237,28 @@ async def test_a_dry_run_answers_what_the_call_then_does(service, case, enforcem
     assert await service.pool.fetchval("SELECT count(*) FROM outbox WHERE type ~ 'clean|den'") == 0
     answer = await service.ask("acme", app="api", **build)
     assert told(rehearsed) == told(answer)
+
+
+async def test_whatever_names_a_digest_by_its_tag_goes_with_it(service):
+    """A signature beside the list of referrers, as a registry without their API has both."""
+    await service.configure("acme", 10**9)
+    following: dict[str, set[str]] = {}
+    for number in range(5):
+        image = await service.push("acme/api", f"1.{number}", 100_000)
+        name = f"sha256-{image.digest.hex()}"
+        # What goes before the list, and what after it.
+        for tag in (f"{name}.sig", f"{name}.att", name, f"{name}.sbom"):
+            await service.push_built("acme/api", tag, build_signature(f"{number} {tag}"))
+            following.setdefault(f"1.{number}", set()).add(tag)
+    usage = await service.usage("acme")
+    await service.configure("acme", int(usage / 0.95), max_ratio_per_run=1)
+    rehearsed = await service.ask("acme", incoming_bytes=0, dry_run=True)
+    answer = await service.ask("acme", incoming_bytes=0)
+    assert told(rehearsed) == told(answer)
+    assert answer.outcome.spared == []
+    stay = {"1.2", "1.3", "1.4"}
+    left = stay.union(*[following[tag] for tag in stay])
+    assert await service.tags("acme/api") == left
 
 
 async def test_a_dry_run_waits_for_a_cleanup_as_the_call_would(service, monkeypatch):

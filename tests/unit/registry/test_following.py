@@ -82,6 +82,9 @@ def test_postgres_and_python_read_one_pattern(tag):
         ("1.4-sboms", []),
         ("1.4sbom", []),
         ("1.4-debug", []),
+        (f"sha256-{'0' * 64}.sig", []),
+        (f"sha256-{'0' * 64}.sig-sbom", []),
+        (f"sha256-{'0' * 63}.sig", [f"sha256-{'0' * 63}"]),
     ],
 )
 def test_a_tag_names_another_tag_by_convention(tag, named):
