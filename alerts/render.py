@@ -24,6 +24,7 @@ _INCIDENT_STAYS: Final = timedelta(hours=1)
 _AT_ONCE: Final = 200
 """Alerts in one POST."""
 _SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - no secret
+_LEVEL_CHANGED: Final = "usage.level_changed"
 _USAGE: Final = "RegistryQuotaUsage"
 _LOG_BROKEN: Final = "log.broken"
 _SEVERITY: Final = {
@@ -105,7 +106,9 @@ def webhook(secret: str) -> Render:
 def _with_summary(event: Event, raw: bytes) -> bytes:
     """The event as it is, and what happened in words (`summary`, an extension of the CloudEvent)."""
     document: dict[str, Any] = msgspec.json.decode(raw)
-    return msgspec.json.encode(document | {"summary": f"{event.subject}: {sentence(event)}"})
+    return msgspec.json.encode(
+        document | {"summary": f"{event.subject}: {sentence(event.kind, event.data)}"}
+    )
 
 
 def signing_key(secret: str) -> bytes:
@@ -130,7 +133,11 @@ def sign(key: bytes, message_id: str, timestamp: str, body: bytes) -> str:
 
 def slack(event: Event, _raw: bytes, _now: datetime, *, base: str | None = None) -> Delivery:
     """An incoming webhook's text; with `base`, the API's address, the workspace's name leads to its page."""
-    text, name, link = _escaped(sentence(event)), _escaped(event.subject), _link(base, event)
+    text, name, link = (
+        _escaped(sentence(event.kind, event.data)),
+        _escaped(event.subject),
+        _link(base, event),
+    )
     return _json(event, {"text": f"*{name if link is None else f'<{link}|{name}>'}*: {text}"})
 
 
@@ -186,7 +193,7 @@ def repeated(events: Sequence[Event], now: datetime, *, base: str | None = None)
 
 def is_level(event: Event) -> bool:
     """Whether it says at what level a workspace stands."""
-    return event.kind == "usage.level_changed"
+    return event.kind == _LEVEL_CHANGED
 
 
 def stands(event: Event) -> bool:
@@ -209,51 +216,73 @@ def _alert(
     happened = min(event.time, now)
     return {
         "labels": {"alertname": name, "workspace": event.subject, "severity": severity},
-        "annotations": {"summary": sentence(event), "event_id": event.id},
+        "annotations": {"summary": sentence(event.kind, event.data), "event_id": event.id},
         "startsAt": happened.isoformat(),
         "endsAt": (happened if stays is None else now + stays).isoformat(),
     }
 
 
-def sentence(event: Event) -> str:
-    """What happened, for people."""
-    data = event.data
-    if is_level(event):
+def sentence(kind: str, data: Mapping[str, Any]) -> str:
+    """What happened, for people. `kind` is the event's type without prefix and version."""
+    if kind == _LEVEL_CHANGED:
         share = _share(data, "usage_bytes", "quota_bytes")
         return (
-            f"usage is {data.get('level')} (was {data.get('previous_level')}): {share} of the quota, "
+            f"usage is {_text(data, 'level')} (was {_text(data, 'previous_level')}): {share} of the quota, "
             f"{_size(data, 'usage_bytes')} of {_size(data, 'quota_bytes')}"
         )
-    if event.kind == "build.denied":
+    if kind == "build.denied":
         return str(data.get("message") or "a build was denied")
-    if event.kind.startswith("cleanup."):
+    if kind.startswith("cleanup."):
         freed = f"cleanup freed {_size(data, 'freed_bytes')}"
         if data.get("target_reached"):
             return freed
         standing = f"{_size(data, 'usage_bytes')} of {_size(data, 'quota_bytes')} are used"
         reason = data.get("reason")
         return f"{freed}, which is not enough: {standing}" + (f"; {reason}" if reason else "")
-    if event.kind.startswith("image."):
+    if kind == "image.unreadable":
+        name = ", ".join(map(str, data.get("tags") or ())) or _text(data, "digest")
+        why = data.get("reason") or "its registry does not say why"
+        return f"{_text(data, 'repository')} ({name}) cannot be pulled: {why}; push it again"
+    if kind.startswith("image."):
         tags = ", ".join(map(str, data.get("tags") or ())) or "untagged"
-        return f"{event.kind.replace('.', ' ')}: {data.get('repository')} ({tags})"
-    if event.kind == "size.mismatch":
+        return f"{kind.replace('.', ' ')}: {_text(data, 'repository')} ({tags})"
+    if kind == "size.mismatch":
         return (
-            f"a push declared {_size(data, 'declared_bytes')} for {data.get('digest')}, "
+            f"a push declared {_size(data, 'declared_bytes')} for {_text(data, 'digest')}, "
             f"storage has {_size(data, 'stored_bytes')}"
         )
-    if event.kind == _LOG_BROKEN:
+    if kind == _LOG_BROKEN:
         parts = [item for item in data.get("partitions") or () if isinstance(item, Mapping)]
-        kinds = sorted({str(item.get("kind")).replace("_", " ") for item in parts})
+        kinds = sorted({_text(item, "kind").replace("_", " ") for item in parts})
         return (
             f"{len(parts)} of its partitions do not go on where the ledger stood ({', '.join(kinds)}): "
             "what was not recorded is read, and the registry compared"
         )
-    return event.kind.replace(".", " ").replace("_", " ")
+    if kind == "drift.detected":
+        apart = _size(data, "drift_bytes")
+        if data.get("cause") == "recount":
+            return f"the counter is {apart} off its manifests; `registry-quota verify` shows where"
+        counts = [
+            f"{data[name]} {name}" for name in ("found", "corrected", "forgotten") if data.get(name)
+        ]
+        return (
+            f"the registry was compared: {', '.join(counts) or 'nothing'}, usage changed by {apart}"
+        )
+    if kind == "gc.verified":
+        return (
+            f"the registry's collection freed {_size(data, 'collected_bytes')} of "
+            f"{_size(data, 'predicted_bytes')}; {_size(data, 'present_bytes')} are still there"
+        )
+    return kind.replace(".", " ").replace("_", " ")
+
+
+def _text(data: Mapping[str, Any], name: str) -> str:
+    return str(data.get(name) or "?")
 
 
 def _size(data: Mapping[str, Any], name: str) -> str:
     size = data.get(name)
-    return readable(size) if isinstance(size, int) and size >= 0 else "?"
+    return readable(size) if isinstance(size, int) else "?"
 
 
 def _share(data: Mapping[str, Any], part: str, whole: str) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from alerts.render import sentence
 from cli.client import settings_here, warn_of_unknown
 from cli.console import CommandError, console, errors, json_text, plain, second_of
 from cli.options import OnlyWorkspace
@@ -92,11 +93,13 @@ def one_line(event: dict[str, Any]) -> str:
             f": {plain(data['previous_level'])} → {plain(data['level'])} "
             f"({format_bytes(data['usage_bytes'])} of {format_bytes(data['quota_bytes'])})"
         )
-    elif kind.startswith("image."):
+    elif kind in ("image.recorded", "image.removed"):
         tags = ", ".join(data["tags"]) or "untagged"
         text += f": {plain(data['repository'])} {plain(tags)} {plain(data['digest'][:19])}"
     elif kind.startswith("cleanup."):
         text += f": freed {format_bytes(data['freed_bytes'])}"
         if not data["target_reached"]:
             text += f", target not reached: {plain(data.get('reason', ''))}"
+    else:
+        text += f": {plain(sentence(kind, data))}"
     return text

@@ -2,7 +2,9 @@
 
 import base64
 import json
+import re
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -19,6 +21,7 @@ from alerts.render import (
     slack,
     webhook,
 )
+from quota.events import KINDS
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -125,18 +128,57 @@ def test_what_stands_is_said_again_as_it_was_with_a_later_end():
 
 
 def test_sizes_are_readable_and_what_is_not_known_is_no_none():
-    text = sentence(
-        event(
-            "cleanup.insufficient",
-            freed_bytes=0,
-            usage_bytes=5 * 1024**3,
-            quota_bytes=10 * 1024**3,
-            target_reached=False,
-            reason=None,
-        )[0]
-    )
+    data = {
+        "freed_bytes": 0,
+        "usage_bytes": 5 * 1024**3,
+        "quota_bytes": 10 * 1024**3,
+        "target_reached": False,
+        "reason": None,
+    }
+    text = sentence("cleanup.insufficient", data)
     assert text == "cleanup freed 0 B, which is not enough: 5 GiB of 10 GiB are used"
-    assert "None" not in sentence(event("cleanup.insufficient")[0])
+
+
+HAPPENED: dict[str, dict[str, Any]] = {
+    "image.recorded": {"repository": "acme/api", "tags": ["1"]},
+    "image.removed": {"repository": "acme/api", "tags": []},
+    "image.unreadable": {"repository": "acme/api", "tags": ["1"], "reason": "404 for a layer"},
+    "usage.level_changed": {
+        "level": "critical",
+        "previous_level": "ok",
+        "usage_bytes": 9,
+        "quota_bytes": 10,
+    },
+    "cleanup.finished": {"freed_bytes": 1024, "target_reached": True},
+    "cleanup.insufficient": {"freed_bytes": 0, "usage_bytes": 9, "quota_bytes": 10},
+    "build.denied": {"message": "no room"},
+    "drift.detected": {"cause": "reconcile", "drift_bytes": -2048, "found": 1, "forgotten": 2},
+    "size.mismatch": {"declared_bytes": 1, "stored_bytes": 2, "digest": "sha256:0"},
+    "gc.verified": {"collected_bytes": 1024, "predicted_bytes": 2048, "present_bytes": 1024},
+    "log.broken": {"topic": "registry.notifications", "partitions": [{"kind": "ends_before"}]},
+}
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_every_event_that_there_is_says_what_happened(kind):
+    """Its type alone sends whoever gets it in Slack to the logs."""
+    text = sentence(kind, HAPPENED[kind])
+    assert text != kind.replace(".", " ").replace("_", " ")
+    assert not re.search(r"None|\?|\d{4}", text), text
+    assert "None" not in sentence(kind, {})
+
+
+def test_what_cannot_be_pulled_and_what_differed_is_told_with_the_reason():
+    assert sentence("image.unreadable", HAPPENED["image.unreadable"]) == (
+        "acme/api (1) cannot be pulled: 404 for a layer; push it again"
+    )
+    assert sentence("drift.detected", HAPPENED["drift.detected"]) == (
+        "the registry was compared: 1 found, 2 forgotten, usage changed by -2 KiB"
+    )
+    assert "verify" in sentence("drift.detected", {"cause": "recount", "drift_bytes": 1})
+    assert sentence("gc.verified", HAPPENED["gc.verified"]) == (
+        "the registry's collection freed 1 KiB of 2 KiB; 1 KiB are still there"
+    )
 
 
 def test_every_kind_of_event_has_a_sentence_and_an_alert():
