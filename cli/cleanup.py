@@ -40,6 +40,8 @@ REFUSALS: Final[Mapping[str, str]] = {
     "over_quota": "the incoming build alone is larger than the quota",
     "cleanup_running": "another process is cleaning this workspace",
     "rules_changed": "quota or policy was changed while the plan was carried out; the rest stays",
+    "pull_through_cache": "the registry is a pull-through cache, which deletes for nobody: it forgets by"
+    " itself (`proxy.ttl`)",
     "deletes_disabled": "the registry does not delete: set `storage.delete.enabled: true` there",
 }
 """Warnings that mean: deleting was refused, and it is meant to be (exit code 3)."""
@@ -56,6 +58,8 @@ FAULTS: Final[Mapping[str, str]] = {
 NOTES: Final[Mapping[str, str]] = {
     "images_not_found": "the registry does not answer for some images of the ledger, which are"
     " counted among no newest: `registry-quota reconcile` finds out",
+    "blobs_elsewhere": "the registry sends who reads a blob to object storage at a host that"
+    " RQ_REGISTRY_REDIRECT_HOSTS does not name, so nothing goes: `registry-quota doctor` says which host",
     "image_unreadable": "it cannot be pulled, so it holds no place: pushing it again mends it",
     "doubted": "the registry gives no clear answer about it, so what depends on it stays:"
     " `registry-quota plan` says why",

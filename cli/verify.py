@@ -104,6 +104,12 @@ def _print(outcomes: "list[Verified]") -> None:
         f"drift {sum(abs(item.drift_bytes) for item in outcomes)} bytes: "
         f"{plural(len(outcomes), 'workspace')} with {plural(digests, 'digest')} recounted, {len(wrong)} differ"
     )
+    if pending := sum(item.pending for item in outcomes):
+        console.print(
+            f"[yellow]not counted yet:[/] the layers of {plural(pending, 'manifest')}, which the consumer has "
+            "still to read; `registry-quota status` (Sizes) says what it waits for",
+            soft_wrap=True,
+        )
     if not wrong:
         return
     table(
@@ -145,6 +151,7 @@ def _document(item: "Verified") -> dict[str, Any]:
         "recounted_bytes": item.recounted_bytes,
         "drift_bytes": item.drift_bytes,
         "digests": item.digests,
+        "pending": item.pending,
         "wrong": [
             {
                 "digest": format_digest(drift.digest),

@@ -181,7 +181,7 @@ async def rebuilding(
                 clock=clock,
                 progress=progress,
                 ignored_agents=agents_like(settings.ignored_pull_agents),
-                pull_through=settings.registry_pull_through,
+                pull_through=bool(settings.registry_pull_through),
             )
             rebuild = Rebuild(
                 live=live,

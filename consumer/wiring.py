@@ -141,7 +141,7 @@ async def run(settings: Settings) -> int:
             look=partial(look, settings),
             ignored_agents=agents_like(settings.ignored_pull_agents),
             tracing=tracing,
-            pull_through=settings.registry_pull_through,
+            pull_through=bool(settings.registry_pull_through),
         )
 
         async def own_work() -> Standing:

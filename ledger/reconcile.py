@@ -113,6 +113,11 @@ class KnownRepository(msgspec.Struct, frozen=True):
 
 
 # The ledger's repositories with something in them, and which workspace they count for.
+HEARD_A_PUSH = """
+SELECT EXISTS (SELECT FROM manifests m JOIN repositories r ON r.id = m.repository_id
+               WHERE r.registry = $1 AND m.push_ns >= 0)
+"""
+
 REPOSITORIES = """
 SELECT r.name, w.name AS workspace,
        EXISTS (SELECT FROM manifests m WHERE m.repository_id = r.id AND m.present) AS holds
@@ -222,6 +227,11 @@ async def not_walked(
 ) -> None:
     """Remember that a pass met a repository that could not be looked at; what was known of it stays."""
     await connection.execute(NOT_WALKED, registry, repository, pass_id, floor_ns)
+
+
+async def heard_a_push(connection: Connection, registry: str) -> bool:
+    """Whether a notification of the registry ever told of a push: a pull-through cache tells of pulls."""
+    return bool(await connection.fetchval(HEARD_A_PUSH, registry))
 
 
 async def repositories(connection: Connection, registry: str) -> dict[str, tuple[str, bool]]:

@@ -28,7 +28,7 @@ COUNT_WORKSPACES = "SELECT count(*) FROM workspaces"
 USAGE = "SELECT usage_bytes FROM workspaces WHERE id = $1"
 
 MANIFESTS = """
-SELECT m.digest, m.size, m.blobs
+SELECT m.digest, m.size, m.blobs, m.blobs IS NULL OR m.claimed_ns >= 0 AS pending
 FROM repositories r JOIN manifests m ON m.repository_id = r.id
 WHERE r.workspace_id = $1 AND m.present
 """
@@ -61,6 +61,8 @@ class Verified(msgspec.Struct, frozen=True):
     """From the manifests."""
     digests: int
     """How many distinct ones the manifests reach."""
+    pending: int = 0
+    """Manifests whose layers are not read yet: they count what is known of them."""
     wrong: tuple[DigestDrift, ...] = ()
 
     @property
@@ -190,7 +192,7 @@ async def verify(connection: Connection, workspace: str | None = None) -> AsyncI
 
 async def _verify(connection: Connection, workspace_id: int, name: str) -> Verified:
     usage = await connection.fetchval(USAGE, workspace_id)
-    counted = await _count(connection, workspace_id)
+    counted, pending = await _count(connection, workspace_id)
     reached = [item.size for item in counted.values() if item.counts]
     recounted, digests = sum(reached), len(reached)
     wrong: list[DigestDrift] = []
@@ -203,7 +205,7 @@ async def _verify(connection: Connection, workspace_id: int, name: str) -> Verif
         DigestDrift(digest, 0, item.refs, None, item.size) for digest, item in counted.items()
     ]
     wrong.sort(key=lambda item: item.digest)
-    return Verified(workspace_id, name, usage, recounted, digests, tuple(wrong))
+    return Verified(workspace_id, name, usage, recounted, digests, pending, tuple(wrong))
 
 
 def _compare(row: asyncpg.Record, expected: _Counted | None) -> DigestDrift | None:
@@ -215,7 +217,9 @@ def _compare(row: asyncpg.Record, expected: _Counted | None) -> DigestDrift | No
     return DigestDrift(row["digest"], row["refs"], refs, row["size"], size)
 
 
-async def _count(connection: Connection, workspace_id: int) -> dict[bytes, _Counted]:
+async def _count(connection: Connection, workspace_id: int) -> tuple[dict[bytes, _Counted], int]:
+    """What the manifests reach, and how many of them are not read yet."""
+    pending = 0
     counted: dict[bytes, _Counted] = {}
 
     def entry(digest: bytes) -> _Counted:
@@ -225,6 +229,7 @@ async def _count(connection: Connection, workspace_id: int) -> dict[bytes, _Coun
         return found
 
     async for row in connection.cursor(MANIFESTS, workspace_id, prefetch=_PREFETCH):
+        pending += row["pending"]
         declared = dict(unpack_blobs(row["blobs"] or b""))
         for digest in declared.keys() | {row["digest"]}:
             entry(digest).refs += 1
@@ -238,7 +243,7 @@ async def _count(connection: Connection, workspace_id: int) -> dict[bytes, _Coun
     for chunk in _chunks(list(counted)):
         for row in await connection.fetch(STORED, chunk):
             counted[row["digest"]].stored = row["size"]
-    return counted
+    return counted, pending
 
 
 def _chunks(digests: Sequence[bytes]) -> Iterator[list[bytes]]:

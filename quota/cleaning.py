@@ -29,12 +29,12 @@ from quota.looking import config_elsewhere
 from quota.outcome import Outcome, PlanChangedError, StopError
 from quota.plan import ManifestKey, Plan, PlanInput
 from quota.planner import make_plan
-from quota.pulling import PullCheck
+from quota.pulling import ELSEWHERE, PullCheck
 from quota.reasons import obstacle_of
 from quota.rounds import rehearsed, rounds
 from quota.snapshot import Incoming, Snapshot, plan_input, take_snapshot
 from quota.stored import Steps
-from registry.errors import RegistryError
+from registry.errors import PullThroughCache, RegistryError
 from registry.manifests import ManifestError
 from registry.names import format_digest
 from runtime.lifecycle import end
@@ -88,6 +88,7 @@ class Job:
         self._pulls = PullCheck(tools.client)
         self._read: set[ManifestKey] = set()
         self._corrections = 0
+        self._is_cache = tools.pull_through
 
     # -- three ways to begin -----------------------------------------------------------------------
 
@@ -164,7 +165,8 @@ class Job:
                     snapshot, plan = await self.plan()
         except (StopError, TimeoutError) as error:
             log.info("plan_not_checked", workspace=self._workspace, reason=str(error) or "too slow")
-            self._outcome.warn("registry_not_asked")
+            if not self._is_cache:  # then the plan itself says so
+                self._outcome.warn("registry_not_asked")
             snapshot, plan = await self.plan()
         else:
             await self._tell_why_no_age(plan, seconds)
@@ -202,7 +204,14 @@ class Job:
 
         def think() -> tuple[PlanInput, Plan]:
             stays = self._doubts.of(snapshot) | spared
-            source = plan_input(snapshot, failed, stays, not_found=not_found, deleted_before=before)
+            source = plan_input(
+                snapshot,
+                failed,
+                stays,
+                not_found=not_found,
+                deleted_before=before,
+                is_cache=bool(self._is_cache),
+            )
             return source, make_plan(source)
 
         # In a thread: a large workspace must not hold up the hooks of all others.
@@ -214,7 +223,9 @@ class Job:
         unknown = [
             views[manifest.key]
             for manifest in plan.unresolved
-            if manifest.registry == DEFAULT_REGISTRY and manifest.key not in self._read
+            if manifest.registry == DEFAULT_REGISTRY
+            and manifest.key not in self._read
+            and not self._is_cache
         ]
         self._read.update(manifest.key for manifest in plan.unresolved)
         facts = await recheck.read_manifests(self._tools.client, unknown)
@@ -432,13 +443,33 @@ class Job:
         """Ask the registry about what the plan rests on; True when it has to be made again.
 
         First the tags, then what images name beside them, then whether the images that hold the
-        protected places can be pulled.
+        protected places can be pulled; before all whether it is a cache, which deletes nothing and would
+        download what it is asked for.
         """
+        await self._require_no_cache(snapshot, keys)
         return (
             await self._tags_differ(snapshot, keys)
             or await self._parts_differ(snapshot, keys)
             or await self._places_differ(snapshot, plan)
         )
+
+    async def _require_no_cache(self, snapshot: Snapshot, keys: Sequence[ManifestKey]) -> None:
+        """Raises StopError, also where the account may do nothing that would tell, a DELETE for one."""
+        first = next((key for key in keys if key[0] == DEFAULT_REGISTRY), None)
+        repository = first and first[1]
+        for view in snapshot.manifests:
+            if repository is None and view.present and view.registry == DEFAULT_REGISTRY:
+                repository = view.repository
+        if self._is_cache is None and repository is not None:
+            try:
+                self._is_cache = await self._tools.client.is_pull_through_cache(repository)
+            except RegistryError as error:
+                raise stopped_by(error) from error
+            if self._is_cache is None:
+                told = f"the account may neither delete nor push in {repository}"
+                raise StopError("registry_denied", told)
+        if self._is_cache:
+            raise StopError("pull_through_cache", str(PullThroughCache()))
 
     async def _tags_differ(self, snapshot: Snapshot, keys: Sequence[ManifestKey]) -> bool:
         views = snapshot.by_key()
@@ -574,6 +605,8 @@ class Job:
             app: f"whether {name}, which holds a place of app {app}, can be pulled is not known: {why}"
             for app, (name, why) in unclear.items()
         }
+        if any(pull.why == ELSEWHERE for pull in pulls.values()):
+            self._outcome.warn("blobs_elsewhere")
         self._outcome.warn(*self._doubts.warnings(snapshot))
         return bool(broken or mended or unclear)
 

@@ -47,8 +47,10 @@ class Cleaner:
         owner: str,
         metrics: QuotaMetrics,
         new_id: Callable[[], UUID] = uuid4,
+        pull_through: bool | None = None,
     ) -> None:
-        self.tools: Final = Tools(pool, recorder, client, clock, owner, new_id)
+        """`pull_through`: whether the registry is a pull-through cache; None: it is asked."""
+        self.tools: Final = Tools(pool, recorder, client, clock, owner, new_id, pull_through)
         self._metrics = metrics
         self._running: dict[str, CleanupTask] = {}
         self._outcomes: dict[str, Outcome] = {}

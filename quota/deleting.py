@@ -59,6 +59,8 @@ class Tools:
     clock: Callable[[], datetime]
     owner: str
     new_id: Callable[[], UUID]
+    pull_through: bool | None = None
+    """Whether the registry is a pull-through cache; None: it is asked before it is cleaned."""
 
 
 def stopped_by(error: RegistryError) -> StopError:

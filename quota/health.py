@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from quota.words import format_seconds, plural
-from registry.errors import PullThroughCache
+from registry.errors import KNOWN_CACHE, PullThroughCache
 
 State = Literal["ok", "warning", "failed", "unknown"]
 
@@ -242,7 +242,9 @@ def _reconciliation(last: Document, now: datetime) -> Check:
     again = (
         "run `registry-quota reconcile`: it goes on where it stopped, and says what is in its way"
     )
-    if (told := last["last_error"]) and not running:
+    if (told := last["last_error"]) == KNOWN_CACHE:
+        return check("ok", "a pull-through cache is not walked through")
+    if told and not running:
         started = last.get("last_started_at")
         if finished is not None and started is not None and finished >= started:
             mend = "mend what it names; `registry-quota reconcile` then names all that is left"

@@ -44,6 +44,7 @@ Why = Literal[
     "pulled_meanwhile",  # it, or what it holds, was pulled after the plan was made
     "stale_lease",  # a lease source of its scope has stopped reporting
     "not_configured",  # first seen by reconciliation, and nobody has set quota or policy
+    "pull_through_cache",  # the registry is one, which deletes nothing
     "over_quota",  # the incoming build alone is larger than the quota: nothing goes for it
     # Deleted.
     "untagged",  # nothing needs it, and its grace is over
@@ -58,7 +59,7 @@ Why = Literal[
 Kept = tuple[Why, str]
 """Why a manifest stays, and its sentence without `kept: `."""
 
-Forbidden = Literal["stale_lease", "not_configured", "over_quota"]
+Forbidden = Literal["stale_lease", "not_configured", "over_quota", "pull_through_cache"]
 """Why nothing of the workspace may be deleted at all."""
 
 Breaker = Literal["max_images_per_run", "max_ratio_per_run"]
@@ -167,6 +168,8 @@ class PlanInput:
     stale_sources: tuple[StaleSource, ...] = ()
     configured: bool = True
     """False: first seen by reconciliation, and nobody has set its quota or policy."""
+    is_cache: bool = False
+    """Whether the registry is a pull-through cache, which deletes nothing."""
     failed: frozenset[ManifestKey] = frozenset()
     """Deletions that failed in this run: others take their place."""
     spared: Mapping[ManifestKey, Kept] = field(default_factory=dict)

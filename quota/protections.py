@@ -16,6 +16,11 @@ from registry.globs import glob_matcher
 
 def over_all(source: PlanInput) -> tuple[Forbidden, str] | None:
     """What forbids every deletion in the workspace, and its sentence."""
+    if source.is_cache:
+        return (
+            "pull_through_cache",
+            "the registry is a pull-through cache: it deletes for nobody, and forgets by itself (`proxy.ttl`)",
+        )
     if not source.configured:
         return (
             "not_configured",

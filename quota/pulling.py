@@ -49,6 +49,11 @@ class Pull:
 
 WHOLE: Final = Pull("whole")
 
+ELSEWHERE: Final = (
+    "the registry redirects its blobs to a host that RQ_REGISTRY_REDIRECT_HOSTS does not name"
+)
+"""Why an image is `unclear` whose blobs are in object storage that we are not allowed to read."""
+
 
 class PullCheck:
     """Asks for images, within a bound of its own; one a run."""
@@ -172,9 +177,7 @@ class PullCheck:
         wanted = [child for child in children if child.digest not in beside]
         pulls = await asyncio.gather(*(self._entry(repository, child) for child in wanted))
         there = [
-            WHOLE
-            if pull.state == "whole"
-            else Pull(pull.state, f"{_short(child.digest)}: {pull.why}")
+            WHOLE if pull.state == "whole" else Pull(pull.state, _of_child(child.digest, pull))
             for child, pull in zip(wanted, pulls, strict=True)
             if pull.gone is None or (repository, child.digest) in self._known
         ]
@@ -202,11 +205,7 @@ class PullCheck:
         except RegistryError as error:
             return await self._odd(error)
         if there is None:
-            return Pull(
-                "unclear",
-                "the registry redirects its blobs to a host that RQ_REGISTRY_REDIRECT_HOSTS does not"
-                " name",
-            )
+            return Pull("unclear", ELSEWHERE)
         return WHOLE if there else Pull("broken", f"the blob {_short(digest)} is not there")
 
     async def _odd(self, error: RegistryError) -> Pull:
@@ -225,6 +224,10 @@ def _worst(pulls: Iterable[Pull]) -> Pull:
             if pull.state == state:
                 return pull
     return WHOLE
+
+
+def _of_child(digest: bytes, pull: Pull) -> str:
+    return pull.why if pull.why == ELSEWHERE else f"{_short(digest)}: {pull.why}"
 
 
 def _short(digest: bytes) -> str:

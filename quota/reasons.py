@@ -42,6 +42,7 @@ KEPT_AS: Final[dict[Why, str]] = {
     "pulled_meanwhile": "kept because pulled meanwhile",
     "stale_lease": "in the scope of a lease source that has stopped reporting",
     "not_configured": "in a workspace that nobody has configured",
+    "pull_through_cache": "in a pull-through cache, which deletes nothing",
     "frees_nothing": "without a byte of their own",
 }
 """What manifests are that a reason keeps, for a summary; reasons that never miss a target lack."""

@@ -19,11 +19,13 @@ from ledger.reconcile import Drift, KnownRepository, Pass
 from ledger.record import RECONCILE, Recorded, Recorder
 from quota.looking import each
 from quota.policy import DEFAULT_POLICY
-from quota.pulling import PullCheck
+from quota.pulling import ELSEWHERE, PullCheck
 from quota.walk import Findings, RepositoryWalk, outdated
 from quota.words import plural
 from registry.client import PROBE_REPOSITORY, RegistryClient
 from registry.errors import (
+    KNOWN_CACHE,
+    PerhapsACache,
     PullThroughCache,
     RegistryError,
     RegistryUnavailable,
@@ -109,11 +111,12 @@ class Reconciler:
         clock: Callable[[], datetime],
         new_id: Callable[[], UUID] = uuid4,
         in_flight: float = _IN_FLIGHT_SECONDS,
-        pull_through: bool = False,
+        pull_through: bool | None = None,
     ) -> None:
         """`in_flight`: seconds that a difference has to last before it counts as drift.
 
-        `pull_through`: the registry is known to be a cache of another, which is not walked through.
+        `pull_through`: whether the registry is a cache of another, which is not walked through; None:
+        it is asked.
         """
         self._pool = pool
         self._recorder = recorder
@@ -178,9 +181,7 @@ class Reconciler:
         self.progress = run.progress
         self._walks = True
         try:
-            await self._client.ping()
-            if self._pull_through or await self._client.is_pull_through_cache(PROBE_REPOSITORY):
-                raise PullThroughCache
+            await self._require_no_cache()
             names = await self._repositories(run)
             async with self._pool.acquire() as connection:
                 await unreadable.tidy(connection)
@@ -209,6 +210,19 @@ class Reconciler:
         finally:
             self._walks = False
         return await self._finish(run)
+
+    async def _require_no_cache(self) -> None:
+        """Raises PullThroughCache, also where it is not known: a pass would download its upstream."""
+        if self._pull_through:
+            raise PullThroughCache(KNOWN_CACHE)
+        await self._client.ping()
+        is_cache = await self._client.is_pull_through_cache(PROBE_REPOSITORY)
+        if is_cache:
+            raise PullThroughCache
+        if is_cache is None and self._pull_through is None:
+            async with self._pool.acquire() as connection:
+                if not await rows.heard_a_push(connection, DEFAULT_REGISTRY):
+                    raise PerhapsACache
 
     async def _repositories(self, run: "_Run") -> list[str]:
         """Names in order: those that the registry lists and those that the ledger has."""
@@ -311,7 +325,9 @@ class Reconciler:
         pulls = findings.pulls
         broken = {image: pull.why for image, pull in pulls.items() if pull.state == "broken"}
         whole = [image for image, pull in pulls.items() if pull.state == "whole"]
-        run.unclear += len(pulls) - len(broken) - len(whole)
+        elsewhere = sum(pull.why == ELSEWHERE for pull in pulls.values())
+        run.pulls_elsewhere += elsewhere
+        run.unclear += len(pulls) - len(broken) - len(whole) - elsewhere
         tags = {tag.digest: name for name, tag in known.tags.items()}
         for (_repository, digest), why in broken.items():
             name = f"{repository}:{tags[digest]}" if digest in tags else repository
@@ -387,6 +403,8 @@ class Reconciler:
         await self._recount(run)
         for host, images in run.elsewhere.items():
             run.tell_problem(_sent_elsewhere(host, images))
+        if run.pulls_elsewhere and not run.elsewhere:
+            run.tell_problem(_unknown_pulls(run.pulls_elsewhere))
         for repository, names in run.untold.items():
             if names:
                 run.tell_problem(_untold(repository, names))
@@ -431,6 +449,11 @@ class Reconciler:
         async with self._pool.acquire() as connection, connection.transaction():
             await verify.keep(connection, counted, now=now, new_id=self._new_id)
         for item in counted:
+            if item.pending:
+                run.doubted.append(
+                    f"{item.workspace}: the layers of {plural(item.pending, 'manifest')} are not counted yet; "
+                    "the consumer reads them, and `registry-quota status` (Sizes) says what it waits for"
+                )
             if not item.exact:
                 run.tell_problem(
                     f"{item.workspace}: its counter says {item.usage_bytes} bytes, its manifests "
@@ -449,6 +472,8 @@ class _Run(msgspec.Struct):
     """Repository → manifests that hold places: whether they can be pulled is asked."""
     unclear: int = 0
     """Of those, what could not be asked."""
+    pulls_elsewhere: int = 0
+    """Of those, what is in object storage that we are not allowed to read."""
     waiting: deque[str] = msgspec.field(default_factory=deque)
     open: set[str] = msgspec.field(default_factory=set)
     problems: list[str] = msgspec.field(default_factory=list)
@@ -493,9 +518,16 @@ class _Run(msgspec.Struct):
 
 def _sent_elsewhere(host: str, images: int) -> str:
     return (
-        f"the configs of {images} images: the registry sends who reads a blob to {host}, which is not "
-        "allowed; so no image that a pass found has an age, none of them is ever cleaned, and no size "
-        f"is confirmed: set RQ_REGISTRY_REDIRECT_HOSTS={host} for API, consumer and this command"
+        f"the configs of {plural(images, 'image')}: the registry sends who reads a blob to {host}, which is "
+        "not allowed; so no image that a pass found has an age, nothing is cleaned (whether what stays can "
+        f"be pulled is not known), and no size is confirmed: set RQ_REGISTRY_REDIRECT_HOSTS={host} for API, consumer and this command"
+    )
+
+
+def _unknown_pulls(images: int) -> str:
+    return (
+        f"whether {plural(images, 'image')} among the newest of their apps can be pulled: {ELSEWHERE}, so "
+        "nothing is cleaned: `registry-quota doctor` names the host"
     )
 
 

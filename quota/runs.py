@@ -31,8 +31,9 @@ _ASK_SECONDS = 5.0
 _WARNINGS = {
     "registry_not_asked": "the registry could not be asked in time; carrying the plan out asks it",
     "blobs_elsewhere": "the registry sends who reads a blob to object storage at a host that is not "
-    "allowed, so images have no age and stay: name it in RQ_REGISTRY_REDIRECT_HOSTS and reconcile "
-    "(`registry-quota doctor` says which host)",
+    "allowed, so neither the age of what a pass found is known, nor whether the images that stay can be "
+    "pulled, and nothing goes: name it in RQ_REGISTRY_REDIRECT_HOSTS and reconcile (`registry-quota doctor` "
+    "says which host)",
     "image_unreadable": "it cannot be pulled, so it holds no place: pushing it again mends it",
     "doubted": "the registry gives no clear answer about it, so what depends on it stays; each such image"
     " says why",

@@ -101,6 +101,7 @@ def plan_input(
     *,
     not_found: frozenset[planning.ManifestKey] = frozenset(),
     deleted_before: int = 0,
+    is_cache: bool = False,
 ) -> PlanInput:
     """What the planner is given. `deleted_before`: images that the run has deleted already."""
     left = _left_by_parents(snapshot.manifests)
@@ -130,6 +131,7 @@ def plan_input(
             if lease.stale(snapshot.now)
         ),
         configured=snapshot.workspace.configured or not snapshot.workspace.found_by_reconciliation,
+        is_cache=is_cache,
         failed=failed,
         spared=spared,
         not_found=not_found,

@@ -268,6 +268,7 @@ async def run(settings: Settings) -> int:
             clock=utc_now,
             owner=f"{socket.gethostname()}/{os.getpid()}",
             metrics=metrics,
+            pull_through=settings.registry_pull_through,
         )
         stack.push_async_callback(cleaner.finish, _CLEANUP_GRACE)
         accounts = Accounts(

@@ -315,39 +315,42 @@ class RegistryClient:
     async def deletes_enabled(self, repository: str) -> bool:
         """Whether the registry deletes, found by deleting a manifest that cannot exist."""
         try:
-            await self.delete_manifest(repository, bytes(32))
+            await self._delete(self._manifest("DELETE", repository, bytes(32), action="delete"))
         except DeletesDisabled:
             return False
         return True
 
-    async def is_pull_through_cache(self, repository: str) -> bool:
+    async def is_pull_through_cache(self, repository: str) -> bool | None:
         """Whether the registry fetches what it is asked for from another one (`proxy.remoteurl`).
 
         Such a one neither deletes nor takes anything, and says UNSUPPORTED to both. Nothing else tells
         without a download. What is tried can come to nothing in any registry: a manifest that cannot
-        exist is deleted, and one put whose config cannot exist. False where that is not for us to try.
+        exist is deleted, and one put whose config cannot exist. None where the account may do neither.
         """
         try:
             if await self.deletes_enabled(repository):
                 return False
-            config = {"mediaType": OCI_CONFIG, "size": 1, "digest": format_digest(bytes(32))}
-            document = {
-                "schemaVersion": 2,
-                "mediaType": OCI_MANIFEST,
-                "config": config,
-                "layers": [],
-            }
-            request = self._manifest(
-                "PUT",
-                repository,
-                "none",
-                action="pull,push",
-                headers={"Content-Type": OCI_MANIFEST},
-                body=msgspec.json.encode(document),
-            )
+        except RegistryDenied:
+            pass  # perhaps it may push
+        config = {"mediaType": OCI_CONFIG, "size": 1, "digest": format_digest(bytes(32))}
+        document = {
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "config": config,
+            "layers": [],
+        }
+        request = self._manifest(
+            "PUT",
+            repository,
+            "none",
+            action="pull,push",
+            headers={"Content-Type": OCI_MANIFEST},
+            body=msgspec.json.encode(document),
+        )
+        try:
             answer = await self.transport.send(request)
         except RegistryDenied:
-            return False
+            return None
         return answer.status == 405 and "UNSUPPORTED" in _codes(answer)
 
     async def put_manifest(

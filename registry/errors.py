@@ -76,7 +76,24 @@ class PullThroughCache(RegistryError):
     """The registry is a pull-through cache: every look at something there, a HEAD too, downloads it
     from its upstream.
 
-    It is not walked through. Set RQ_REGISTRY_PULL_THROUGH=true to have counted what its clients pull.
+    It is not walked through, and nothing of it is deleted: it forgets by itself (`proxy.ttl`). Set
+    RQ_REGISTRY_PULL_THROUGH=true to have counted what its clients pull.
+    """
+
+
+KNOWN_CACHE = (
+    "The registry is a pull-through cache, as RQ_REGISTRY_PULL_THROUGH says: it is not walked through, and "
+    "nothing of it is deleted."
+)
+"""Of a `PullThroughCache` that nobody has to be told of: there is nothing to mend."""
+
+
+class PerhapsACache(PullThroughCache):
+    """Whether the registry is a pull-through cache, which downloads all that is looked at, is not known:
+    the account may neither delete nor push in `registry-quota/doctor`, and no push was ever heard of.
+
+    So it is not walked through. Give the account these rights, or set RQ_REGISTRY_PULL_THROUGH to false
+    (or to true, if it is one).
     """
 
 

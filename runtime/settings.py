@@ -98,8 +98,9 @@ class Settings(BaseSettings):
     """Hosts of a token service, besides the registry's own, that get these credentials; by commas."""
     registry_redirect_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     """Hosts that a blob may be fetched from when the registry sends us there; by commas."""
-    registry_pull_through: bool = False
-    """The registry is a pull-through cache: it is not walked through, and what is pulled counts."""
+    registry_pull_through: bool | None = None
+    """Whether the registry is a pull-through cache: then it is not walked through and nothing of it is
+    cleaned, and what is pulled counts. Unset: found out where the account may delete or push."""
     registry_concurrency: int = Field(8, ge=1, le=256)
     """Requests to the registry at a time."""
 

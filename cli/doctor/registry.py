@@ -1,6 +1,7 @@
 """The registry: does it answer, let us in, delete, and share our clock."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Final
 
 from cli.doctor.clocks import Clock, now, skew
@@ -19,6 +20,11 @@ from runtime.settings import Settings, SettingsError
 
 _PATIENCE: Final = 20.0
 _MOST_CONFIG_BYTES: Final = 4 * 1024 * 1024
+_MOST_REPOSITORIES: Final = 20
+_MOST_TAGS: Final = 5
+"""Of a repository: an index or an artifact has no config to read."""
+_MOST_DAMAGED: Final = 2
+"""A registry is asked four times for what it fails to answer."""
 
 
 async def check(settings: Settings, *, clock: Clock = now) -> list[Finding]:
@@ -36,7 +42,7 @@ async def check(settings: Settings, *, clock: Clock = now) -> list[Finding]:
         return [_unreachable(client, f"no answer within {_PATIENCE:g} s")]
 
 
-async def _ask(client: RegistryClient, clock: Clock, *, known_cache: bool) -> list[Finding]:
+async def _ask(client: RegistryClient, clock: Clock, *, known_cache: bool | None) -> list[Finding]:
     before = clock()
     try:
         date = await client.ping()
@@ -52,7 +58,10 @@ async def _ask(client: RegistryClient, clock: Clock, *, known_cache: bool) -> li
     fine = [answers, skew("the registry's", date, before, clock())]
     is_cache = await _is_cache(client)
     if is_cache or known_cache:
-        return [*fine, _cache(is_cache=is_cache, known=known_cache)]
+        return [*fine, _cache(is_cache=bool(is_cache), known=bool(known_cache))]
+    if is_cache is None and known_cache is None:
+        # No blob is asked for: a cache would download the image.
+        return [*fine, await _lists(client), _perhaps_a_cache(), await _deletes(client)]
     return [
         *fine,
         await _lists(client),
@@ -61,7 +70,7 @@ async def _ask(client: RegistryClient, clock: Clock, *, known_cache: bool) -> li
     ]
 
 
-async def _is_cache(client: RegistryClient) -> bool:
+async def _is_cache(client: RegistryClient) -> bool | None:
     try:
         return await client.is_pull_through_cache(PROBE_REPOSITORY)
     except RegistryError:
@@ -86,28 +95,70 @@ def _cache(*, is_cache: bool, known: bool) -> Finding:
     return warning("cache", found, mend)
 
 
+def _perhaps_a_cache() -> Finding:
+    found = (
+        "whether this is a pull-through cache, which downloads all that is looked at, cannot be found out: "
+        f"the account may neither delete nor push in {PROBE_REPOSITORY}; until a push is heard of, nothing "
+        "is reconciled"
+    )
+    mend = (
+        "give it these rights, or set RQ_REGISTRY_PULL_THROUGH to false (or to true, if it is one)"
+    )
+    return warning("cache", found, mend)
+
+
 async def _blobs(client: RegistryClient) -> list[Finding]:
-    """Whether blobs can be read: a registry on object storage sends its readers there."""
+    """Whether blobs can be read: a registry on object storage sends its readers there.
+
+    A tag, a repository or an image that is damaged says nothing of the others.
+    """
+    failure: Finding | None = None
+    tried = 0
     try:
-        async for repository in client.catalog():
-            async for tag in client.list_tags(repository):
+        async for repository, tag in _some_tags(client):
+            try:
                 fetched = await client.get_manifest(repository, tag)
-                parsed = parse_manifest(fetched.body, fetched.media_type)
-                if parsed.config is None:
+                config = parse_manifest(fetched.body, fetched.media_type).config
+                if config is None:
                     continue
-                await client.get_blob(repository, parsed.config.digest, _MOST_CONFIG_BYTES)
+                await client.get_blob(repository, config.digest, _MOST_CONFIG_BYTES)
                 return [ok("blobs", f"can be read (tried the config of {repository}:{tag})")]
-            break  # one repository is enough
+            except SentElsewhere:
+                raise
+            except (RegistryError, ManifestError) as error:
+                mend = "see the registry's log; pushing that tag again, or deleting it, mends it"
+                failure = warning(
+                    "blobs", f"of {repository}:{tag} one could not be read: {error}", mend
+                )
+                tried += not isinstance(error, NotFound)
+                if tried >= _MOST_DAMAGED:
+                    break
     except SentElsewhere as error:
         found = (
-            f"the registry sends who reads a blob to {error.host}, which is not allowed: no size is "
-            "confirmed, no image that a pass found has an age, and so none of those is ever cleaned"
+            f"the registry sends who reads a blob to {error.host}, which is not allowed: nothing is cleaned "
+            "(whether what stays can be pulled is not known), no image that a pass found has an age, and no "
+            "size is confirmed"
         )
         mend = f"set RQ_REGISTRY_REDIRECT_HOSTS={error.host}"
         return [failed("blobs", found, mend)]
-    except (RegistryError, ManifestError) as error:
-        return [warning("blobs", f"one could not be read: {error}", "see the registry's log")]
-    return []
+    except RegistryError:
+        pass  # they cannot be listed, which another finding says
+    return [] if failure is None else [failure]
+
+
+async def _some_tags(client: RegistryClient) -> AsyncIterator[tuple[str, str]]:
+    """Some tags of some repositories."""
+    looked = 0
+    async for repository in client.catalog():
+        of_this = 0
+        async for tag in client.list_tags(repository):
+            yield repository, tag
+            of_this += 1
+            if of_this >= _MOST_TAGS:
+                break
+        looked += 1
+        if looked >= _MOST_REPOSITORIES:
+            return
 
 
 def _unreachable(client: RegistryClient, why: str) -> Finding:

@@ -25,6 +25,8 @@ class RegistryProxy:
     """Paths with this in them are answered by the proxy itself ..."""
     refuses_with: int = 403
     """... with this status, and a page for people."""
+    forbids: frozenset[str] = frozenset()
+    """Methods that the account has no right to."""
     asked: list[tuple[str, str]] = field(default_factory=list)
     """Methods and paths."""
 
@@ -35,6 +37,9 @@ class RegistryProxy:
         if not path.startswith(self.prefix):
             return web.Response(status=404)
         path = path.removeprefix(self.prefix)
+        if request.method in self.forbids:
+            denied = {"errors": [{"code": "DENIED", "message": "not yours"}]}
+            return web.json_response(denied, status=403)
         if self.refuses and self.refuses in path:
             page = "<html>not the registry</html>"
             return web.Response(status=self.refuses_with, text=page, content_type="text/html")
@@ -80,6 +85,7 @@ async def in_front_of(
     stores_at: str = "",
     refuses: str = "",
     refuses_with: int = 403,
+    forbids: tuple[str, ...] = (),
 ) -> AsyncIterator[RegistryProxy]:
     """A proxy on a port of its own; its `url` has the prefix."""
     lower = frozenset(name.lower() for name in strips)
@@ -90,6 +96,7 @@ async def in_front_of(
         stores_at=stores_at,
         refuses=refuses,
         refuses_with=refuses_with,
+        forbids=frozenset(forbids),
     )
     app = web.Application(client_max_size=2**28)
     app.router.add_route("*", "/{path:.*}", proxy.handle)

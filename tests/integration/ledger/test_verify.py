@@ -35,6 +35,15 @@ async def test_a_good_ledger_has_no_drift(pool):
     assert {item.workspace: item.recounted_bytes for item in found} == await ledgers.usage(pool)
 
 
+async def test_what_nobody_has_read_yet_is_told_beside_the_zero(pool):
+    await fill(pool)
+    unread = ManifestPushed("default", "acme/api", b"n" * 32, stamp(99), OCI_IMAGE, 500, "2", None)
+    await ledgers.recorder(pool).record([unread], now=NOW)
+    acme, other = await outcome(pool)
+    assert acme.exact
+    assert (acme.pending, other.pending) == (1, 0)
+
+
 async def test_each_kind_of_wrong_counter_is_found_in_its_workspace_only(pool):
     await fill(pool)
     await pool.execute("UPDATE workspaces SET usage_bytes = usage_bytes + 5 WHERE name = 'acme'")

@@ -155,8 +155,8 @@ async def test_an_image_with_several_tags_has_its_config_read_once(service: Serv
         await push_image(service.registry, "acme/api", image, tag)
     before = service.registry.transport.tried
     await reconcile(service)
-    is_a_cache, catalog, tag_list, config = 1, 1, 1, 1
-    asked = is_a_cache + catalog + tag_list + len(tags) + config
+    is_there, is_a_cache, catalog, tag_list, config = 1, 1, 1, 1, 1
+    asked = is_there + is_a_cache + catalog + tag_list + len(tags) + config
     assert service.registry.transport.tried - before == asked
     await exact(service)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from quota.health import judge, worst
-from registry.errors import PullThroughCache
+from registry.errors import KNOWN_CACHE, PullThroughCache
 from tests.support.pipelines import NOW, ago, status
 
 
@@ -102,6 +102,10 @@ def test_the_worst_part_speaks_for_the_whole():
     assert worst(judge(status(sizes_pending=1), now=NOW)) == "warning"
     assert worst(judge(status(sizes_pending=1, consumers=0), now=NOW)) == "failed"
     assert worst(judge(status(consumers=None), now=NOW)) == "unknown"
+
+
+def test_a_cache_that_is_known_is_nothing_to_look_at():
+    assert checks(reconciliation__last_error=KNOWN_CACHE)["reconciliation"].state == "ok"
 
 
 def test_nobody_is_told_to_run_again_what_cannot_be_done():
