@@ -1,6 +1,6 @@
 """How long what happened is remembered: every hour, the rows of each kind that are older go."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
 import asyncpg
@@ -25,10 +25,18 @@ class Retention:
     """Forgets in the background. `history` and `events`: how long those are kept."""
 
     def __init__(
-        self, pool: Pool, *, history: timedelta, events: timedelta, clock: Callable[[], datetime]
+        self,
+        pool: Pool,
+        *,
+        history: timedelta,
+        events: timedelta,
+        clock: Callable[[], datetime],
+        agrees: Callable[[], Awaitable[bool]],
     ) -> None:
+        """`agrees`: whether the clock is one to forget by; asked each time."""
         self._pool = pool
         self._clock = clock
+        self._agrees = agrees
         self._keep = {
             "quota events": events,
             "usage history": history,
@@ -49,7 +57,9 @@ class Retention:
             await stopping.sleep(_EVERY_SECONDS)
 
     async def tidy(self, stopping: Stopping | None = None) -> dict[str, int]:
-        """Forget all that is old enough; returns how many rows of each kind went."""
+        """Forget all that is old enough; returns how many rows of each kind went. Nothing by a wrong clock."""
+        if not await self._agrees():
+            return {}
         now = self._clock()
         async with self._pool.acquire() as connection:
             await history.thin(connection, now - _HOURLY_AFTER)

@@ -3,15 +3,16 @@
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import NamedTuple
 
 import asyncpg
 
 from ledger.ahead import SECOND_NS
+from ledger.clock import ServiceClock, utc_now
 from ledger.mapping import Mapper
 from ledger.record import Recorder
 from quota.access import Authenticate, any_of, internal_keys, operator_tokens
@@ -87,11 +88,6 @@ _CLEANUP_GRACE = 1.5
 """Seconds that a running cleanup gets at a stop; it is as safe without them."""
 
 
-def utc_now() -> datetime:
-    """The process's clock."""
-    return datetime.now(UTC)
-
-
 class Doors(NamedTuple):
     """Who is let in where."""
 
@@ -108,7 +104,11 @@ def open_doors(settings: Settings, tokens: Tokens) -> Doors:
 
 
 def open_retention(
-    settings: Settings, pool: Pool, *, clock: Callable[[], datetime] = utc_now
+    settings: Settings,
+    pool: Pool,
+    *,
+    clock: Callable[[], datetime],
+    agrees: Callable[[], Awaitable[bool]],
 ) -> Retention:
     """What forgets with age."""
     return Retention(
@@ -116,6 +116,7 @@ def open_retention(
         history=timedelta(days=settings.history_days),
         events=timedelta(days=settings.events_days),
         clock=clock,
+        agrees=agrees,
     )
 
 
@@ -253,6 +254,9 @@ async def run(settings: Settings) -> int:
             check="RQ_DATABASE_URL",
         )
         stack.push_async_callback(close_pool, pool)
+        clock = ServiceClock(pool)
+        await clock.agrees()
+        await stack.enter_async_context(background("clock", clock.run(stopping), stopping))
         client = await stack.enter_async_context(registry_client(settings))
         recorder = Recorder(
             pool,
@@ -265,7 +269,7 @@ async def run(settings: Settings) -> int:
             pool=pool,
             recorder=recorder,
             client=client,
-            clock=utc_now,
+            clock=clock,
             owner=f"{socket.gethostname()}/{os.getpid()}",
             metrics=metrics,
             pull_through=settings.registry_pull_through,
@@ -275,7 +279,7 @@ async def run(settings: Settings) -> int:
             pool,
             default_quota_bytes=settings.default_quota_bytes,
             level_of=level,
-            clock=utc_now,
+            clock=clock,
         )
         statements = await open_statement_pool(
             url, size=max(1, settings.database_pool_size // 3), name="registry-quota hook"
@@ -286,21 +290,21 @@ async def run(settings: Settings) -> int:
             cleaner,
             statements=statements,
             default_quota_bytes=settings.default_quota_bytes,
-            clock=utc_now,
+            clock=clock,
             metrics=metrics,
         )
-        collection = GarbageCollection(pool, client, clock=utc_now, metrics=metrics)
+        collection = GarbageCollection(pool, client, clock=clock, metrics=metrics)
         stack.push_async_callback(collection.finish)
         await hook.remember_strict()
         await stack.enter_async_context(
             background("strict workspaces", hook.keep_strict_known(stopping), stopping)
         )
-        tokens = Tokens(pool, clock=utc_now)
+        tokens = Tokens(pool, clock=clock)
         doors = open_doors(settings, tokens)
         complaints = Complaints()
         logging.getLogger().addHandler(complaints)
         stack.callback(logging.getLogger().removeHandler, complaints)
-        pipeline = Pipeline(settings, pool, clock=utc_now, complaints=complaints)
+        pipeline = Pipeline(settings, pool, clock=clock, complaints=complaints)
         stack.push_async_callback(pipeline.close)
         groups = route_groups(
             settings,
@@ -314,6 +318,7 @@ async def run(settings: Settings) -> int:
             stopping=stopping,
             collection=collection,
             pipeline=pipeline,
+            clock=clock,
         )
 
         async def ready() -> str | None:
@@ -326,12 +331,12 @@ async def run(settings: Settings) -> int:
             connect=connect,
             open_producer=partial(open_producer, settings),
             stopping=stopping,
-            clock=utc_now,
+            clock=clock,
             metrics=metrics,
             tracing=tracing,
         )
         await stack.enter_async_context(background("relay", relay.run(), stopping))
-        retention = open_retention(settings, pool)
+        retention = open_retention(settings, pool, clock=clock, agrees=clock.agrees)
         await stack.enter_async_context(background("retention", retention.run(stopping), stopping))
         watch = Watch(
             pipeline,
@@ -339,17 +344,17 @@ async def run(settings: Settings) -> int:
             metrics=WatchMetrics(metrics.registry),
             most_workspaces=settings.metrics_workspaces,
             stopping=stopping,
-            clock=utc_now,
+            clock=clock,
         )
         await stack.enter_async_context(background("watch", watch.run(), stopping))
-        reconciler = await open_reconciler(stack, settings, pool, clock=utc_now)
+        reconciler = await open_reconciler(stack, settings, pool, clock=clock)
         schedule = ReconcileSchedule(
             reconciler,
             pool=pool,
             metrics=ReconcileMetrics(metrics.registry, progress=lambda: reconciler.progress),
             interval=timedelta(seconds=settings.reconcile_interval),
             stopping=stopping,
-            clock=utc_now,
+            clock=clock,
         )
         await stack.enter_async_context(background("reconcile", schedule.run(), stopping))
         watchdog = Watchdog(after=settings.stall_seconds, stopping=stopping)
@@ -365,7 +370,7 @@ async def run(settings: Settings) -> int:
             LateDeletions(cleaner.tools, metrics),
             Repairer(cleaner.tools, metrics.put_back),
             stopping=stopping,
-            clock=utc_now,
+            clock=clock,
         )
         await stack.enter_async_context(background("sweep", sweep.run(), stopping))
         grpc_port = await stack.enter_async_context(
@@ -377,6 +382,7 @@ async def run(settings: Settings) -> int:
                     hook=hook,
                     recorder=recorder,
                     client=client,
+                    clock=clock,
                     refused=partial(metrics.refused, "grpc"),
                 ),
                 host=settings.host,

@@ -66,7 +66,12 @@ def keeping(pool, *, history=400, events=90):
         history=timedelta(days=history),
         events=timedelta(days=events),
         clock=lambda: NOW,
+        agrees=agreed,
     )
+
+
+async def agreed():
+    return True
 
 
 async def test_every_kind_of_row_goes_when_it_is_older_than_it_is_kept(filled):
