@@ -100,7 +100,7 @@ def progress(
         return
     with Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=min(40, errors.width // 8)),
         _Figures(unit),
         console=errors,
         transient=True,

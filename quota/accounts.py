@@ -113,6 +113,11 @@ class Accounts:
             view = await reading.find_workspace(connection, workspace, now=self._clock())
             return await unknown.repository(connection, registry, name, view)
 
+    async def near_workspaces(self, name: str, among: frozenset[str] | None) -> str:
+        """Near names of `among` (None: all), as the end of a sentence; or nothing."""
+        async with self._pool.acquire() as connection:
+            return await unknown.near_workspaces(connection, name, among)
+
     async def unknown_app(self, view: WorkspaceView, name: str | None) -> list[str]:
         """A warning when nothing was ever pushed to an app of a workspace; none without a name."""
         if name is None:

@@ -32,12 +32,17 @@ async def workspace(
     """
     if view is not None and view.visible:
         return []
-    known = await names.workspaces_like(connection, name, among)
-    meant = await asyncio.to_thread(did_you_mean, name, known)
+    meant = await near_workspaces(connection, name, among)
     why = "nothing was ever pushed to it, and nobody has set anything for it"
     if _NEVER_IN_A_NAME.search(name):
         why += "; no repository's name has such characters: only a mapping can lead to it"
     return [f"unknown_workspace: {name} is unknown here: {why}{meant}"]
+
+
+async def near_workspaces(connection: Connection, name: str, among: Iterable[str] | None) -> str:
+    """Near names of workspaces, as the end of a sentence; or nothing. `among` as above."""
+    known = await names.workspaces_like(connection, name, among)
+    return await asyncio.to_thread(did_you_mean, name, known)
 
 
 async def app(connection: Connection, view: WorkspaceView, name: str) -> list[str]:

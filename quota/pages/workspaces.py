@@ -121,7 +121,8 @@ class Workspaces:
         name = workspace_of(request)
         view = await self._accounts.workspace(name) if visitor.principal.may("read", name) else None
         if view is None:
-            raise ProblemError(404, "There is no such workspace, or it is not yours.")
+            meant = await self._accounts.near_workspaces(name, visitor.principal.workspaces)
+            raise ProblemError(404, f"There is no such workspace, or it is not yours{meant or '.'}")
         if not visitor.principal.may(scope, name):
             raise ProblemError(403, f"Your token lacks the scope “{scope}”.")
         return view

@@ -301,3 +301,18 @@ async def test_cleanups_that_do_not_fit_a_page_are_on_the_next(api, visitor, mon
         seen += re.findall(r'/cleanups/([0-9a-f-]{36})"', text) if pages > 1 else []
     seen += re.findall(r'/cleanups/([0-9a-f-]{36})"', text)
     assert (pages, len(seen), len(set(seen))) == (2, 3, 3)
+
+
+async def test_a_workspace_that_is_not_there_is_answered_with_near_ones_that_the_visitor_may_see(
+    api, visitor
+):
+    for name in ("acme", "acme-secret"):
+        await fill(api, name, images=1)
+    answer = await visitor.get("/workspaces/acmee")
+    assert (answer.status, "did you mean acme or acme-secret?" in answer.text) == (404, True)
+    some = Visitor(api)
+    await some.sign_in(await api.token("read", workspaces=["acme"]))
+    for typo, meant in (("acmee", "did you mean acme?"), ("acme-secrets", "or it is not yours.")):
+        answer = await some.get(f"/workspaces/{typo}")
+        assert (answer.status, meant in answer.text) == (404, True)
+    assert "did you mean" not in (await visitor.get("/workspaces/unlike-all-others")).text
