@@ -88,7 +88,8 @@ class Job:
         self._pulls = PullCheck(tools.client)
         self._read: set[ManifestKey] = set()
         self._corrections = 0
-        self._is_cache = tools.pull_through
+        # That it is none is asked all the same: it costs a request, and a mistake an upstream.
+        self._is_cache: bool | None = tools.pull_through or None
 
     # -- three ways to begin -----------------------------------------------------------------------
 
@@ -465,7 +466,7 @@ class Job:
                 self._is_cache = await self._tools.client.is_pull_through_cache(repository)
             except RegistryError as error:
                 raise stopped_by(error) from error
-            if self._is_cache is None:
+            if self._is_cache is None and self._tools.pull_through is None:
                 told = f"the account may neither delete nor push in {repository}"
                 raise StopError("registry_denied", told)
         if self._is_cache:

@@ -38,6 +38,9 @@ from runtime.settings import DEFAULT_REGISTRY
 
 _MOST_CONFIG_BYTES = 4 * 1024 * 1024
 
+MENDS_A_TAG = "pushing that tag again, or deleting it, mends it"
+"""What to do about a tag that a registry cannot read, or that names nothing."""
+
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 

@@ -19,7 +19,7 @@ from ledger.contents import content_of_manifest, may_be_manifests
 from ledger.facts import Content, ContentLearned, Fact
 from ledger.reading import ManifestView
 from ledger.reconcile import Floor
-from quota.looking import Look, each, look_at, only_this, seen, stamp_of, what_is
+from quota.looking import MENDS_A_TAG, Look, each, look_at, only_this, seen, stamp_of, what_is
 from quota.snapshot import Snapshot
 from registry.answers import FetchedManifest
 from registry.client import RegistryClient
@@ -136,10 +136,7 @@ async def _ask(
         fact = await _tag_seen(client, repository, tag, named, floor.of(tag), new_id)
     except (RegistryError, ManifestError) as error:
         await only_this(client, error)
-        doubt = (
-            f"its tag {repository}:{tag} cannot be read ({error});"
-            " pushing that tag again, or deleting it, mends it"
-        )
+        doubt = f"its tag {repository}:{tag} cannot be read ({error}); {MENDS_A_TAG}"
         log.warning("tag_unreadable", repository=repository, tag=tag, reason=str(error))
         # It may still name what it named, or what it is said to name by now.
         found.doubted |= {digest: doubt for digest in (known, named) if digest is not None}

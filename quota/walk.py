@@ -18,6 +18,7 @@ from ledger.facts import Fact, ManifestDeleted, ManifestSeen, TagRemoved, names_
 from ledger.reconcile import KnownManifest, KnownRepository
 from quota.absence import Verdict, missing_children, not_named, tags_to_ask, verdict
 from quota.looking import (
+    MENDS_A_TAG,
     Blob,
     Look,
     UnreadConfigError,
@@ -196,11 +197,11 @@ class RepositoryWalk:
         except NotFound:
             # Listed, but not there (any more, or yet).
             found.doubted.append(
-                f"{self._repository}:{tag} is listed, and not there: nobody can pull it"
+                f"{self._repository}:{tag} is listed, and not there: nobody can pull it; {MENDS_A_TAG}"
             )
             return None
         except (RegistryError, ManifestError) as error:
-            await self._excuse(error, f"{self._repository}:{tag}", found)
+            await self._excuse(error, f"{self._repository}:{tag}", found, MENDS_A_TAG)
             self._unclear.add(tag)
             self.unread.add(tag)
             return None
@@ -357,14 +358,14 @@ class RepositoryWalk:
             return None
 
     async def _excuse(
-        self, error: RegistryError | ManifestError, what: str, found: Findings
+        self, error: RegistryError | ManifestError, what: str, found: Findings, mend: str = ""
     ) -> None:
         """Go on without one thing that cannot be read, unless the registry itself is the trouble.
 
         A blob that storage lost is answered 500 for ever: it must not end every pass at its place.
         """
         await only_this(self._client, error)
-        found.problems.append(f"{what}: {error}")
+        found.problems.append(f"{what}: {error}" + (f"; {mend}" if mend else ""))
 
     # What it comes to
 

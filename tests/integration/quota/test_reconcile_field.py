@@ -286,7 +286,9 @@ async def test_a_cleanup_of_a_cache_is_refused_before_anything_is_downloaded(
     assert await ledgers.usage(pool) != {}
 
 
-async def test_a_cache_that_is_known_is_not_even_asked(pool, cache):
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_cache_that_is_known_is_not_even_asked(pool, cache, known):
+    """That it is none is asked all the same."""
     await cache.filled(pool)
     async with in_front_of(cache.url) as proxy, RegistryClient(proxy.url) as client:
         cleaner = Cleaner(
@@ -296,15 +298,17 @@ async def test_a_cache_that_is_known_is_not_even_asked(pool, cache):
             clock=lambda: datetime.now(UTC),
             owner="test",
             metrics=QuotaMetrics(),
-            pull_through=True,
+            pull_through=known,
         )
         task, _outcome, _begun = cleaner.start("acme", Incoming(), cause="test")
         outcome = await task
         assert (outcome.warnings, outcome.images) == (["pull_through_cache"], [])
-        plan = await cleaner.plan("acme", Incoming())
-        assert plan is not None
-        assert [block.code for block in plan[1].blocks] == ["pull_through_cache"]
-        assert proxy.asked == []
+        if known:
+            plan = await cleaner.plan("acme", Incoming())
+            assert plan is not None
+            assert [block.code for block in plan[1].blocks] == ["pull_through_cache"]
+        methods = [method for method, _path in proxy.asked]
+        assert methods == ([] if known else ["DELETE", "PUT"])
 
 
 async def test_blobs_elsewhere_are_told_of_images_that_were_heard_of(pool, tmp_path, version):
@@ -349,6 +353,28 @@ async def test_what_was_not_read_yet_equals_nothing(pool, tmp_path, version):
             report = await reconcile(pool, client)
     assert (report.drift, report.problems, report.equal) == ([], [], False)
     assert "acme: the layers of 1 manifest" in report.doubted[0]
+
+
+async def test_a_damaged_tag_is_told_with_what_mends_it(pool, tmp_path, version):
+    """An empty link is answered 500, one to nothing 404."""
+    with registry_configured(tmp_path, version) as url:
+        await answering(url)
+        retries = Retries(attempts=1)
+        async with RegistryClient(url, retries=retries) as client:
+            for tag in ("empty", "nothing", "whole"):
+                await push_image(client, "acme/app", build_image([build_layer(tag, 300)]), tag)
+            tags = tmp_path / "storage/docker/registry/v2/repositories/acme/app/_manifests/tags"
+            (tags / "empty/current/link").write_text("")
+            (tags / "nothing/current/link").write_text(f"sha256:{'1' * 64}")
+            report = await reconcile(pool, client)
+    assert [one.found for one in report.drift] == [1]
+    (problem,), (doubt,) = report.problems, report.doubted
+    assert (problem.startswith("acme/app:empty"), doubt.startswith("acme/app:nothing")) == (
+        True,
+        True,
+    )
+    assert problem.endswith("mends it")
+    assert doubt.endswith("mends it")
 
 
 async def test_doctor_finds_where_blobs_are_behind_what_is_damaged(tmp_path, version):
