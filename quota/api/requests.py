@@ -1,8 +1,8 @@
 """What callers send. Unknown workspaces, apps and digests are fine; nonsense is told by field."""
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Awaitable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 from urllib.parse import parse_qsl
@@ -20,10 +20,13 @@ from pydantic import (
     model_validator,
 )
 
+from quota.api.gate import GATE, is_known
 from quota.api.problems import ProblemError, of_validation
 
 BODY_SECONDS = 20.0
 """What a body may take to arrive: at most 1 MiB, by callers that are waiting for the answer."""
+_BODY_SECONDS_OF_NOBODY = 5.0
+"""The same of those who do not say who they are."""
 _HANG_UP = {"Connection": "close"}
 
 _MOST_FIELDS = 20
@@ -204,12 +207,11 @@ class DateRequest(BaseModel):
 
 
 Model = TypeVar("Model", bound=BaseModel)
-Read = TypeVar("Read")
 
 
 async def body_of(request: web.Request, model: type[Model]) -> Model:
     """The request's JSON as a model. Raises ProblemError 400, naming each wrong field."""
-    raw = await arrived(request.read())
+    raw = await arrived(request)
     try:
         document = json.loads(raw or b"{}")
     except (ValueError, RecursionError) as error:
@@ -227,7 +229,7 @@ async def form_of(request: web.Request) -> dict[str, str]:
 
     No other kind is unpacked: those have parts, files and encodings of their own to go wrong.
     """
-    raw = await arrived(request.read())
+    raw = await arrived(request)
     if raw and request.content_type != "application/x-www-form-urlencoded":
         raise ProblemError(415, "a form is sent as application/x-www-form-urlencoded")
     try:
@@ -236,14 +238,18 @@ async def form_of(request: web.Request) -> dict[str, str]:
         raise _bad_body(f"is no form: {error}") from error
 
 
-async def arrived(reading: Awaitable[Read]) -> Read:
-    """What a body that is being read holds. Raises ProblemError: 400, 413, 408 when it takes too long."""
+async def arrived(request: web.Request) -> bytes:
+    """A request's body. Raises ProblemError: 400, 413, 408 when it takes too long, 503 for too many."""
+    gate = request.get(GATE)
+    seconds = BODY_SECONDS if is_known(request) else min(BODY_SECONDS, _BODY_SECONDS_OF_NOBODY)
+    beside = contextlib.nullcontext() if gate is None else gate.beside(request)
     try:
-        async with asyncio.timeout(BODY_SECONDS):
-            return await reading
+        with beside:
+            async with asyncio.timeout(seconds):
+                return await request.read()
     except TimeoutError as error:
         raise ProblemError(
-            408, f"the body did not arrive within {BODY_SECONDS:g} seconds", headers=_HANG_UP
+            408, f"the body did not arrive within {seconds:g} seconds", headers=_HANG_UP
         ) from error
     except web.HTTPRequestEntityTooLarge as error:
         raise ProblemError(413, "the body is larger than 1 MiB") from error

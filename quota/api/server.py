@@ -36,13 +36,18 @@ def create_app(
 
     Pages from `origins` may ask for a workspace's usage. `refused` counts who is not let in.
     """
-    middlewares = [cross_origin(origins), problems(refused), (gate or Gate()).middleware]
+    gate = gate or Gate()
+    middlewares = [cross_origin(origins), problems(refused), gate.middleware]
     if tracing is not None:
         middlewares.insert(0, traced(tracing))
     app = web.Application(middlewares=middlewares, client_max_size=1024 * 1024)
     for group in groups:
         app.router.add_routes(group.routes())
-    add_operations_routes(app, ready=ready, metrics=metrics, stopping=stopping)
+
+    async def ready_and_free() -> str | None:
+        return "nearly all places are taken: only builds are let in" if gate.full else await ready()
+
+    add_operations_routes(app, ready=ready_and_free, metrics=metrics, stopping=stopping)
     documents = DocumentRoutes()
     app.router.add_routes(documents.routes())
     documents.write(app)
