@@ -300,7 +300,8 @@ class Reconciler:
             run.current.manifests += findings.asked
             for problem in findings.problems:
                 run.tell_problem(problem)
-            run.doubted += findings.doubted[: _MOST_PROBLEMS - len(run.doubted)]
+            for doubt in findings.doubted:
+                run.tell_doubt(doubt)
             run.elsewhere.update(findings.elsewhere)
             run.untold[repository] += len(findings.untold)
             if findings.facts and known.manifests and run.drifted < _MOST_IN_FLIGHT:
@@ -332,7 +333,7 @@ class Reconciler:
         for (_repository, digest), why in broken.items():
             name = f"{repository}:{tags[digest]}" if digest in tags else repository
             told = f"{name} ({format_digest(digest)}) cannot be pulled: {why}; push it again"
-            run.doubted += [told][: _MOST_PROBLEMS - len(run.doubted)]
+            run.tell_doubt(told)
         async with self._pool.acquire() as connection, connection.transaction():
             await unreadable.keep(
                 connection,
@@ -428,6 +429,13 @@ class Reconciler:
                 f"Whether {plural(run.unclear, 'image')} among the newest of their apps can be pulled could"
                 " not be asked in time; later passes ask others first, and a cleanup asks before it deletes."
             )
+        for absence in suspected:
+            run.tell_doubt(_missing(*absence))
+        if run.unlisted:
+            run.notes.append(
+                f"{run.unlisted} more could not be read or are in doubt: the first {_MOST_PROBLEMS} of"
+                " each are named."
+            )
         return Report(
             run.current.id,
             run.current.workspace,
@@ -437,7 +445,7 @@ class Reconciler:
             drift,
             len(suspected),
             run.problems,
-            run.doubted + [_missing(*absence) for absence in suspected[:_MOST_PROBLEMS]],
+            run.doubted,
             run.notes,
         )
 
@@ -450,7 +458,7 @@ class Reconciler:
             await verify.keep(connection, counted, now=now, new_id=self._new_id)
         for item in counted:
             if item.pending:
-                run.doubted.append(
+                run.tell_doubt(
                     f"{item.workspace}: the layers of {plural(item.pending, 'manifest')} are not counted yet; "
                     "the consumer reads them, and `registry-quota status` (Sizes) says what it waits for"
                 )
@@ -478,6 +486,8 @@ class _Run(msgspec.Struct):
     open: set[str] = msgspec.field(default_factory=set)
     problems: list[str] = msgspec.field(default_factory=list)
     doubted: list[str] = msgspec.field(default_factory=list)
+    unlisted: int = 0
+    """Of both, what came after the first `_MOST_PROBLEMS` of each."""
     elsewhere: Counter[str] = msgspec.field(default_factory=Counter)
     """Host of an object storage that we are not allowed to read → images whose config is there."""
     untold: Counter[str] = msgspec.field(default_factory=Counter)
@@ -505,8 +515,17 @@ class _Run(msgspec.Struct):
 
     def tell_problem(self, problem: str) -> None:
         """Remember what could not be read."""
-        if len(self.problems) < _MOST_PROBLEMS:
-            self.problems.append(problem)
+        self._tell(self.problems, problem)
+
+    def tell_doubt(self, doubt: str) -> None:
+        """Remember what is not sure."""
+        self._tell(self.doubted, doubt)
+
+    def _tell(self, told: list[str], what: str) -> None:
+        if len(told) < _MOST_PROBLEMS:
+            told.append(what)
+        else:
+            self.unlisted += 1
 
     @property
     def obstacle(self) -> str | None:

@@ -214,6 +214,19 @@ async def test_without_a_catalog_what_the_ledger_knows_is_looked_at(pool, status
         }
 
 
+async def test_a_pass_with_more_problems_than_it_lists_says_how_many_more(pool, monkeypatch):
+    monkeypatch.setattr("quota.reconcile._MOST_PROBLEMS", 2)
+    async with serving_fake() as fake, fake.client(retries=Retries(attempts=2)) as client:
+        shelf = with_shelf(fake)
+        names = {f"broken-{number}" for number in range(5)}
+        for name in names:
+            shelf.hold("acme/api", name, an_image())
+        shelf.broken = names
+        report = await reconcile(pool, client)
+        assert (len(report.problems), report.equal) == (2, False)
+        assert any(note.startswith("3 more could not be read") for note in report.notes)
+
+
 async def test_what_storage_lost_does_not_end_the_pass(pool):
     async with serving_fake() as fake, fake.client(retries=Retries(attempts=2)) as client:
         shelf = with_shelf(fake)
