@@ -224,12 +224,18 @@ async def _part(
     client: RegistryClient, repository: str, digest: bytes, found: Differences
 ) -> Look | None:
     """A manifest that another one names, where it is there."""
+    name = f"{repository}@{format_digest(digest)}"
     try:
         stored = await what_is(client, repository, digest)
-        # An index may name blobs, and what was never pushed.
-        return look_at(stored) if isinstance(stored, FetchedManifest) else None
+        if isinstance(stored, FetchedManifest):
+            return look_at(stored)
+        # An index may name blobs, and what was never pushed. That one is a blob is proved by its bytes: of
+        # a manifest that is damaged a cache may say the same.
+        if stored is None or await client.has_blob(repository, digest) is not False:
+            return None
+        why = "its data is not there"
     except (RegistryError, ManifestError) as error:
         await only_this(client, error)
-        name = f"{repository}@{format_digest(digest)}"
-        found.unnamed = f"it may belong to {name}, which cannot be read ({error})"
-        return None
+        why = str(error)
+    found.unnamed = f"it may belong to {name}, which cannot be read ({why})"
+    return None

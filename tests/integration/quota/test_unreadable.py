@@ -4,6 +4,7 @@ On both versions, with the descriptor cache in memory that outlives a garbage co
 """
 
 import asyncio
+import json
 import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -20,8 +21,17 @@ from quota.pages.preview import preview_of
 from quota.runs import PlannedBuild, Runs
 from quota.snapshot import Incoming
 from registry.client import RegistryClient
+from registry.media_types import OCI_INDEX
 from registry.names import format_digest
-from registry.push import Image, build_image, build_index, build_layer, push_image
+from registry.push import (
+    Blob,
+    Image,
+    build_image,
+    build_index,
+    build_layer,
+    push_image,
+    push_manifest,
+)
 from registry.transport import Retries
 from runtime.settings import Settings as RuntimeSettings
 from tests.integration.quota.conftest import Service, service_of, utc_now
@@ -120,6 +130,29 @@ async def test_a_damaged_tag_that_nobody_told_of_keeps_only_what_has_no_tag(shel
     assert tags_of(answer) == {"1.0", "1.1", "1.2", "1.3"}
     assert (await service.registry.head_manifest("acme/api", old.digest)).exists
     assert "doubted:acme/api" in answer.outcome.warnings
+
+
+async def test_a_part_that_nobody_told_of_and_cannot_be_read_keeps_only_what_has_no_tag(shelf):
+    """An index in an index: what it holds looks untagged, and nobody can tell that it is that."""
+    service = shelf.service
+    await service.configure("acme", 10**9)
+    child = build_image([build_layer("child", 100_000)])
+    await push_image(service.registry, "acme/api", child)
+    await service.tell("acme/api", None, child.manifest.content, child.manifest.media_type)
+    inner = build_index({"amd64": child}).manifest
+    document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [inner.descriptor]}
+    outer = Blob(json.dumps(document).encode(), OCI_INDEX)
+    await push_manifest(service.registry, "acme/api", inner)
+    await push_manifest(service.registry, "acme/api", outer, "2.0")
+    await service.tell("acme/api", "2.0", outer.content, outer.media_type)
+    await fill(shelf, 6)
+    shelf.data(inner.digest).write_bytes(b"")
+    await service.configure("acme", 850_000, untagged_grace=0)
+    answer = await service.ask("acme", timeout_s=60.0)
+    assert answer.verdict.reason == "cleaned_to_target"
+    assert {"1.0", "1.1"} <= tags_of(answer)
+    assert "doubted:acme/api" in answer.outcome.warnings
+    assert (await service.registry.head_manifest("acme/api", child.digest)).exists
 
 
 async def test_a_manifest_that_answers_500_takes_out_itself_and_nothing_else(shelf):
