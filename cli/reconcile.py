@@ -77,7 +77,7 @@ async def _reconcile(
     settings: "Settings", workspace: str | None, *, confirm_now: bool
 ) -> tuple["Report", float]:
     from quota.reconcile import AlreadyReconcilingError
-    from registry.errors import PullThroughCache, RegistryDenied, RegistryError
+    from registry.errors import PullThroughCache, RegistryDenied, RegistryError, WrongRealm
     from runtime.postgres import UNAVAILABLE
 
     started = time.monotonic()
@@ -102,6 +102,10 @@ async def _reconcile(
         raise CommandError(str(error)) from error
     except PullThroughCache as error:
         raise CommandError(str(error), exit_code=3) from error
+    except WrongRealm as error:
+        raise CommandError(
+            f"the registry at {settings.required_registry_url()} refuses us: {error}"
+        ) from error
     except RegistryDenied as error:
         raise CommandError(
             f"the registry at {settings.required_registry_url()} refuses us: {error}. Correct "

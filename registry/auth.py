@@ -16,7 +16,7 @@ import msgspec
 from yarl import URL
 
 from registry.address import host_allowed
-from registry.errors import RegistryDenied, RegistryUnavailable, WrongContent
+from registry.errors import RegistryDenied, RegistryUnavailable, WrongContent, WrongRealm
 from runtime.errors import text_of
 from runtime.tls import advice
 
@@ -26,6 +26,11 @@ _MARGIN: Final = 10.0
 """Seconds before its end at which a token is not used any more."""
 _MAX_TOKEN_BYTES: Final = 1024 * 1024
 _MAX_CACHED: Final = 10_000
+
+_CORRECT_REALM: Final = (
+    "let `auth.token.realm` of the registry's configuration be an address that is reachable from here, by "
+    "TLS where the registry is"
+)
 
 _SCHEME = re.compile(r"\s*(Basic|Bearer)\b", re.IGNORECASE)
 _PARAMETER = re.compile(r'([A-Za-z_]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
@@ -128,14 +133,18 @@ class Authorizer:
         except ValueError:
             usable = False
         if not usable:
-            raise RegistryDenied(f"the registry names a token realm that is no URL: {text[:200]!a}")
+            raise WrongRealm(
+                f"the registry names a token realm that is no URL: {text[:200]!a}; {_CORRECT_REALM}"
+            )
         if not host_allowed(realm, self._allowed):
-            raise RegistryDenied(
+            raise WrongRealm(
                 f"the registry names a token realm at {realm.host!a}, which is not allowed; "
                 "add the host to RQ_REGISTRY_TOKEN_HOSTS if it is right"
             )
         if self._base.scheme == "https" and realm.scheme != "https":
-            raise RegistryDenied("the registry names a token realm without TLS")
+            raise WrongRealm(
+                f"the registry names a token realm without TLS: {text[:200]!a}; {_CORRECT_REALM}"
+            )
         return realm
 
     async def _fetch(

@@ -60,6 +60,10 @@ class RegistryDenied(RegistryError):
     """
 
 
+class WrongRealm(RegistryDenied):
+    """The registry sends us for a token to where ours cannot be asked for. No other password mends it."""
+
+
 class DeletesDisabled(RegistryError):
     """The registry does not delete.
 

@@ -14,6 +14,7 @@ from registry.errors import (
     RegistryDenied,
     RegistryError,
     SentElsewhere,
+    WrongRealm,
 )
 from registry.manifests import ManifestError, parse_manifest
 from runtime.settings import Settings, SettingsError
@@ -46,6 +47,9 @@ async def _ask(client: RegistryClient, clock: Clock, *, known_cache: bool | None
     before = clock()
     try:
         date = await client.ping()
+    except WrongRealm as error:
+        found, _, mend = str(error).rpartition("; ")
+        return [failed("registry", f"{client.base} refuses us: {found}", mend)]
     except RegistryDenied as error:
         mend = (
             "set RQ_REGISTRY_USERNAME and RQ_REGISTRY_PASSWORD to an account that may read and delete; "

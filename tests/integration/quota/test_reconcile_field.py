@@ -24,6 +24,7 @@ from runtime.postgres import Pool
 from runtime.settings import Settings
 from tests.integration.quota.conftest import service_of
 from tests.support import ledgers
+from tests.support.certificates import Authority
 from tests.support.registries import answering, registry_configured
 from tests.support.registry_proxy import in_front_of
 
@@ -353,6 +354,27 @@ async def test_what_was_not_read_yet_equals_nothing(pool, tmp_path, version):
             report = await reconcile(pool, client)
     assert (report.drift, report.problems, report.equal) == ([], [], False)
     assert "acme: the layers of 1 manifest" in report.doubted[0]
+
+
+@pytest.mark.parametrize(
+    ("realm", "mend"),
+    [
+        ("/docker/token", "auth.token.realm"),
+        ("https://elsewhere.example/token", "RQ_REGISTRY_TOKEN_HOSTS"),
+    ],
+)
+async def test_for_a_wrong_realm_nobody_is_told_to_correct_the_password(
+    tmp_path, version, realm, mend
+):
+    certificate = Authority(tmp_path).issue().certificate
+    token = {"realm": realm, "service": "s", "issuer": "i", "rootcertbundle": str(certificate)}
+    with registry_configured(tmp_path, version, auth={"token": token}) as url:
+        await answering(url)
+        settings = Settings(registry_url=url, registry_username="me", registry_password="pw")
+        (finding,) = await registry.check(settings)
+    assert (finding.check, finding.state) == ("registry", "failed")
+    assert mend in finding.mend
+    assert "RQ_REGISTRY_PASSWORD" not in finding.mend
 
 
 async def test_a_damaged_tag_is_told_with_what_mends_it(pool, tmp_path, version):
