@@ -525,14 +525,18 @@ class Job:
         """Whether something unknown may hold what is to go; each digest is asked for once a run."""
         facts: list[Fact] = []
         doubted = False
-        for repository in sorted(
-            {name for registry, name, _ in keys if registry == DEFAULT_REGISTRY}
-        ):
+        views: dict[str, list[ManifestView]] = {
+            name: [] for registry, name, _ in keys if registry == DEFAULT_REGISTRY
+        }
+        for (registry, name, _), view in snapshot.by_key().items():
+            if registry == DEFAULT_REGISTRY and name in views:
+                views[name].append(view)
+        for repository in sorted(views):
             try:
                 found = await recheck.unknown_parts(
                     self._tools.client,
-                    snapshot,
                     repository,
+                    views[repository],
                     self._parts[repository],
                     new_id=self._tools.new_id,
                 )

@@ -11,7 +11,7 @@ No tag leads to what an image names and the ledger lacks: an index in an index, 
 referrer. Its push was lost, and what it holds looks as if nothing needed it. So it is asked for by digest.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -170,22 +170,18 @@ async def _tag_seen(
 
 async def unknown_parts(
     client: RegistryClient,
-    snapshot: Snapshot,
     repository: str,
+    views: Sequence[ManifestView],
     asked: set[bytes],
     *,
     new_id: Callable[[], UUID],
 ) -> Differences:
     """Ask for what the manifests of a repository name and the ledger does not have, and so on below it.
 
-    `asked`: digests that were asked for already; it grows. Where one cannot be read, what has no tag
-    may belong to it (`unnamed`). Raises RegistryError when the registry as a whole does not answer.
+    `views` are all that exist there, `asked` the digests that were asked for already; it grows. Where
+    one cannot be read, what has no tag may belong to it (`unnamed`). Raises RegistryError when the
+    registry as a whole does not answer.
     """
-    views = [
-        view
-        for view in snapshot.manifests
-        if view.present and view.repository == repository and view.registry == DEFAULT_REGISTRY
-    ]
     known = {view.digest for view in views}
     found = Differences()
     wanted: dict[bytes, int] = {}
