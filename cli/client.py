@@ -3,14 +3,15 @@
 import asyncio
 import contextlib
 import os
-import stat
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
 
 from cli.console import CommandError, errors, plain
+from devstack.config import default_cache_dir
+from devstack.rundir import announced
 from registry_quota.client import RegistryQuota, workspace_path
 from registry_quota.errors import RefusedError, RegistryQuotaError
 from runtime.settings import Settings, SettingsError
@@ -38,33 +39,30 @@ _MOST_NAMES: Final = 10_000
 
 def settings_here() -> Settings:
     """The environment's settings; what is unset there comes from `.run/env` of this folder."""
-    for line in run_environment():
-        name, separator, value = line.partition("=")
-        if separator and name.startswith("RQ_"):
+    for name, value in run_environment().items():
+        if name.startswith("RQ_"):
             os.environ.setdefault(name, value)
     return Settings.load()
 
 
-def run_environment() -> list[str]:
-    """Lines of `.run/env`, when nobody else can have written it.
+def run_environment() -> Mapping[str, str]:
+    """What `.run/env` says, when a stack of this user's on this machine has written it.
 
     Commands are called in folders that came from elsewhere, a checkout in CI: an address in there would
-    get the tokens of the environment. `make run` writes the file with mode 600, which git keeps none of.
+    get the tokens of the environment.
     """
     path = Path(os.environ.get("RQ_RUN_DIR", ".run")) / "env"
     try:
-        with path.open(encoding="utf-8") as file:
-            kept = os.fstat(file.fileno())
-            if kept.st_uid != os.geteuid() or stat.S_IMODE(kept.st_mode) & 0o077:
-                errors.print(
-                    f"[yellow]{plain(path)} is left alone:[/] it is not yours alone (`make run` writes it "
-                    "with mode 600)",
-                    soft_wrap=True,
-                )
-                return []
-            return file.read().splitlines()
+        values = announced(path, default_cache_dir(os.environ))
     except (OSError, ValueError):
-        return []
+        return {}
+    if values is None:
+        errors.print(
+            f"[yellow]{plain(path)} is left alone:[/] no `make run` of yours on this machine has written it",
+            soft_wrap=True,
+        )
+        return {}
+    return values
 
 
 class ApiError(CommandError):

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import secrets
@@ -158,6 +159,45 @@ class RunDir:
             return False
         finally:
             os.close(descriptor)
+
+
+def announce(env: Path, values: Mapping[str, str], cache_dir: Path) -> None:
+    """Write the file that tells other programs how to reach a stack, and that it is ours.
+
+    That it is stands where no repository and no archive puts a file: in the user's own cache folder.
+    """
+    text = render_env(values)
+    mark = _mark(env, cache_dir)
+    mark.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_file(mark, _digest(text), mode=0o600)
+    write_file(env, text, mode=0o600)
+
+
+def withdraw(env: Path, cache_dir: Path) -> None:
+    """The stack does not answer any more."""
+    env.unlink(missing_ok=True)
+    _mark(env, cache_dir).unlink(missing_ok=True)
+
+
+def announced(env: Path, cache_dir: Path) -> dict[str, str] | None:
+    """What a stack of this user's on this machine has announced; None where the file is another's.
+
+    Raises OSError or ValueError where there is none that can be read.
+    """
+    text = env.read_text(encoding="utf-8")
+    try:
+        marked = _mark(env, cache_dir).read_text(encoding="utf-8")
+    except OSError:
+        return None
+    return parse_env(text) if marked == _digest(text) else None
+
+
+def _mark(env: Path, cache_dir: Path) -> Path:
+    return cache_dir / "stacks" / _digest(str(env.resolve()))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def render_env(values: Mapping[str, str]) -> str:

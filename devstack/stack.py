@@ -15,7 +15,7 @@ from devstack.ports import LOOPBACK, free_port, require_free
 from devstack.postgres import Postgres
 from devstack.registry import Registry
 from devstack.roles import Role, Task
-from devstack.rundir import RunDir, render_env, write_file
+from devstack.rundir import RunDir, announce, withdraw
 from devstack.supervisor import Supervisor
 
 INFRASTRUCTURE = ("postgres", "kafka", "registry")
@@ -72,7 +72,7 @@ class Stack:
         """
         self.run_dir.create()
         self._held.enter_context(self.run_dir.locked())
-        self.run_dir.env.unlink(missing_ok=True)
+        withdraw(self.run_dir.env, self.config.cache_dir)
         leftovers.end(self.run_dir.root, self._say)
         for stale in self.run_dir.pids.glob("*.pid"):
             stale.unlink()
@@ -80,12 +80,12 @@ class Stack:
         self._supervisor = Supervisor(self._build_parts(), self.run_dir, self._say)
         await self._supervisor.bring_up()
         if self._names >= set(OWN):
-            write_file(self.run_dir.env, render_env(self.environment), mode=0o600)
+            announce(self.run_dir.env, self.environment, self.config.cache_dir)
 
     async def stop(self) -> None:
         """End every part in reverse order within 6 seconds, and let go of the run dir."""
         if self._supervisor:  # else the run dir may be another's
-            self.run_dir.env.unlink(missing_ok=True)
+            withdraw(self.run_dir.env, self.config.cache_dir)
             await self._supervisor.end()
             self._supervisor = None
         self._held.close()
