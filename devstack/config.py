@@ -54,7 +54,7 @@ class StackConfig:
     registry_binary: Path | None = None
     external_registry_url: str | None = None
     notification_url: str | None = None
-    program: tuple[str, ...] = (sys.executable, "-m", "cli.main")
+    program: tuple[str, ...] = (sys.executable, "-P", "-m", "cli.main")
     settings: Mapping[str, str] = field(default_factory=dict)
     kafka_front: Front | None = None
 

@@ -1,6 +1,7 @@
 """What a stack takes from the environment."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,15 @@ def test_a_port_that_cannot_be_names_its_variable(value):
 )
 def test_the_cache_is_the_users_own(environ, expected):
     assert default_cache_dir(environ) == expected
+
+
+def test_a_stack_runs_our_program_in_whatever_folder_it_is_started(tmp_path):
+    (tmp_path / "cli").mkdir()
+    (tmp_path / "cli" / "__init__.py").touch()
+    (tmp_path / "cli" / "main.py").write_text("print('of somebody else')\n")
+    config = StackConfig(run_dir=tmp_path / "run", cache_dir=tmp_path)
+    said = subprocess.run(
+        [*config.program, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "Usage:" in said.stdout
+    assert "somebody else" not in said.stdout
