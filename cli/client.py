@@ -80,8 +80,11 @@ class ApiClient(RegistryQuota):
         super().__init__(*arguments, **options)
         self._told: set[str] = set()
 
-    async def call(self, method: str, path: str, **options: Any) -> Any:
-        """The answer's JSON. Raises ApiError with what the API says, CommandError without an answer."""
+    async def call(self, method: str, path: str, *, tell: bool = True, **options: Any) -> Any:
+        """The answer's JSON. Raises ApiError with what the API says, CommandError without an answer.
+
+        `tell` False: whoever waits for a name to become known knows that it is not yet.
+        """
         try:
             answer = await super().call(method, path, **options)
         except RefusedError as error:
@@ -90,7 +93,8 @@ class ApiClient(RegistryQuota):
         except RegistryQuotaError as error:
             mend = advice(error) or "check RQ_API_URL, and that `registry-quota serve api` runs"
             raise CommandError(f"{error}; {mend}") from error
-        self._tell_unknown(answer)
+        if tell:
+            self._tell_unknown(answer)
         return answer
 
     def _tell_unknown(self, answer: Any) -> None:

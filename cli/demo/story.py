@@ -66,6 +66,7 @@ class Story:
             "PATCH",
             workspace_path(self.workspace),
             body={"quota_bytes": QUOTA_BYTES, "policy": {"untagged_grace": 0}},
+            tell=False,
         )
         show.note(
             f"Cleanup begins at {_TRIGGER} and ends at {_TARGET}. Untagged manifests usually stay "
@@ -109,7 +110,10 @@ class Story:
 
     async def _tagged(self, app: str, tag: str) -> Document | None:
         page = await self.api.call(
-            "GET", workspace_path(self.workspace, "images"), query={"app": app, "tag": tag}
+            "GET",
+            workspace_path(self.workspace, "images"),
+            query={"app": app, "tag": tag},
+            tell=False,
         )
         return next(iter(page["items"]), None)
 
