@@ -146,7 +146,7 @@ async def _blobs(client: RegistryClient) -> list[Finding]:
         mend = f"set RQ_REGISTRY_REDIRECT_HOSTS={error.host}"
         return [failed("blobs", found, mend)]
     except RegistryError:
-        pass  # they cannot be listed, which another finding says
+        return [failure or skipped("blobs", "none was tried: repositories or tags do not come")]
     return [] if failure is None else [failure]
 
 
