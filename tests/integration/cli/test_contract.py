@@ -44,7 +44,16 @@ async def test_for_programs_every_answer_is_one_document_and_nothing_else(comman
 async def test_in_a_pipe_a_table_is_a_line_a_row(command, workspace):
     ran = await command("images", workspace)
     header, row = ran.out.splitlines()
-    assert header.split() == ["repository", "tags", "kind", "digest", "size", "unique", "pushed"]
+    assert header.split() == [
+        "repository",
+        "tags",
+        "kind",
+        "digest",
+        "size",
+        "unique",
+        "pushed",
+        "(UTC)",
+    ]
     assert row.startswith(f"{workspace}/api  ")
     assert "\x1b" not in ran.out
 
