@@ -78,6 +78,8 @@ def says(status: int, body: bytes = b"", **headers: str) -> Answering:
     return answer
 
 
+NOT_THERE = says(404, b'{"errors": [{"code": "MANIFEST_UNKNOWN"}]}')
+"""As a registry says it; without its code it may be anybody's 404."""
 GOOD = says(200, BODY, Content_Type=OCI_MANIFEST)
 
 

@@ -258,7 +258,7 @@ async def test_what_a_real_cleanup_did_is_told_as_the_api_says_it(pool, backend,
     assert code == 0
     assert lines[0] == "proceed (still_above_target)", said
     assert "1 manifest kept because pulled meanwhile" in lines[1], said
-    assert "1 manifest could not be deleted" in lines[1]
+    assert "1 manifest that could not be deleted" in lines[1]
     assert lines[2:5] == [
         "cleanup deleted 1 image",
         "1 image kept because pulled meanwhile",

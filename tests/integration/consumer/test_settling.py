@@ -13,7 +13,7 @@ from registry.media_types import OCI_MANIFEST
 from registry.push import Image, build_image, build_layer, push_image
 from registry.transport import Retries
 from tests.support import ledgers
-from tests.support.fake_registry import says, serving_fake
+from tests.support.fake_registry import NOT_THERE, serving_fake
 from tests.support.settling import Clock, worker
 
 SECOND = 10**9
@@ -121,7 +121,7 @@ async def test_a_race_during_the_question_is_asked_about_again(pool):
     clock, left, right = Clock(), an_image("left"), an_image("right")
     await race(pool, clock, left, right)
     async with serving_fake() as fake:
-        not_found = says(404)
+        not_found = NOT_THERE
 
         async def meanwhile(request):
             await race(pool, clock, right, left, ago=5.0)

@@ -15,7 +15,7 @@ from registry.names import format_digest
 from registry.push import Image, build_image, build_layer, push_image, upload_blob
 from registry.transport import Request, Retries
 from tests.support import ledgers
-from tests.support.fake_registry import says, serving_fake
+from tests.support.fake_registry import NOT_THERE, says, serving_fake
 from tests.support.settling import Clock, worker
 
 SECOND = 10**9
@@ -160,7 +160,7 @@ async def test_while_the_registry_does_not_tell_the_manifest_counts_and_is_asked
             await worker(pool, client, clock).settle_deletes()
             assert await ledgers.usage(pool) == {"acme": bytes_of(image)}
         assert await waiting(pool) == 1
-        fake.script = [says(404)] * 3
+        fake.script = [NOT_THERE] * 3
         clock.now += timedelta(hours=1)
         await worker(pool, client, clock).settle_deletes()
     assert await ledgers.usage(pool) == {}

@@ -283,10 +283,11 @@ async def test_a_cache_from_before_the_installation_is_taken_in(place):
     blobs, index = a_cache()
     await place.upload(*blobs, told=False)
     await place.push(index, "cache", told=False)
-    tried = place.client.transport.tried
-    [drift] = (await place.reconcile()).drift
+    async with watched(place) as asked:
+        [drift] = (await place.reconcile()).drift
     assert (drift.found, drift.drift_bytes) == (1, weight(index, *blobs))
-    assert place.client.transport.tried - tried <= 4, "no layer is asked for as a manifest"
+    layers = {item.digest for item in blobs}
+    assert not layers & manifests_asked(asked).keys(), "no layer is asked for as a manifest"
     await place.confirm()
     assert (await place.reconcile()).drift == []
     assert await place.usage() == weight(index, *blobs)
@@ -488,8 +489,7 @@ async def test_where_storage_does_not_tell_of_a_layer_with_urls_nothing_is_equal
         report = await reconciler(trusting.pool, trusting.service.recorder, through).run()
     assert report is not None
     assert not report.equal
-    [problem] = report.problems
-    assert REPOSITORY in problem
+    assert any(REPOSITORY in problem for problem in report.problems)
     assert await trusting.usage() == weight(config, image)
 
 

@@ -152,7 +152,7 @@ async def test_somebody_elses_workspace_is_not_there(api):
     assert "acme" not in listed
     paths = ["", "/images", "/summary", "/live", "/cleanups/0b5c1f6e-0000-4000-8000-000000000000"]
     for path in paths:
-        missing = await visitor.get(f"/workspaces/not-there{path}")
+        missing = await visitor.get(f"/workspaces/qqqq{path}")
         theirs = await visitor.get(f"/workspaces/acme{path}")
         assert (missing.status, theirs.status) == (404, 404), path
         assert theirs.text == missing.text
