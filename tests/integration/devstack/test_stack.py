@@ -1,6 +1,7 @@
 """The embedded stack keeps what `make run` promises, on real Postgres, Kafka and registry."""
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import re
@@ -87,6 +88,9 @@ def started(
         try:
             yield process
         finally:
+            if options.get("start_new_session"):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
             process.kill()
 
 
