@@ -472,6 +472,15 @@ async def rules(connection: Connection, workspace_id: int) -> tuple[int, dict[st
     return row["quota_bytes"], msgspec.json.decode(row["policy"])
 
 
+OWNER = "SELECT workspace_id FROM repositories WHERE id = $1"
+
+
+async def owner_of(connection: Connection, repository_id: int) -> int:
+    """The workspace that a repository counts for, as it is now."""
+    owner: int = await connection.fetchval(OWNER, repository_id)
+    return owner
+
+
 STRICT_WORKSPACES = "SELECT name FROM workspaces WHERE enforcement = 'strict'"
 
 

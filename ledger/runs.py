@@ -4,7 +4,7 @@ A running run has one owner at a time: its epoch rises with each, and whoever do
 newest one may send no further DELETE. A run without a heartbeat may be taken over.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -12,6 +12,7 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
+from ledger import statements
 from ledger.packing import pack_digests, unpack_digests
 from runtime.postgres import Connection
 
@@ -124,6 +125,10 @@ WHERE i.run_id = $1 ORDER BY i.position
 """
 
 
+class MappedAwayError(Exception):
+    """A repository that was planned for is another workspace's by now: plan anew, by its present rules."""
+
+
 class AlreadyRunningError(Exception):
     """A cleanup of this workspace is running; wait for its result."""
 
@@ -198,8 +203,17 @@ class TakenOver(msgspec.Struct, frozen=True):
     plan_id: UUID | None
 
 
-async def begin_run(connection: Connection, run: Run, *, now: datetime) -> Lease:
-    """Record that a run begins, within a transaction. Raises AlreadyRunningError."""
+async def begin_run(
+    connection: Connection, run: Run, repository_ids: Collection[int], *, now: datetime
+) -> Lease:
+    """Record that a run begins, within a transaction; from then on nobody maps its repositories.
+
+    Raises AlreadyRunningError, and MappedAwayError when one of them is another workspace's by now.
+    """
+    await connection.fetch(statements.LOCK_WORKSPACES, [run.workspace_id])
+    owners = await connection.fetch(statements.WORKSPACES_OF_REPOSITORIES, list(repository_ids))
+    if any(row["workspace_id"] != run.workspace_id for row in owners):
+        raise MappedAwayError
     try:
         await connection.execute(
             ADD_RUN,

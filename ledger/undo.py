@@ -31,21 +31,22 @@ ORDER BY i.position
 """
 )
 
-# The newest deletion of an image in each repository, with all that went along.
+# The newest deletion of an image in each repository that is the workspace's now, whoever's it was then,
+# with all that went along.
 OF_IMAGE = f"""{ITEMS}
 JOIN (
   SELECT DISTINCT ON (found.repository_id) found.run_id, found.unit
   FROM cleanup_items found
   JOIN cleanup_runs run ON run.id = found.run_id
   JOIN repositories named ON named.id = found.repository_id
-  WHERE run.workspace_id = $1 AND run.state <> 'running'
+  WHERE named.workspace_id = $1 AND run.state <> 'running'
     AND ($2::text IS NULL OR named.name = $2)
     AND ($3::bytea IS NULL OR found.digest = $3)
     AND ($4::text IS NULL OR found.tags @> to_jsonb($4::text))
     AND found.document IS NOT NULL AND found.state IN ('deleted', 'restored', 'failed')
   ORDER BY found.repository_id, run.started_at DESC, found.position DESC
 ) chosen ON chosen.run_id = i.run_id AND chosen.unit = i.unit
-WHERE c.workspace_id = $1 AND i.document IS NOT NULL
+WHERE i.document IS NOT NULL
   AND i.state IN ('deleted', 'restored', 'failed')
 ORDER BY i.run_id, i.position
 """  # noqa: S608 - a constant

@@ -19,7 +19,15 @@ from ledger.facts import Fact
 from ledger.outbox import QuotaEvent
 from ledger.reading import ManifestView
 from ledger.reconcile import floor
-from ledger.runs import AlreadyRunningError, Item, Lease, RecordedItem, Run, TakenOver
+from ledger.runs import (
+    AlreadyRunningError,
+    Item,
+    Lease,
+    MappedAwayError,
+    RecordedItem,
+    Run,
+    TakenOver,
+)
 from quota import recheck, stored
 from quota.decision import target_bytes
 from quota.deleting import RULES_CHANGED, Deletions, Tools, contents_of, deleted, stopped_by
@@ -61,6 +69,7 @@ _SECOND_LOOK_SECONDS = 1.0
 """What a registry has in hand when no answer came is mostly done by then."""
 _INTERRUPTED = "the process ended before it came to it"
 _NOT_REACHED = "the run stopped before it came to it"
+_MAPPED_AWAY = "a repository of it belongs to another workspace by now"
 _STILL_CHANGING = ("still_changing", "the registry kept changing while it was being cleaned")
 
 
@@ -297,6 +306,8 @@ class Job:
             units = self._items(snapshot, stored.steps_of(plan, snapshot.known_ns()))
             try:
                 deletions = await self._begin(snapshot, units, promised=plan.freed_bytes)
+            except MappedAwayError:
+                continue
             except AlreadyRunningError:
                 await self._others()
                 continue
@@ -325,6 +336,8 @@ class Job:
                 deletions = await self._begin(
                     snapshot, units, promised=steps.freed_bytes, plan_id=plan_id
                 )
+            except MappedAwayError as error:
+                raise PlanChangedError([_MAPPED_AWAY]) from error
             except AlreadyRunningError:
                 await self._others()
                 continue
@@ -656,7 +669,7 @@ class Job:
     ) -> Deletions:
         """Record the run (once) and what it is going to delete, before the first request.
 
-        Raises AlreadyRunningError.
+        Raises AlreadyRunningError, MappedAwayError.
         """
         lease = self._lease
         async with self._tools.pool.acquire() as connection, connection.transaction():
@@ -674,7 +687,8 @@ class Job:
                     incoming_digests=self._incoming.digests,
                     plan_id=plan_id,
                 )
-                lease = await runs.begin_run(connection, run, now=self._tools.clock())
+                repositories = {item.repository_id for unit in units for item in unit}
+                lease = await runs.begin_run(connection, run, repositories, now=self._tools.clock())
                 if plan_id is not None and not await plans.use_plan(connection, plan_id, run.id):
                     raise PlanChangedError(["it was carried out meanwhile"])
             elif not await runs.heartbeat(connection, lease, self._tools.clock()):

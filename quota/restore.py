@@ -156,7 +156,7 @@ class Restorer:
         return await self._restore(view, wanted)
 
     async def _restore(self, view: WorkspaceView, kept: Sequence[Kept]) -> Restoration:
-        images = [await self._one(view.name, item) for item in reversed(kept)]
+        images = [await self._one(view, item) for item in reversed(kept)]
         tools = self._tools
         async with tools.pool.acquire() as connection:
             after = await reading.find_workspace(connection, view.name, now=tools.clock())
@@ -173,9 +173,9 @@ class Restorer:
             tuple(reversed(images)), now.usage_bytes, ("above_trigger",) if again else ()
         )
 
-    async def _one(self, workspace: str, kept: Kept) -> RestoredImage:
+    async def _one(self, view: WorkspaceView, kept: Kept) -> RestoredImage:
         try:
-            image = await self._put(kept)
+            image = await self._put(view, kept)
         except GoneError as error:
             image = _image(kept, (), "lost", str(error), missing=error.missing)
         except RegistryError as error:
@@ -183,7 +183,7 @@ class Restorer:
         done = image.state in ("restored", "present")
         (log.info if done else log.warning)(
             "image_restored" if done else "image_not_restored",
-            workspace=workspace,
+            workspace=view.name,
             repository=image.repository,
             digest=image.digest,
             tags=list(image.tags),
@@ -193,8 +193,18 @@ class Restorer:
         )
         return image
 
-    async def _put(self, kept: Kept) -> RestoredImage:
+    async def _put(self, view: WorkspaceView, kept: Kept) -> RestoredImage:
         tools, item = self._tools, kept.recorded.item
+        async with tools.pool.acquire() as connection:
+            owner = await reading.owner_of(connection, item.repository_id)
+        if owner != view.id:
+            # Nothing of it is told, either: it is somebody else's.
+            return _image(
+                kept,
+                (),
+                "failed",
+                "its repository is another workspace's by now: who owns it may put it back",
+            )
         if item.registry != DEFAULT_REGISTRY:
             raise RegistryError(f"registry {item.registry} is not the one that can be written to")
         there = (await tools.client.head_manifest(item.repository, item.digest)).exists

@@ -349,6 +349,7 @@ async def test_a_run_whose_process_died_does_not_block_the_workspace(service):
                 usage_before=1,
                 promised_bytes=1,
             ),
+            [],
             now=begun,
         )
     answer = await service.ask("acme")
