@@ -39,19 +39,33 @@ def reconcile(
             help="Forget at once what the registry answers 404 to, without a second pass.",
         ),
     ] = False,
+    forgetting: Annotated[
+        int,
+        typer.Option(
+            "--forgetting",
+            min=0,
+            help="With --confirm-now: forget so many, by the number that was shown, although it is a large"
+            " share of all.",
+        ),
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Compare the ledger with the registry and mend what differs. Resumable.
 
-    Exit code 0 done, 1 the registry was away or something could not be read, 3 a pull-through cache.
+    Exit code 0 done, 1 the registry was away or something could not be read, 3 a pull-through cache, or
+    so much is not there that a person is asked.
     """
     import uvloop
 
     from runtime.logs import configure_logs
 
+    if forgetting and not confirm_now:
+        raise CommandError("--forgetting goes with --confirm-now", exit_code=2)
     settings = settings_here()
     configure_logs(settings, process="reconcile")
-    report, seconds = uvloop.run(_reconcile(settings, workspace, confirm_now=confirm_now))
+    report, seconds = uvloop.run(
+        _reconcile(settings, workspace, confirm_now=confirm_now, forgetting=forgetting)
+    )
     if workspace is not None and not report.repositories and not report.problems:
         _known(workspace)
     if as_json:
@@ -60,6 +74,8 @@ def reconcile(
         )
     else:
         show(report, seconds)
+    if report.asks is not None:
+        raise typer.Exit(3)
     raise typer.Exit(1 if report.problems else 0)
 
 
@@ -74,7 +90,7 @@ def _known(workspace: str) -> None:
 
 
 async def _reconcile(
-    settings: "Settings", workspace: str | None, *, confirm_now: bool
+    settings: "Settings", workspace: str | None, *, confirm_now: bool, forgetting: int
 ) -> tuple["Report", float]:
     from quota.reconcile import AlreadyReconcilingError
     from registry.errors import PullThroughCache, RegistryDenied, RegistryError, WrongRealm
@@ -85,7 +101,7 @@ async def _reconcile(
         async with AsyncExitStack() as stack:
             reconciler = await _open(stack, settings)
             running = asyncio.ensure_future(
-                reconciler.run(workspace=workspace, confirm_now=confirm_now)
+                reconciler.run(workspace=workspace, confirm_now=confirm_now, forgetting=forgetting)
             )
             with progress("reconciling", unit="repositories") as work:
 

@@ -19,6 +19,7 @@ from ledger.outbox import NewId, QuotaEvent
 from ledger.packing import unpack_blobs, unpack_digests
 from ledger.reading import LIVE_TAG_CONDITION, PUSHED
 from ledger.record import Recorded
+from registry.names import parse_digest
 from runtime.postgres import Connection
 
 # -- who may run ---------------------------------------------------------------------------------
@@ -535,6 +536,47 @@ async def announce_drift(
         for item in drifts
     ]
     await outbox.add_events(connection, events, now=now, new_id=new_id)
+
+
+# Of manifests, in all of the registry.
+MASS = """
+SELECT (SELECT count(*) FROM suspected_absences s JOIN repositories r ON r.id = s.repository_id
+        WHERE r.registry = $1 AND position(':' IN s.reference) > 0) AS absent,
+       (SELECT count(*) FROM manifests m JOIN repositories r ON r.id = m.repository_id
+        WHERE r.registry = $1 AND m.present) AS present
+"""
+
+SAMPLE = """
+SELECT r.name AS repository, m.digest FROM manifests m JOIN repositories r ON r.id = m.repository_id
+WHERE r.registry = $1 AND m.present ORDER BY random() LIMIT $2
+"""
+
+
+SUSPECTED_SAMPLE = """
+SELECT r.name AS repository, s.reference FROM suspected_absences s
+JOIN repositories r ON r.id = s.repository_id
+WHERE r.registry = $1 AND position(':' IN s.reference) > 0 ORDER BY random() LIMIT $2
+"""
+
+
+async def absences(connection: Connection, registry: str) -> tuple[int, int]:
+    """(manifests that are suspected to be absent, manifests that the ledger has), of the whole registry."""
+    row = await connection.fetchrow(MASS, registry)
+    return row["absent"], row["present"]
+
+
+async def sample(connection: Connection, registry: str, size: int) -> list[tuple[str, bytes]]:
+    """(repository, digest) of some manifests that the ledger has, by chance."""
+    rows = await connection.fetch(SAMPLE, registry, size)
+    return [(row["repository"], row["digest"]) for row in rows]
+
+
+async def suspected_sample(
+    connection: Connection, registry: str, size: int
+) -> list[tuple[str, bytes]]:
+    """(repository, digest) of some manifests that are suspected to be absent, by chance."""
+    rows = await connection.fetch(SUSPECTED_SAMPLE, registry, size)
+    return [(row["repository"], parse_digest(row["reference"])) for row in rows]
 
 
 async def count_suspected(connection: Connection) -> int:

@@ -14,6 +14,23 @@ AT_LEAST = timedelta(hours=1)
 """Between the two looks that find nothing."""
 
 
+MASS_LEAST = 20
+MASS_SHARE = 5
+"""So many manifests, and more than one in so many of all that the ledger has: a person is asked."""
+SAMPLE = 20
+"""Manifests by which a registry is known again before a pass."""
+
+
+def is_mass(absent: int, present: int) -> bool:
+    """Whether so many absences may mean another registry, or an emptied one, and not what they say."""
+    return absent >= MASS_LEAST and absent * MASS_SHARE > present
+
+
+def looks_like_another(absent: int, asked: int, present: int) -> bool:
+    """The same by a sample: of `asked` manifests so many are not there."""
+    return present >= MASS_LEAST and absent * MASS_SHARE > asked
+
+
 class Verdict(Enum):
     """What a 404 means for the ledger."""
 
@@ -27,20 +44,26 @@ class Verdict(Enum):
 
 
 def verdict(
-    date: datetime, known_ns: int, missing_since: datetime | None, *, confirm_now: bool
+    date: datetime,
+    known_ns: int,
+    missing_since: datetime | None,
+    *,
+    confirm_now: bool,
+    may_forget: bool = True,
 ) -> Verdict:
     """Judge a 404 of the registry's time `date`.
 
     `known_ns` (nanoseconds) is the newest sign of what was asked for: a push, a set, a look.
-    `confirm_now`: a person is sure and does not wait for the second pass.
+    `confirm_now`: a person is sure and does not wait for the second pass. `may_forget`: not before a
+    person was asked, where too much is not there.
     """
     if to_ns(date) <= known_ns:
         return Verdict.DOUBT
-    if confirm_now:
+    if confirm_now and may_forget:
         return Verdict.FORGET
     if missing_since is None or to_ns(missing_since) <= known_ns:
         return Verdict.SUSPECT
-    return Verdict.FORGET if date - missing_since >= AT_LEAST else Verdict.WAIT
+    return Verdict.FORGET if may_forget and date - missing_since >= AT_LEAST else Verdict.WAIT
 
 
 def tags_to_ask(known: KnownRepository, listed: set[str]) -> list[str]:

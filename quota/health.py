@@ -135,9 +135,9 @@ def _lag(document: Document) -> Check:
     if events is None or seconds is None:
         return Check("lag", "Topic lag", "unknown", "Kafka does not tell what waits")
     behind = [item for item in document["partition_lag"] if item["lag_events"] > 0]
-    if not behind:
+    if events <= 0 and not behind:
         return Check("lag", "Topic lag", "ok", "everything that arrived is recorded")
-    events = sum(item["lag_events"] for item in behind)
+    events = max(events, sum(item["lag_events"] for item in behind))
     found = (
         f"{plural(events, 'event')} in {plural(len(behind), 'partition')} not recorded yet, "
         f"the oldest for {_time(seconds)}"

@@ -17,6 +17,7 @@ from ledger import unreadable, verify
 from ledger.facts import BlobStored, Fact, ManifestDeleted, ManifestSeen, TagRemoved
 from ledger.reconcile import Drift, KnownRepository, Pass
 from ledger.record import RECONCILE, Recorded, Recorder
+from quota.absence import SAMPLE, is_mass, looks_like_another
 from quota.looking import each
 from quota.policy import DEFAULT_POLICY
 from quota.pulling import ELSEWHERE, PullCheck
@@ -88,6 +89,8 @@ class Report(msgspec.Struct):
     doubted: list[str]
     """What was not as it should be, and proves nothing; the absences are among it."""
     notes: list[str]
+    asks: int | None = None
+    """Absent manifests that nothing forgets before a person says so, by this number."""
 
     @property
     def equal(self) -> bool:
@@ -139,10 +142,12 @@ class Reconciler:
         *,
         workspace: str | None = None,
         confirm_now: bool = False,
+        forgetting: int = 0,
         unless_since: datetime | None = None,
     ) -> Report | None:
         """Walk through the registry, or through the repositories of one workspace.
 
+        `forgetting`: so many absent manifests may be forgotten although they are a large share of all.
         None when a pass was finished after `unless_since` (somebody else was faster). Raises
         AlreadyReconcilingError, and RegistryError when the registry does not answer: the pass goes
         on from there next time.
@@ -162,7 +167,7 @@ class Reconciler:
                     now=now,
                     resume_since=now - _RESUME_WITHIN,
                 )
-                return await self._run(current)
+                return await self._run(current, forgetting)
             finally:
                 if not leading.is_closed():
                     await rows.stop_leading(leading)
@@ -171,7 +176,7 @@ class Reconciler:
         last = await rows.last_pass(connection, DEFAULT_REGISTRY, state="finished")
         return last is not None and (last.finished_at or last.started_at) >= moment
 
-    async def _run(self, current: Pass) -> Report:
+    async def _run(self, current: Pass, forgetting: int) -> Report:
         run = _Run(
             current,
             resumed=bool(current.cursor),
@@ -182,6 +187,7 @@ class Reconciler:
         self._walks = True
         try:
             await self._require_no_cache()
+            run.may_forget = await self._may_forget(forgetting)
             names = await self._repositories(run)
             async with self._pool.acquire() as connection:
                 await unreadable.tidy(connection)
@@ -223,6 +229,35 @@ class Reconciler:
             async with self._pool.acquire() as connection:
                 if not await rows.heard_a_push(connection, DEFAULT_REGISTRY):
                     raise PerhapsACache
+
+    async def _may_forget(self, forgetting: int) -> bool:
+        """Whether it is the registry that the ledger knows; else a person says that all of it is gone.
+
+        An emptied registry, a volume that is not mounted and another registry at this address answer 404
+        as well as what was deleted.
+        """
+        async with self._pool.acquire() as connection:
+            absent, present = await rows.absences(connection, DEFAULT_REGISTRY)
+            some = await rows.sample(connection, DEFAULT_REGISTRY, SAMPLE)
+            suspects = await rows.suspected_sample(connection, DEFAULT_REGISTRY, SAMPLE)
+        gone, still = await self._absent(some), await self._absent(suspects)
+        # Of what is suspected much may be there again.
+        mass = looks_like_another(gone, len(some), present) or (
+            bool(still) and is_mass(absent * still // len(suspects), present)
+        )
+        return not mass or 0 < forgetting == absent
+
+    async def _absent(self, images: Sequence[tuple[str, bytes]]) -> int:
+        """How many of these manifests are not there."""
+        return sum(not there for _image, there in await each(images, self._is_there))
+
+    async def _is_there(self, image: tuple[str, bytes]) -> bool:
+        """Whether a manifest is there, or cannot be asked for now."""
+        try:
+            return (await self._client.head_manifest(*image)).exists
+        except RegistryError as error:
+            await self._excuse(error)
+            return True
 
     async def _repositories(self, run: "_Run") -> list[str]:
         """Names in order: those that the registry lists and those that the ledger has."""
@@ -289,6 +324,7 @@ class Reconciler:
             repository,
             known,
             confirm_now=run.current.confirm_now,
+            may_forget=run.may_forget,
             clock=self._clock,
             new_id=self._new_id,
             pulls=run.pulls,
@@ -409,6 +445,11 @@ class Reconciler:
         for repository, names in run.untold.items():
             if names:
                 run.tell_problem(_untold(repository, names))
+        asks = None
+        if not run.may_forget:
+            async with self._pool.acquire() as connection:
+                asks, present = await rows.absences(connection, DEFAULT_REGISTRY)
+            run.tell_problem(_mass(asks, present))
         now = self._clock()
         async with self._pool.acquire() as connection, connection.transaction():
             drift = await rows.drift(connection, run.current.id)
@@ -447,6 +488,7 @@ class Reconciler:
             run.problems,
             run.doubted,
             run.notes,
+            asks,
         )
 
     async def _recount(self, run: "_Run") -> None:
@@ -480,6 +522,8 @@ class _Run(msgspec.Struct):
     """Repository → manifests that hold places: whether they can be pulled is asked."""
     unclear: int = 0
     """Of those, what could not be asked."""
+    may_forget: bool = True
+    """Whether absences may be forgotten; else a person is asked first."""
     pulls_elsewhere: int = 0
     """Of those, what is in object storage that we are not allowed to read."""
     waiting: deque[str] = msgspec.field(default_factory=deque)
@@ -556,6 +600,15 @@ def _untold(repository: str, names: int) -> str:
         "index): the registry has them and does not tell their size, mostly because it sends who asks "
         "to a host that is not allowed; they count nothing until it does: `registry-quota doctor` names "
         "the host for RQ_REGISTRY_REDIRECT_HOSTS"
+    )
+
+
+def _mass(absent: int, present: int) -> str:
+    return (
+        f"{absent} of {plural(present, 'manifest')} of the ledger are not there: a registry that was emptied, "
+        "whose storage is not mounted, or another one at this address answers the same, so nothing is "
+        "forgotten. See that RQ_REGISTRY_URL is the right one and has its data; if they are gone for good: "
+        f"`registry-quota reconcile --confirm-now --forgetting {absent}`"
     )
 
 

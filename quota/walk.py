@@ -93,6 +93,7 @@ class RepositoryWalk:
         known: KnownRepository,
         *,
         confirm_now: bool,
+        may_forget: bool = True,
         clock: Callable[[], datetime],
         new_id: Callable[[], UUID],
         pulls: PullCheck,
@@ -105,6 +106,7 @@ class RepositoryWalk:
         self._repository = repository
         self._known = known
         self._confirm_now = confirm_now
+        self._may_forget = may_forget
         self._clock = clock
         self._new_id = new_id
         self._named: set[bytes] = set()
@@ -474,7 +476,13 @@ class RepositoryWalk:
         if contradicts(date, known_ns):
             known_ns = -1  # void once it is forgotten
         since = self._known.suspected.get(reference)
-        judged = verdict(date, known_ns, since, confirm_now=self._confirm_now)
+        judged = verdict(
+            date,
+            known_ns,
+            since,
+            confirm_now=self._confirm_now,
+            may_forget=self._may_forget,
+        )
         if judged is Verdict.DOUBT:
             found.doubted.append(
                 f"{self._repository} {reference} is not there, although the ledger heard of it at or "
