@@ -168,7 +168,9 @@ async def broker(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[OwnK
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def world(broker: OwnKafka, pool: Pool) -> World:
+async def world(broker: OwnKafka, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A ledger beside that broker; its consumers look at the log more often than others."""
+    monkeypatch.setattr("consumer.loop.EVERY_SECONDS", 1.0)
     made = World(broker, pool)
     await made.make_topic_anew()
     return made
