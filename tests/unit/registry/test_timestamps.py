@@ -78,3 +78,20 @@ def test_what_is_no_time_is_refused_with_words(text):
 
 def test_the_last_believable_time_fits_a_bigint():
     assert to_ns(_LAST) < 2**63
+
+
+@given(
+    st.integers(min_value=-2, max_value=2**63 // 10**9 + 2),
+    st.text("0123456789", min_size=1, max_size=11),
+)
+def test_a_second_that_was_read_before_is_read_the_same_again(seconds, fraction):
+    """Thousands of events share one: it is not taken apart anew for each."""
+    whole = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+    text = f"{whole:%Y-%m-%dT%H:%M:%S}.{fraction}"
+    told = []
+    for offset in ("Z", "+00:00", "Z"):
+        try:
+            told.append(parse_timestamp(text + offset))
+        except InvalidTimestamp:
+            told.append(None)
+    assert len(set(told)) == 1, told
