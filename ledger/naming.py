@@ -105,6 +105,8 @@ def named(run: Run, before: Iterable[Stamp]) -> Named:
     """
     if not run:
         return Named()
+    if len(run) == 1 and run[0].told:
+        return Named(run[0].moment_ns)  # as nearly every tag, on the consumer's hot path
     back = next((tag_set for tag_set in run if tag_set.put_back), None)
     if back is not None and back.stamp[0] - run[0].stamp[0] < _UNDER_WAY_NS:
         return Named(back.moment_ns)
