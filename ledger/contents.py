@@ -9,7 +9,6 @@ from registry.kinds import artifact_type_of, is_cache_type
 from registry.media_types import (
     IMAGE_TYPES,
     MANIFEST_TYPES,
-    ManifestKind,
     descriptor_kind,
     manifest_kind,
 )
@@ -36,14 +35,14 @@ def content_of_references(
     kind = manifest_kind(media_type)
     if kind == "unknown":
         return None
-    blobs = _index_entries(references) if kind == "index" else _blobs(references)
-    if blobs is None:
+    named = _index_entries(references) if kind == "index" else _parts(references)
+    if named is None:
         return None
     config_media_type = references[0].media_type if media_type in IMAGE_TYPES else ""
     layers = references[1:] if config_media_type else references
     return Content(
-        blobs=blobs,
-        children=_children(references, kind),
+        blobs=named[0],
+        children=named[1],
         config_media_type=_cache_type(references) if kind == "index" else config_media_type,
         artifact_type=artifact_type_of(config_media_type, (r.media_type for r in layers), ""),
         rules=RULES,
@@ -73,13 +72,13 @@ def content_of_manifest(
     if parsed.kind == "unknown":
         return None
     references = parsed.references
-    blobs = _index_entries(references) if parsed.kind == "index" else _blobs(references, stored)
-    if blobs is None:
+    named = _index_entries(references) if parsed.kind == "index" else _parts(references, stored)
+    if named is None:
         return None
     config_media_type = parsed.config.media_type if parsed.config is not None else ""
     return Content(
-        blobs=blobs,
-        children=_children(references, parsed.kind),
+        blobs=named[0],
+        children=named[1],
         config_media_type=config_media_type or _cache_type(parsed.children),
         artifact_type=artifact_type_of(
             config_media_type,
@@ -99,28 +98,26 @@ def may_be_manifests(content: Content | None) -> frozenset[bytes]:
     return frozenset(content.children) - {digest for digest, size in content.blobs if size}
 
 
-def _children(references: Iterable[Descriptor], kind: ManifestKind) -> tuple[bytes, ...]:
-    """What may be a manifest. An index may name anything, under any media type."""
-    if kind == "index":
-        named = [item.digest for item in references]
-    else:
-        named = [item.digest for item in references if item.media_type in MANIFEST_TYPES]
-    return tuple(dict.fromkeys(named)) if named else ()
-
-
 def _only_storage_knows(item: Descriptor) -> bool:
     """Whether a declared size says nothing of what the registry stores for a descriptor of an image."""
     return item.has_urls or item.media_type in MANIFEST_TYPES
 
 
-def _index_entries(entries: Iterable[Descriptor]) -> tuple[tuple[bytes, int], ...]:
-    """Every entry once. Only what is known as a blob by its media type has the size that it declares."""
+Named = tuple[tuple[tuple[bytes, int], ...], tuple[bytes, ...]]
+"""((digest, bytes of a blob; 0: only storage knows), …), and what may be a manifest; each digest once."""
+
+
+def _index_entries(entries: Iterable[Descriptor]) -> Named:
+    """Of an index, any of which may be a manifest.
+
+    Only what is known as a blob by its media type has the size that it declares.
+    """
     found: dict[bytes, int] = {}
     for item in entries:
         of_a_blob = descriptor_kind(item.media_type) == "blob" and not item.has_urls
         size = item.size if of_a_blob and believable(item.digest, item.size) else 0
         found[item.digest] = max(size, found.get(item.digest, 0))
-    return tuple(found.items())
+    return tuple(found.items()), tuple(found)
 
 
 def _cache_type(entries: Iterable[Descriptor]) -> str:
@@ -134,15 +131,22 @@ def _cache_type(entries: Iterable[Descriptor]) -> str:
     return next(filter(is_cache_type, types), "")
 
 
-def _blobs(
+def _parts(
     descriptors: Iterable[Descriptor], stored: Mapping[bytes, int] = MappingProxyType({})
-) -> tuple[tuple[bytes, int], ...] | None:
-    """Config and layers, each digest once; None when a size is missing that should be there."""
+) -> Named | None:
+    """Config and layers of an image; None when a size is missing that should be there.
+
+    In one loop: it is the consumer's hottest.
+    """
     blobs: dict[bytes, int] = {}
+    children: dict[bytes, None] = {}
     for item in descriptors:
         digest, size = item.digest, item.size
-        # As `_only_storage_knows`, without a call: the consumer's hot loop.
-        if item.has_urls or item.media_type in MANIFEST_TYPES:
+        # As `_only_storage_knows`.
+        if item.media_type in MANIFEST_TYPES:
+            children[digest] = None
+            size = 0
+        elif item.has_urls:
             size = 0
         elif digest in stored:
             size = stored[digest]
@@ -150,7 +154,7 @@ def _blobs(
             return None
         if blobs.setdefault(digest, size) < size:
             blobs[digest] = size
-    return tuple(blobs.items())
+    return tuple(blobs.items()), tuple(children)
 
 
 def believable(digest: bytes, size: int) -> bool:

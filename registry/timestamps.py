@@ -13,7 +13,7 @@ _EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
 _MAX_NS: Final = 2**63 - 1
 _LAST_WHOLE_SECOND: Final = _MAX_NS - _NS
 _DIGITS: Final = 9
-_SCALE: Final = tuple(10 ** (_DIGITS - digits) for digits in range(_DIGITS + 1))
+_SCALE: Final[tuple[int, ...]] = tuple(10 ** (_DIGITS - digits) for digits in range(_DIGITS + 1))
 """Digits of a fraction → what its number is multiplied by for nanoseconds."""
 
 _match = re.compile(

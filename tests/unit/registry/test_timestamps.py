@@ -88,7 +88,7 @@ def test_a_second_that_was_read_before_is_read_the_same_again(seconds, fraction)
     """Thousands of events share one: it is not taken apart anew for each."""
     whole = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
     text = f"{whole:%Y-%m-%dT%H:%M:%S}.{fraction}"
-    told = []
+    told: list[int | None] = []
     for offset in ("Z", "+00:00", "Z"):
         try:
             told.append(parse_timestamp(text + offset))
