@@ -448,8 +448,10 @@ class Reconciler:
         asks = None
         if not run.may_forget:
             async with self._pool.acquire() as connection:
-                asks, present = await rows.absences(connection, DEFAULT_REGISTRY)
-            run.tell_problem(_mass(asks, present))
+                absent, present = await rows.absences(connection, DEFAULT_REGISTRY)
+            if absent:
+                asks = absent
+                run.tell_problem(_mass(absent, present))
         now = self._clock()
         async with self._pool.acquire() as connection, connection.transaction():
             drift = await rows.drift(connection, run.current.id)

@@ -13,4 +13,4 @@ async def test_the_containers_do_what_the_page_says(compose):
         program, compose_word, verb, *arguments = shlex.split(line)
         assert (program, compose_word, verb) == ("docker", "compose", "exec")
         printed = await compose("exec", "-T", *arguments)  # a test has no terminal
-        assert "all fine" in printed
+        assert "nothing failed" in printed or "all fine" in printed

@@ -53,7 +53,8 @@ async def test_every_block_does_what_the_page_says(system, tmp_path):
     said = printed.decode()
     assert process.returncode == 0, said
     by_block = outputs(said)
-    assert "nothing failed" in by_block["registry-quota doctor"]
+    # Other tests may have pushed to this stack before.
+    assert re.search("nothing failed|all fine", by_block["registry-quota doctor"])
     assert "1.8" in by_block["registry-quota images acme"]
     assert "delete" in by_block["registry-quota plan acme"]
     (hook,) = [text for line, text in by_block.items() if "callers/shell" in line]
