@@ -367,9 +367,11 @@ class NotificationConsumer:
                     offset=item.resumed_offset,
                 )
             await self._keep_breaks(connection, breaks)
+        self._tell_breaks(breaks)
         return True
 
-    async def _keep_breaks(self, connection: Connection, breaks: Sequence[LogBreak]) -> None:
+    def _tell_breaks(self, breaks: Sequence[LogBreak]) -> None:
+        """Once they are kept: the transaction may have to be tried again."""
         for item in breaks:
             self._metrics.log_breaks.labels(item.kind).inc()
             log.error(
@@ -377,6 +379,8 @@ class NotificationConsumer:
                 **msgspec.structs.asdict(item),
                 action="what the ledger has not seen is read; a reconciliation is started for the rest",
             )
+
+    async def _keep_breaks(self, connection: Connection, breaks: Sequence[LogBreak]) -> None:
         await offsets.keep_breaks(
             connection,
             cluster_id=self._cluster_id,
@@ -422,7 +426,7 @@ class NotificationConsumer:
             and position.head != position.anchor
             and looked.confirmed(number, position.head)
         }
-        skipped, self._skipped = self._skipped, []
+        skipped = list(self._skipped)
         if not anchors and not skipped:
             return True
         async with self._pool.acquire() as connection, connection.transaction():
@@ -434,6 +438,8 @@ class NotificationConsumer:
             )
             if skipped:
                 await self._keep_breaks(connection, skipped)
+        del self._skipped[: len(skipped)]
+        self._tell_breaks(skipped)
         for number, (epoch, mark) in anchors.items():
             mine = self._owned.get(number)
             if mine is not None and mine.epoch == epoch:
