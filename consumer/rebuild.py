@@ -12,7 +12,7 @@ from aiokafka import AIOKafkaConsumer
 from consumer.log_watch import Look, look
 from consumer.replay import LogIncompleteError, Progress, Replay, Replayed
 from consumer.translate import agents_like
-from ledger import offsets, rebuilt
+from ledger import figures, offsets, rebuilt
 from ledger.ahead import SECOND_NS
 from ledger.rebuilt import BehindError, Change, Difference
 from ledger.record import Recorder
@@ -70,7 +70,7 @@ class Rebuild:
         """Rebuild up to where the live ledger stands and compare; exact while consumers go on."""
         await rebuilt.prepare(self._live)
         async with self._live.transaction(isolation="repeatable_read", readonly=True):
-            stands = await rebuilt.positions(self._live, self._cluster, NOTIFICATIONS_TOPIC)
+            stands = await figures.next_offsets(self._live, self._cluster, NOTIFICATIONS_TOPIC)
             await self._replay.take_topic(stands)
             await self._replay.take_observations(self._live)
             self.replayed.unsettled = await rebuilt.unsettled(self._other)

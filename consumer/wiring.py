@@ -4,7 +4,6 @@ import gc
 import os
 import socket
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
 from functools import partial
 
 from aiohttp import web
@@ -20,6 +19,7 @@ from consumer.sizes import SizeResolver
 from consumer.standing import positions, standing
 from consumer.translate import agents_like
 from ledger.ahead import SECOND_NS
+from ledger.clock import utc_now
 from ledger.record import Recorder
 from quota.levels import level
 from registry.connect import registry_client
@@ -37,11 +37,6 @@ from runtime.tracing import open_tracing
 from runtime.watchdog import Standing, Watchdog
 
 log = get_logger(__name__)
-
-
-def utc_now() -> datetime:
-    """The process's clock."""
-    return datetime.now(UTC)
 
 
 def kafka_consumer(settings: Settings, *, nameless: bool = False) -> AIOKafkaConsumer:

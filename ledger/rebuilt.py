@@ -47,10 +47,6 @@ SELECT setval(pg_get_serial_sequence('replayed.workspaces', 'id'),
               (SELECT coalesce(max(id), 0) + 1 FROM replayed.repositories), false);
 """
 
-POSITIONS = """
-SELECT partition, next_offset FROM public.consumer_offsets WHERE cluster_id = $1 AND topic = $2
-"""
-
 ELSEWHERE = """
 SELECT count(*) FROM public.consumer_offsets
 WHERE topic = $2 AND cluster_id <> $1 AND next_offset > 0
@@ -93,12 +89,6 @@ async def prepare(connection: Connection) -> None:
 async def drop(connection: Connection) -> None:
     """Forget the rebuilt ledger."""
     await connection.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
-
-
-async def positions(connection: Connection, cluster_id: str, topic: str) -> dict[int, int]:
-    """Partition → next offset of the live ledger."""
-    rows = await connection.fetch(POSITIONS, cluster_id, topic)
-    return {row["partition"]: row["next_offset"] for row in rows}
 
 
 async def fed_from_elsewhere(connection: Connection, cluster_id: str, topic: str) -> bool:
