@@ -6,9 +6,10 @@ transaction that writes the audit. One run at a time per workspace, whichever pr
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any, Final
+from functools import partial
+from typing import Final
 from uuid import UUID, uuid4
 
 from ledger import reading, runs
@@ -69,7 +70,7 @@ class Cleaner:
             return running, self._outcomes[workspace], False
         outcome = Outcome()
         job = Job(self.tools, workspace, incoming, cause, outcome)
-        return self._begin(workspace, job.run(), outcome), outcome, True
+        return self._begin(workspace, job.run, outcome), outcome, True
 
     def rehearse(
         self, workspace: str, incoming: Incoming, *, cause: str
@@ -114,7 +115,7 @@ class Cleaner:
             await asyncio.wait([running], timeout=left)
         outcome = Outcome()
         job = Job(self.tools, workspace, incoming, cause, outcome)
-        return self._begin(workspace, job.apply(plan_id, steps), outcome), outcome
+        return self._begin(workspace, partial(job.apply, plan_id, steps), outcome), outcome
 
     async def take_over_stale(self) -> list[CleanupTask]:
         """Go on with every run whose process gave no sign of life; returns what was begun."""
@@ -127,7 +128,8 @@ class Cleaner:
         for workspace in names:
             if workspace not in self._running:
                 outcome = Outcome()
-                tasks.append(self._begin(workspace, self._go_on(workspace, outcome), outcome))
+                going_on = partial(self._go_on, workspace, outcome)
+                tasks.append(self._begin(workspace, going_on, outcome))
         return tasks
 
     async def _go_on(self, workspace: str, outcome: Outcome) -> None:
@@ -147,7 +149,7 @@ class Cleaner:
             log.warning("cleanup_still_open", workspace=workspace, reason=str(stop))
 
     def _begin(
-        self, workspace: str, work: Coroutine[Any, Any, None], outcome: Outcome
+        self, workspace: str, work: Callable[[], Awaitable[None]], outcome: Outcome
     ) -> CleanupTask:
         task = asyncio.create_task(self._counted(work, outcome))
         self._running[workspace] = task
@@ -155,9 +157,9 @@ class Cleaner:
         task.add_done_callback(lambda _task: self._ended(workspace, task))
         return task
 
-    async def _counted(self, work: Coroutine[Any, Any, None], outcome: Outcome) -> Outcome:
+    async def _counted(self, work: Callable[[], Awaitable[None]], outcome: Outcome) -> Outcome:
         try:
-            await work
+            await work()
         finally:
             outcome.done = True
             self._metrics.freed_bytes.inc(outcome.freed_bytes)

@@ -1,9 +1,9 @@
 """Looks at the registry: what it shows becomes an observation, stamped by its own clock."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -231,7 +231,7 @@ def answered(
 
 
 async def each(
-    items: Iterable[Item], work: Callable[[Item], Awaitable[Outcome]]
+    items: Iterable[Item], work: Callable[[Item], Coroutine[Any, Any, Outcome]]
 ) -> list[tuple[Item, Outcome]]:
     """Do something with every item at once; the registry's client bounds what is open.
 
@@ -240,7 +240,7 @@ async def each(
     given = list(items)
     # Not `asyncio.TaskGroup`: that of Python 3.11 counts an error as a cancellation of whoever waits, for
     # good, and forgets a cancellation that comes with one.
-    tasks = [asyncio.create_task(_awaited(work(item))) for item in given]
+    tasks = [asyncio.create_task(work(item)) for item in given]
     try:
         if tasks:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
@@ -250,7 +250,3 @@ async def each(
     finally:
         await end(tasks)
     return [(item, task.result()) for item, task in zip(given, tasks, strict=True)]
-
-
-async def _awaited(work: Awaitable[Outcome]) -> Outcome:
-    return await work

@@ -6,10 +6,10 @@ So a manifest is fetched by digest, and of every blob its first byte.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from quota.looking import only_this
 from registry.answers import FetchedManifest
@@ -103,7 +103,9 @@ class PullCheck:
         pulls = await asyncio.gather(*(self._manifest(*image) for image in images))
         return dict(zip(images, pulls, strict=True))
 
-    async def _once(self, kind: str, image: Image, ask: Callable[[], Awaitable[Pull]]) -> Pull:
+    async def _once(
+        self, kind: str, image: Image, ask: Callable[[], Coroutine[Any, Any, Pull]]
+    ) -> Pull:
         key = (kind, *image)
         task = self._asked.get(key)
         if task is None:
@@ -111,7 +113,7 @@ class PullCheck:
                 return Pull("unclear", f"there are more than {self._most:,} digests to ask for")
             if self._seconds_left <= 0:
                 return self._too_slow()
-            task = self._asked[key] = asyncio.create_task(_awaited(ask()))
+            task = self._asked[key] = asyncio.create_task(ask())
         await asyncio.wait([task])
         return self._too_slow() if task.cancelled() else task.result()
 
@@ -232,7 +234,3 @@ def _of_child(digest: bytes, pull: Pull) -> str:
 
 def _short(digest: bytes) -> str:
     return f"{format_digest(digest)[:19]}…"
-
-
-async def _awaited(work: Awaitable[Pull]) -> Pull:
-    return await work
