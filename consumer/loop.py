@@ -49,6 +49,7 @@ from ledger import offsets
 from ledger.offsets import Advance, LogBreak, Mark, Position, StaleOwnerError
 from ledger.outbox import NewId
 from ledger.record import Recorded, Recorder
+from registry.marks import OwnMarks
 from registry.notifications import BadEvent, decode_event
 from registry.timestamps import InvalidTimestamp, parse_timestamp
 from runtime.consumers import ClientEndedError, GroupMember, end_consumer
@@ -123,6 +124,7 @@ class NotificationConsumer:
         ignored_agents: AgentRule = no_agent,
         tracing: Tracing | None = None,
         pull_through: bool = False,
+        own: OwnMarks | None = None,
     ) -> None:
         self._pull_through = pull_through
         self._connect = connect
@@ -144,6 +146,7 @@ class NotificationConsumer:
         self._skipped: list[LogBreak] = []
         """What the log did not hold any more when it was to be read, and is to be told."""
         self._ignored_agents = ignored_agents
+        self._own = own
         self._tracing = tracing
         self._owned: dict[int, Ownership] = {}
         self._waiting = Waiting(MESSAGE_MAX_BYTES)
@@ -508,6 +511,7 @@ class NotificationConsumer:
                 self._ignored_agents,
                 pull_through=self._pull_through,
                 arrived_ns=arrival_of(record),
+                own=self._own,
             )
         except BadEvent as error:
             letters.append(await self._bury(record, str(error), "malformed"))

@@ -14,9 +14,11 @@ from consumer.replay import LogIncompleteError, Progress, Replay, Replayed
 from consumer.translate import agents_like
 from ledger import figures, offsets, rebuilt
 from ledger.ahead import SECOND_NS
+from ledger.marks import own_marks
 from ledger.rebuilt import BehindError, Change, Difference
 from ledger.record import Recorder
 from quota.levels import level
+from registry.marks import OwnMarks
 from registry.workspaces import WorkspaceRule
 from runtime.consumers import end_consumer
 from runtime.figures import in_utc
@@ -182,6 +184,7 @@ async def rebuilding(
                 progress=progress,
                 ignored_agents=agents_like(settings.ignored_pull_agents),
                 pull_through=bool(settings.registry_pull_through),
+                own=OwnMarks(*await own_marks(live)),
             )
             rebuild = Rebuild(
                 live=live,

@@ -16,6 +16,7 @@ from consumer.translate import AgentRule, facts_of, no_agent
 from ledger import rebuilt
 from ledger.facts import Fact
 from ledger.record import Recorder
+from registry.marks import OwnMarks
 from registry.notifications import BadEvent, decode_event
 from runtime.postgres import Connection
 
@@ -62,6 +63,7 @@ class Replay:
         progress: Progress,
         ignored_agents: AgentRule = no_agent,
         pull_through: bool = False,
+        own: OwnMarks | None = None,
     ) -> None:
         self._pull_through = pull_through
         self._kafka = kafka
@@ -70,6 +72,7 @@ class Replay:
         self._clock = clock
         self._progress = progress
         self._ignored_agents = ignored_agents
+        self._own = own
         self.replayed = Replayed()
 
     async def take_topic(self, until: dict[int, int] | None = None) -> None:
@@ -134,6 +137,7 @@ class Replay:
                 self._ignored_agents,
                 pull_through=self._pull_through,
                 arrived_ns=arrival_of(record),
+                own=self._own,
             )
         except BadEvent:
             self.replayed.skipped += 1

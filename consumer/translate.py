@@ -19,6 +19,7 @@ from ledger.facts import (
     ManifestSeen,
     TagRemoved,
 )
+from registry.marks import OwnMarks
 from registry.models import Notification
 from registry.notifications import event_uuid
 
@@ -45,6 +46,7 @@ def facts_of(
     *,
     pull_through: bool = False,
     arrived_ns: int | None = None,
+    own: OwnMarks | None = None,
 ) -> Fact | None:
     """What a notification from `registry` (its id) says, or None when it changes nothing.
 
@@ -52,8 +54,9 @@ def facts_of(
 
     `pull_through`: the registry is a cache, and stores what is fetched from it, whoever does: it tells
     of that as a pull what others tell of a push.
-    `arrived_ns` is when it came (nanoseconds); None: its stamp is believed.
+    `arrived_ns` is when it came (nanoseconds); None: its stamp is believed. `own` tells what we put back.
     """
+    came_ns = arrived_ns
     if arrived_ns is None or notification.timestamp_ns <= arrived_ns + AHEAD_NS:
         arrived_ns = -1
     stamp = (notification.timestamp_ns, event_uuid(notification.id))
@@ -82,7 +85,8 @@ def facts_of(
     if notification.action == "mount":
         return None  # only blobs are mounted
     # What we put back exists again; it was not pushed anew and does not become the newest image.
-    seen = notification.is_restored or notification.action == "pull"
+    put_back = own is not None and own.made(notification, came_ns)
+    seen = put_back or notification.action == "pull"
     fact = ManifestSeen if seen else ManifestPushed
     return fact(
         registry,

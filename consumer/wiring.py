@@ -20,9 +20,11 @@ from consumer.standing import positions, standing
 from consumer.translate import agents_like
 from ledger.ahead import SECOND_NS
 from ledger.clock import utc_now
+from ledger.marks import own_marks
 from ledger.record import Recorder
 from quota.levels import level
 from registry.connect import registry_client
+from registry.marks import OwnMarks
 from registry.workspaces import WorkspaceRule
 from runtime.http import add_operations_routes, serving
 from runtime.kafka import cluster_id, connection_options
@@ -137,6 +139,7 @@ async def run(settings: Settings) -> int:
             ignored_agents=agents_like(settings.ignored_pull_agents),
             tracing=tracing,
             pull_through=bool(settings.registry_pull_through),
+            own=OwnMarks(*await own_marks(pool)),
         )
 
         async def own_work() -> Standing:

@@ -64,6 +64,8 @@ RIGHTS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
         "cleanup_runs": {API: _ALL, REPORT: _READ},
         "cleanup_items": {API: _KEEP, REPORT: _READ},
         "gc_verifications": {API: _KEEP, REPORT: _READ},
+        # A secret: who only looks needs it even less.
+        "own_marks": {CONSUMER: _READ, API: _READ},
         # Hashes of secrets: nobody who only looks needs them.
         "api_tokens": {API: _KEEP, REPORT: f"SELECT ({_SHOWN_OF_TOKENS})"},
         # Alembic's own: `doctor` compares it.

@@ -618,6 +618,13 @@ cleanup_items = Table(
     Index("cleanup_items_unsure_idx", "run_id", postgresql_where=text("unsure_bytes IS NOT NULL")),
 )
 
+own_marks = Table(
+    "own_marks",
+    metadata,
+    Column("key", LargeBinary, primary_key=True, comment="secret: marks what we put back"),
+    _timestamp("made_at", now=True),
+)
+
 api_tokens = Table(
     "api_tokens",
     metadata,

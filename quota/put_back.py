@@ -10,15 +10,18 @@ from datetime import datetime
 from ledger import undo
 from ledger.contents import content_of_manifest
 from ledger.facts import Fact, ManifestSeen
+from ledger.marks import own_marks
 from ledger.record import Recorded
 from ledger.undo import Kept
 from quota.deleting import Tools
 from quota.kinds import of_content
 from quota.looking import Blob, answered, contradicts, each, require_date, stamp_of, what_is
 from quota.plan import ManifestKey
+from registry.client import USER_AGENT
 from registry.errors import RegistryError, WrongContent
 from registry.following import all_tags_named_by, may_follow, subject_of_tag
 from registry.manifests import ManifestError, parse_manifest
+from registry.marks import restoring
 from registry.media_types import descriptor_kind
 from registry.models import ParsedManifest
 from registry.timestamps import to_ns
@@ -72,10 +75,12 @@ async def put_back(
     Raises GoneError when the registry takes it and cannot give it back, and RegistryError.
     """
     item, client = kept.recorded.item, tools.client
+    key, _since_ns = await own_marks(tools.pool)
+    agent = restoring(USER_AGENT, key, item.repository, item.digest, kept.run_id)
     references: list[str | bytes] = [item.digest, *tags]
     for reference in references:
         await client.put_manifest(
-            item.repository, reference, kept.document, item.media_type, restoring=True
+            item.repository, reference, kept.document, item.media_type, user_agent=agent
         )
     try:
         # After a garbage collection a registry's cache may let it skip what it believes to have.

@@ -31,7 +31,7 @@ from registry.errors import (
 )
 from registry.manifests import ManifestError, parse_manifest, signed_payload
 from registry.media_types import ACCEPTED, DOCKER_SCHEMA1_SIGNED, OCI_CONFIG, OCI_MANIFEST, bare
-from registry.models import MAX_SIZE, OWN_USER_AGENT_PREFIX, RESTORING_SUFFIX
+from registry.models import MAX_SIZE, OWN_USER_AGENT_PREFIX
 from registry.names import (
     InvalidDigest,
     InvalidName,
@@ -360,13 +360,13 @@ class RegistryClient:
         body: bytes,
         media_type: str,
         *,
-        restoring: bool = False,
+        user_agent: str | None = None,
     ) -> datetime | None:
         """Put a manifest by tag or (raw) digest. Raises RegistryRefused when blobs are missing.
 
-        `restoring`: it was pushed before, and its event must not make it the newest image.
+        `user_agent`: instead of ours, where it says more (`registry.marks`).
         """
-        agent = {"User-Agent": USER_AGENT + RESTORING_SUFFIX} if restoring else {}
+        agent = {} if user_agent is None else {"User-Agent": user_agent}
         request = self._manifest(
             "PUT",
             repository,

@@ -19,9 +19,6 @@ MAX_SIZE: Final = 2**63 - 1
 OWN_USER_AGENT_PREFIX: Final = "registry-quota/"
 """Our requests are recognised by it: their pulls say nothing about an image being used."""
 
-RESTORING_SUFFIX: Final = " (restore)"
-"""Of our user agent where a kept manifest is put back: nobody pushed it anew."""
-
 Action = Literal["push", "pull", "mount", "delete"]
 
 
@@ -78,11 +75,6 @@ class Notification(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     def is_own(self) -> bool:
         """Caused by a request of ours."""
         return self.user_agent.startswith(OWN_USER_AGENT_PREFIX)
-
-    @property
-    def is_restored(self) -> bool:
-        """A manifest that we put back: it exists again, and keeps the time of its own push."""
-        return self.is_own and self.user_agent.endswith(RESTORING_SUFFIX)
 
 
 class ParsedManifest(msgspec.Struct, frozen=True, kw_only=True):
