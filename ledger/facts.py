@@ -201,3 +201,9 @@ RepositoryFact = (
 )
 """A `BlobStored` is one when it names its repository."""
 Fact = RepositoryFact
+
+# For `isinstance` on the consumer's path: `A | B` in its place is built anew for every fact.
+SIGNS: Final = (ManifestPushed, ManifestSeen)
+"""Facts that tell that a manifest exists."""
+OF_TAGS: Final = (*SIGNS, TagRemoved, Ceiling)
+"""Facts that may be about a tag."""

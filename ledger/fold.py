@@ -14,8 +14,9 @@ from ledger.ahead import SECOND_NS, SKEW_NS, Newest, Odd, void_of
 from ledger.claims import better
 from ledger.facts import (
     NEVER,
+    OF_TAGS,
+    SIGNS,
     BlobStored,
-    Ceiling,
     Content,
     ContentLearned,
     DigestDeleted,
@@ -82,7 +83,7 @@ class Manifest(msgspec.Struct, gc=False):
 
         Where it is present all the same, that delete is *unsettled*.
         """
-        return self.sure < self.known < self.heard
+        return self.heard > self.sure and self.sure < self.known < self.heard
 
     @property
     def known(self) -> Stamp:
@@ -153,14 +154,14 @@ def manifest_key(repository_id: int, fact: RepositoryFact) -> ManifestKey | None
 
 def tag_key(repository_id: int, fact: RepositoryFact) -> TagKey | None:
     """The tag a fact is about, or None."""
-    if isinstance(fact, ManifestPushed | ManifestSeen | TagRemoved | Ceiling) and fact.tag:
+    if isinstance(fact, OF_TAGS) and fact.tag:
         return (repository_id, fact.tag)
     return None
 
 
 def fold(state: State, repository_id: int, fact: RepositoryFact) -> None:
     """Take one fact into the state."""
-    if isinstance(fact, ManifestPushed | ManifestSeen):
+    if isinstance(fact, SIGNS):
         _exists(state, repository_id, fact)
     elif isinstance(fact, ManifestDeleted):
         _newer(state, (repository_id, fact.digest), "sure", fact)

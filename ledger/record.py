@@ -14,14 +14,13 @@ from ledger.announce import image_events
 from ledger.counting import Change, contribution
 from ledger.facts import (
     NEVER,
+    SIGNS,
     BlobStored,
     Ceiling,
     Content,
     DigestDeleted,
     Fact,
     ManifestDeleted,
-    ManifestPushed,
-    ManifestSeen,
     RepositoryFact,
     TagRemoved,
 )
@@ -278,7 +277,7 @@ class Recorder:
         unconfirmed = _unconfirmed(changed_manifests, infos, changes)
         await store.add_size_check(connection, unconfirmed, now + _CHECK_SIZES_AFTER)
         for repository, fact in located:
-            if isinstance(fact, ManifestPushed | ManifestSeen):
+            if isinstance(fact, SIGNS):
                 workspaces[repository.workspace_id].has_images = True
         events += self._levels(workspaces)
         await save_workspaces(connection, workspaces, now, found=found)
@@ -364,7 +363,7 @@ async def _load(
             content: Content | None = getattr(fact, "content", None)
             if content is not None:
                 children.update((repository.id, digest) for digest in content.children)
-            elif not isinstance(fact, ManifestPushed | ManifestSeen):
+            elif not isinstance(fact, SIGNS):
                 deleted.add(named)
     counted = await store.add_blobs(connection, pushed_blobs)
     manifest_keys |= counted
@@ -445,7 +444,7 @@ def _cut_late(tags: Mapping[TagKey, Tag], located: Sequence[Located]) -> dict[Ta
     for repository, fact in located:
         if isinstance(fact, ManifestDeleted | DigestDeleted):
             keys = named.get((repository.id, fact.digest), [])
-        elif isinstance(fact, ManifestPushed | ManifestSeen | TagRemoved) and fact.tag is not None:
+        elif isinstance(fact, (*SIGNS, TagRemoved)) and fact.tag is not None:
             keys = [(repository.id, fact.tag)]
         else:
             continue
