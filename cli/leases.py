@@ -87,8 +87,7 @@ def list_leases(workspace: WorkspaceName, as_json: AsJson = False) -> None:
 
     async def get() -> list[dict[str, Any]]:
         async with api_client() as api:
-            page: dict[str, Any] = await api.call("GET", workspace_path(workspace, "leases"))
-            return list(page["items"])
+            return [item async for item in api.items(workspace_path(workspace, "leases"))]
 
     items = asyncio.run(get())
     if as_json:

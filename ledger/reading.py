@@ -62,15 +62,19 @@ class WorkspaceView(msgspec.Struct, frozen=True):
     """Whether it has had an image, or somebody configured it."""
     version: int
     """Of its row: another one once anything was recorded, set or reserved in it."""
+    reservations: int
+    """How many builds have bytes set aside that they have not pushed yet."""
 
 
 _WORKSPACE = """
 SELECT w.id, w.name, w.quota_bytes, w.usage_bytes, w.level, w.enforcement, w.policy, w.configured,
-       w.found_by_reconciliation, w.changed_at,
-       (SELECT least(coalesce(sum(v.bytes), 0), 4611686018427387904) FROM reservations v
-                 WHERE v.workspace_id = w.id AND v.expires_at > $1)::int8 AS reserved_bytes,
-       w.first_image_at IS NOT NULL OR w.configured AS visible, w.xmin::text::int8 AS version
-FROM workspaces w
+       w.found_by_reconciliation, w.changed_at, reserved.bytes AS reserved_bytes,
+       w.first_image_at IS NOT NULL OR w.configured AS visible, w.xmin::text::int8 AS version,
+       reserved.open AS reservations
+FROM workspaces w CROSS JOIN LATERAL (
+  SELECT least(coalesce(sum(v.bytes), 0), 4611686018427387904)::int8 AS bytes,
+         count(*) FILTER (WHERE v.settled_by IS NULL) AS open
+  FROM reservations v WHERE v.workspace_id = w.id AND v.expires_at > $1) reserved
 """
 
 FIND_WORKSPACE = (

@@ -9,6 +9,12 @@ import msgspec
 from ledger.settlement import Reserved
 from runtime.postgres import Connection
 
+MOST_OPEN = 2000
+"""Builds of a workspace that may have bytes set aside at a time."""
+
+Place = tuple[datetime, UUID]
+"""Where one stands in a list: when it was made, and its id."""
+
 
 class Reservation(msgspec.Struct, frozen=True):
     """Bytes set aside for a build until `expires_at` (UTC), or until it has pushed."""
@@ -47,7 +53,9 @@ RETURNING id, build_id, app, bytes, created_at, expires_at
 
 RESERVATIONS = """
 SELECT id, build_id, app, bytes, created_at, expires_at FROM reservations
-WHERE workspace_id = $1 AND expires_at > $2 AND settled_by IS NULL ORDER BY created_at, id
+WHERE workspace_id = $1 AND expires_at > $2 AND settled_by IS NULL
+  AND ($3::timestamptz IS NULL OR (created_at, id) > ($3, $4::uuid))
+ORDER BY created_at, id LIMIT $5
 """
 
 RELEASE = """
@@ -116,13 +124,16 @@ async def _reserve(
 
 
 async def reservations(
-    connection: Connection, workspace_id: int, *, now: datetime
+    connection: Connection,
+    workspace_id: int,
+    *,
+    now: datetime,
+    after: Place | None = None,
+    limit: int = MOST_OPEN,
 ) -> list[Reservation]:
-    """What is reserved now, oldest first."""
-    return [
-        Reservation(*row.values())
-        for row in await connection.fetch(RESERVATIONS, workspace_id, now)
-    ]
+    """What is reserved now, oldest first; those behind a place in the list."""
+    rows = await connection.fetch(RESERVATIONS, workspace_id, now, *(after or (None, None)), limit)
+    return [Reservation(*row.values()) for row in rows]
 
 
 async def release_build(connection: Connection, workspace_id: int, build_id: str) -> None:

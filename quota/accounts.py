@@ -14,9 +14,10 @@ from ledger import images as image_rows
 from ledger.images import Cursor
 from ledger.reading import WorkspaceView
 from ledger.record import LevelRule
-from ledger.reservations import Reservation
+from ledger.reservations import MOST_OPEN, Place, Reservation
 from ledger.workspaces import Holds, Settings
 from quota import images, unknown
+from quota.bounds import TooMuchError
 from quota.listing import describe_page
 from quota.policy import DEFAULT_POLICY, Policy, parse_policy
 from quota.usage import untagged
@@ -54,6 +55,23 @@ def _reasons(holds: Holds) -> list[str]:
     if holds.cleaning:
         found.append("a cleanup is running: wait for its end")
     return found
+
+
+def _check_reserved(view: WorkspaceView, wanted: int) -> None:
+    """`view`: with what is reserved for other builds. What is set aside stays within the quota."""
+    if view.reserved_bytes + wanted > view.quota_bytes:
+        raise TooMuchError(
+            "bytes",
+            f"{wanted} and {view.reserved_bytes} that are reserved for other builds of {view.name} are"
+            f" more than its quota of {view.quota_bytes}: reserve less, wait for those builds, or"
+            " raise the quota",
+        )
+    if view.reservations >= MOST_OPEN:
+        raise TooMuchError(
+            "build_id",
+            f"{view.reservations} builds of {view.name} have bytes set aside, and {MOST_OPEN} may:"
+            " give back what is not needed any more, or wait until it expires",
+        )
 
 
 class Graph(msgspec.Struct, frozen=True):
@@ -297,22 +315,34 @@ class Accounts:
         }
 
     async def reserve(self, name: str, reservation: Reservation) -> Reservation:
-        """Set bytes aside by hand, under the workspace's lock; it may have no image yet."""
+        """Set bytes aside by hand, under the workspace's lock; it may have no image yet.
+
+        Raises TooMuchError where more than the quota would be set aside.
+        """
         async with self._pool.acquire() as connection, connection.transaction():
             await workspaces.add_workspace(connection, name, self._default_quota_bytes)
             workspace = await workspaces.lock_workspace(connection, name)
             if workspace is None:  # pragma: no cover - it was added a line ago
                 raise LookupError(name)
+            view = await reading.find_workspace(
+                connection, name, now=self._clock(), except_build=reservation.build_id
+            )
+            if view is not None:
+                _check_reserved(view, reservation.bytes)
             return await reservations.reserve(connection, workspace.id, reservation)
 
-    async def reservations(self, name: str) -> list[Reservation]:
-        """What is reserved now; nothing in a workspace that is not known."""
+    async def reservations(
+        self, name: str, *, after: Place | None = None, limit: int = MOST_OPEN
+    ) -> list[Reservation]:
+        """What is reserved now, oldest first; nothing in a workspace that is not known."""
         now = self._clock()
         async with self._pool.acquire() as connection:
             view = await reading.find_workspace(connection, name, now=now)
             if view is None:
                 return []
-            return await reservations.reservations(connection, view.id, now=now)
+            return await reservations.reservations(
+                connection, view.id, now=now, after=after, limit=limit
+            )
 
     async def release(self, name: str, reservation: str) -> bool:
         """Give reserved bytes back, by the reservation's id or its build's."""

@@ -8,6 +8,7 @@ import msgspec
 from ledger import apps, outbox, reading
 from ledger.outbox import QuotaEvent
 from ledger.reading import WorkspaceView
+from ledger.reservations import MOST_OPEN
 from quota.decision import Enforcement, Figures, Verdict
 from quota.incoming import incoming_from_layers, percentile_90
 from quota.outcome import Outcome
@@ -48,6 +49,12 @@ class Look(msgspec.Struct, frozen=True):
     figures: Figures
     incoming: Incoming
     source: IncomingSource
+
+    @property
+    def may_reserve(self) -> bool:
+        """Whether one more build may have its bytes set aside."""
+        others = 0 if self.view is None else self.view.reservations
+        return self.figures.can_be_reserved and others < MOST_OPEN
 
     @property
     def enforcement(self) -> Enforcement:

@@ -44,6 +44,11 @@ class Figures:
         return self.usage_bytes + self.reserved_bytes + self.incoming_bytes
 
     @property
+    def can_be_reserved(self) -> bool:
+        """Whether all that is set aside stays within the quota: for more, others would have to delete."""
+        return self.reserved_bytes + self.incoming_bytes <= self.quota_bytes
+
+    @property
     def can_ever_fit(self) -> bool:
         """Whether the incoming build alone is within the quota. If not, nothing is deleted for it."""
         return self.incoming_bytes <= self.quota_bytes

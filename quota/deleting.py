@@ -300,16 +300,17 @@ class Deletions:
 
         As in the plan, an image is also in use under the name of its config, a layer or a child.
         """
+        names = {item.key: set(_names(item, contents.get(item.key))) for item in unit}
         async with self._tools.pool.acquire() as connection:
-            leases = await leases_of(connection, self._workspace_id)
+            leases = await leases_of(
+                connection, self._workspace_id, set[bytes]().union(*names.values())
+            )
         now = self._tools.clock()
         stale = next((lease for lease in leases if lease.stale(now)), None)
         if stale is not None:
             raise StopError("stale_lease", f"lease source {stale.source} stopped reporting")
         in_use = {digest for lease in leases for digest in lease.digests}
-        return {
-            item.key for item in unit if not in_use.isdisjoint(_names(item, contents.get(item.key)))
-        }
+        return {item.key for item in unit if not in_use.isdisjoint(names[item.key])}
 
     async def _keep_document(self, item: Item, content: Content | None) -> int:
         """Keep the bytes and write down that the DELETE comes next, under our lease.

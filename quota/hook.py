@@ -254,7 +254,7 @@ class PreBuildHook:
         if "stale_lease" not in warnings:
             return warnings
         async with self._pool.acquire() as connection:
-            known = await leases.leases_of(connection, view.id)
+            known = await leases.leases_of(connection, view.id, ())
         now = self._clock()
         stale = [f"stale_lease:{lease.source}" for lease in known if lease.stale(now)]
         return [warning for warning in warnings if warning != "stale_lease" or not stale] + stale
@@ -342,12 +342,7 @@ class PreBuildHook:
             if largest is None and needs_cleanup(now.figures, now.policy):
                 return None
             verdict = self._decide(build, now, outcome, largest)
-            if (
-                build.reserves
-                and verdict.decision == "proceed"
-                and now.view
-                and now.figures.can_ever_fit
-            ):
+            if build.reserves and verdict.decision == "proceed" and now.view and now.may_reserve:
                 reservation = await reservations.reserve_unless_changed(
                     connection, now.view.id, self._reservation(build, now.figures), now.view.version
                 )
@@ -377,7 +372,9 @@ class PreBuildHook:
             if verdict.decision == "deny":
                 await self._announce_denial(connection, now, build, verdict, largest or [])
             elif build.reserves and now.view is not None:
-                reservation = await self._reserve(connection, now.view, build, now.figures)
+                reservation = await self._reserve(connection, now.view, build, now)
+                if reservation is None and now.figures.can_ever_fit:
+                    warnings.append("not_reserved")
         return _answer_of(build, now, verdict, outcome, usage_before, warnings, reservation)
 
     @staticmethod
@@ -402,16 +399,17 @@ class PreBuildHook:
             await workspaces.lock_workspace(connection, workspace)
 
     async def _reserve(
-        self, connection: Connection, view: WorkspaceView, build: PreBuild, figures: Figures
+        self, connection: Connection, view: WorkspaceView, build: PreBuild, now: Look
     ) -> Reservation | None:
         """Set aside what the build says now, in the place of what it said before.
 
-        Nothing for one that is larger than the quota: others would have to delete for it.
+        Nothing where more than the quota would be set aside: others would have to delete for it.
         """
-        if not figures.can_ever_fit:
+        if not now.may_reserve:
             await reservations.release_build(connection, view.id, build.build_id or "")
             return None
-        return await reservations.reserve(connection, view.id, self._reservation(build, figures))
+        reservation = self._reservation(build, now.figures)
+        return await reservations.reserve(connection, view.id, reservation)
 
     def _reservation(self, build: PreBuild, figures: Figures) -> Reservation:
         now = self._clock()

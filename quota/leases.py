@@ -5,20 +5,32 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from ledger import leases, reading, workspaces
-from ledger.leases import Lease
+from ledger.leases import MOST_SOURCES, Lease, Reported
 from quota import unknown
+from quota.bounds import TooMuchError
 from quota.near import did_you_mean
 from registry.names import format_digest
+from runtime.aside import aside
 from runtime.postgres import Pool
+
+DIGEST_CHARACTERS = 72
+"""About, in an answer."""
 
 
 class Leases:
     """Keeps what sources report. A source that goes silent blocks deletion until it is retired."""
 
     def __init__(
-        self, pool: Pool, *, default_quota_bytes: int, clock: Callable[[], datetime]
+        self,
+        pool: Pool,
+        *,
+        default_quota_bytes: int,
+        most_digests: int,
+        clock: Callable[[], datetime],
     ) -> None:
+        """`most_digests`: that all sources of a workspace together may have in use."""
         self._pool = pool
+        self._most_digests = most_digests
         self._default_quota_bytes = default_quota_bytes
         self._clock = clock
 
@@ -33,7 +45,7 @@ class Leases:
         """Replace what a source has in use, for so many seconds; the workspace may be empty yet.
 
         What is not known here is taken, and said to be unknown; `among`: the workspaces that the
-        caller may hear of.
+        caller may hear of. Raises TooMuchError.
         """
         now = self._clock()
         digests = set(digests)
@@ -46,6 +58,8 @@ class Leases:
             locked = await workspaces.lock_workspace(connection, workspace)
             if locked is None:  # pragma: no cover - it was added a line ago
                 raise LookupError(workspace)
+            stands = await leases.reported(connection, locked.id, source)
+            self._check(workspace, stands, len(digests))
             lease = await leases.put_lease(
                 connection,
                 locked.id,
@@ -60,16 +74,44 @@ class Leases:
             "warnings": [*warnings, *more],
         }
 
+    def _check(self, workspace: str, stands: Reported, digests: int) -> None:
+        """Refuse what is too much; never a report that names no more than the one that it replaces.
+
+        Who is refused goes stale, and then nothing is deleted: the safe side, and it is said.
+        """
+        if stands.before is not None and digests <= stands.before:
+            return
+        mend = f"retire sources that report no more (`registry-quota leases list {workspace}`)"
+        if stands.before is None and stands.sources >= MOST_SOURCES:
+            raise TooMuchError(
+                "source",
+                f"{workspace} has {stands.sources} sources already, and may have {MOST_SOURCES}: {mend}",
+            )
+        if stands.digests + digests > self._most_digests:
+            raise TooMuchError(
+                "digests",
+                f"{digests} of them and {stands.digests} that other sources of {workspace} have in use"
+                f" are more than {self._most_digests}: report those of this workspace's images alone,"
+                f" {mend}, or set RQ_LEASE_DIGESTS higher",
+            )
+
     async def list(
-        self, workspace: str, among: frozenset[str] | None
-    ) -> tuple[list[dict[str, Any]], list[str]]:
-        """Every source by name, stale ones too; none in a workspace that is not known, and a warning."""
+        self, workspace: str, among: frozenset[str] | None, *, after: str, limit: int
+    ) -> tuple[list[dict[str, Any]], str | None, list[str]]:
+        """Sources behind `after` by name, stale ones too; where the next page begins; warnings.
+
+        None in a workspace that is not known, and a warning.
+        """
         now = self._clock()
+        found, more = list[Lease](), False
         async with self._pool.acquire() as connection:
             view = await reading.find_workspace(connection, workspace, now=now)
-            found = [] if view is None else await leases.leases_of(connection, view.id)
+            if view is not None:
+                found, more = await leases.page(connection, view.id, after=after, limit=limit)
             warnings = await unknown.workspace(connection, workspace, view, among)
-        return [_document(lease, now) for lease in found], warnings
+        size = DIGEST_CHARACTERS * sum(len(lease.digests) for lease in found)
+        items = await aside(size, lambda: [_document(lease, now) for lease in found])
+        return items, found[-1].source if more else None, warnings
 
     async def retire(self, workspace: str, source: str, among: frozenset[str] | None) -> str | None:
         """Forget a source for good; a sentence when it is not known, with near ones."""
@@ -77,7 +119,7 @@ class Leases:
             view = await reading.find_workspace(connection, workspace, now=self._clock())
             if view is not None and await leases.retire_lease(connection, view.id, source):
                 return None
-            found = [] if view is None else await leases.leases_of(connection, view.id)
+            found = [] if view is None else await leases.leases_of(connection, view.id, ())
             why = f"there is no such source of digests in use in {workspace}"
             if found:
                 return why + did_you_mean(source, [lease.source for lease in found])

@@ -37,7 +37,9 @@ async def describe_page(
     views = await rows.with_children(connection, page)
     kinds = kinds_of(views, policy)
     parents = await rows.indexes(connection, (view.repository_id for view in page))
-    held = await reading.held(connection, workspace.id, digests_of(views.values()))
+    named = digests_of(views.values())
+    held = await reading.held(connection, workspace.id, named)
+    named |= {child for view in views.values() if view.content for child in view.content.children}
     followed = await _followed(connection, page, kinds)
     subjects = [
         (view.repository_id, digest)
@@ -47,7 +49,7 @@ async def describe_page(
     rules = Rules(
         policy=policy,
         now_ns=to_ns(now),
-        leases=tuple(await leases_of(connection, workspace.id)),
+        leases=tuple(await leases_of(connection, workspace.id, named)),
         newest=await _newest(connection, workspace.id, page, kinds, policy),
         subjects=await rows.present(connection, subjects),
         followed=followed,

@@ -95,15 +95,8 @@ class Runs:
             raise LookupError(view.name)
         snapshot, plan, warnings = planned
         now = self._clock()
-        identifier = self._new_id()
-        document = _document(snapshot, plan, warnings) | {"build_id": build.build_id}
-        stored = StoredPlan(
-            identifier,
-            msgspec.json.encode(steps_of(plan, snapshot.known_ns())),
-            msgspec.json.encode(document),
-            None,
-            now,
-            now + PLAN_TTL,
+        stored, document = await asyncio.to_thread(
+            _to_store, snapshot, plan, warnings, build, identifier=self._new_id(), now=now
         )
         async with self._pool.acquire() as connection, connection.transaction():
             await plans.add_plan(connection, view.id, stored)
@@ -216,6 +209,22 @@ class Runs:
             return None
         items = [{**item, "digest": format_digest(item["digest"])} for item in row.pop("items")]
         return {**_run(row), "items": items}
+
+
+def _to_store(
+    snapshot: Snapshot,
+    plan: Plan,
+    warnings: Sequence[str],
+    build: PlannedBuild,
+    *,
+    identifier: UUID,
+    now: datetime,
+) -> tuple[StoredPlan, dict[str, Any]]:
+    """What is kept of a plan, and what its caller is told beside its head."""
+    document = _document(snapshot, plan, warnings) | {"build_id": build.build_id}
+    steps = msgspec.json.encode(steps_of(plan, snapshot.known_ns()))
+    kept = msgspec.json.encode(document)
+    return StoredPlan(identifier, steps, kept, None, now, now + PLAN_TTL), document
 
 
 def _head(stored: StoredPlan) -> dict[str, Any]:

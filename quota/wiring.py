@@ -61,6 +61,7 @@ from quota.watch import Watch, WatchMetrics
 from registry.client import RegistryClient
 from registry.connect import registry_client
 from registry.workspaces import WorkspaceRule
+from runtime.aside import share_fairly
 from runtime.errors import text_of
 from runtime.http import serving
 from runtime.lifecycle import Stopping, background, run_until_stopped
@@ -167,7 +168,12 @@ def route_groups(
         ReservationRoutes(accounts, authenticate=doors.api, clock=clock),
         InternalRoutes(records, accounts, authenticate=doors.platform),
         LeaseRoutes(
-            Leases(pool, default_quota_bytes=settings.default_quota_bytes, clock=clock),
+            Leases(
+                pool,
+                default_quota_bytes=settings.default_quota_bytes,
+                most_digests=settings.lease_digests,
+                clock=clock,
+            ),
             authenticate=doors.api,
         ),
         *pages(
@@ -226,6 +232,7 @@ def trusted_proxy(settings: Settings) -> Proxy:
 async def run(settings: Settings) -> int:
     """Run until a signal comes or a part fails; returns the exit code."""
     url = settings.required_database_url()
+    share_fairly()
 
     # A secret that is missing is told now, not when the database has answered.
     settings.required_api_tokens()

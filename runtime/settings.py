@@ -174,6 +174,8 @@ class Settings(BaseSettings):
     # Accounting
     default_quota_bytes: int = Field(10 * 1024**3, ge=1, le=2**62)
     """Of a workspace that nobody has set."""
+    lease_digests: int = Field(100_000, ge=1000, le=1_000_000)
+    """Digests that the sources of a workspace may have in use together."""
     workspace_pattern: str = r"^(?P<workspace>[^/]+)/(?P<app>.+)$"
     """How a repository's name is read; what does not match belongs to workspace `_`."""
     ignored_pull_agents: Annotated[tuple[str, ...], NoDecode] = ()

@@ -33,7 +33,8 @@ async def empty(api: ApiClient, registry: RegistryClient, workspace: str) -> int
     for item in sorted(images, key=lambda item: manifest_kind(item["media_type"]) != "index"):
         await registry.delete_manifest(item["repository"], parse_digest(item["digest"]))
     for kind, name in (("reservations", "id"), ("leases", "source")):
-        for held in (await api.call("GET", workspace_path(workspace, kind), tell=False))["items"]:
+        listed = api.items(workspace_path(workspace, kind))
+        for held in [item async for item in listed]:
             await api.call("DELETE", workspace_path(workspace, kind, held[name]))
     await _removed(api, workspace)
     return len(images)

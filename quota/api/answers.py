@@ -1,6 +1,7 @@
 """What callers get: JSON, times as fixed-width UTC text."""
 
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ from aiohttp import web
 from ledger.reading import WorkspaceView
 from ledger.reservations import Reservation
 from quota.policy import parse_policy, policy_document
+from runtime.aside import aside
 
 
 def utc(moment: datetime | None) -> str | None:
@@ -42,6 +44,11 @@ def answer(document: Any, *, status: int = 200) -> web.Response:
         body=msgspec.json.encode(_timed(document), enc_hook=_encode),
         headers={"Content-Type": "application/json", "Cache-Control": "no-store"},
     )
+
+
+async def large_answer(document: Any, *, size: int, status: int = 200) -> web.Response:
+    """As `answer`, beside the event loop when it is large. `size`: its bytes, about."""
+    return await aside(size, partial(answer, document, status=status))
 
 
 def workspace_document(view: WorkspaceView) -> dict[str, Any]:

@@ -4,12 +4,12 @@ from aiohttp import web
 
 from quota.access import Authenticate
 from quota.api.access import entered
-from quota.api.answers import answer
-from quota.api.describe import describe
-from quota.api.models import LeaseAnswer, ReportedLease, WarnedItems
+from quota.api.answers import large_answer
+from quota.api.describe import CURSOR, describe, limit
+from quota.api.models import LeaseAnswer, ReportedLease, WarnedPage
 from quota.api.problems import ProblemError
-from quota.api.requests import LeaseRequest, body_of, encodable
-from quota.leases import Leases
+from quota.api.requests import LeaseRequest, body_of, encodable, number, text
+from quota.leases import DIGEST_CHARACTERS, Leases
 from registry.names import parse_digest
 
 
@@ -33,13 +33,23 @@ class LeaseRoutes:
         "leases",
         "Digests in use, by source; stale ones block deletion.",
         scope="read",
-        answers={200: WarnedItems[LeaseAnswer]},
+        query=(limit(100), CURSOR),
+        answers={200: WarnedPage[LeaseAnswer]},
+        details="A page ends early where its sources name very many digests.",
     )
     async def list(self, request: web.Request) -> web.Response:
         """Scope `read`."""
         name, among = await entered(request, self._authenticate, "read")
-        items, warnings = await self._leases.list(name, among)
-        return answer({"items": items, "warnings": warnings})
+        items, following, warnings = await self._leases.list(
+            name,
+            among,
+            after=text(request, "cursor") or "",
+            limit=number(request, "limit", default=100, low=1, high=1000),
+        )
+        size = DIGEST_CHARACTERS * sum(len(item["digests"]) for item in items)
+        return await large_answer(
+            {"items": items, "next_cursor": following, "warnings": warnings}, size=size
+        )
 
     @describe(
         "leases",
@@ -47,10 +57,12 @@ class LeaseRoutes:
         scope="write",
         body=LeaseRequest,
         answers={201: ReportedLease},
+        problems=(409,),
         details="A source that does not report again within `ttl_s` is stale: nothing is deleted "
         "in the workspace until it reports or is retired. Digests may be those of any manifest "
         "(an index, one of its children), of a config or of a layer. What is not known here is taken, too: "
-        "it may arrive yet; `known_digests` says how many are there.",
+        "it may arrive yet; `known_digests` says how many are there. 409: more than a workspace may have "
+        "(`RQ_LEASE_DIGESTS` for all its sources); what the source said before stays.",
     )
     async def put(self, request: web.Request) -> web.Response:
         """Scope `write`."""
@@ -58,7 +70,8 @@ class LeaseRoutes:
         body = await body_of(request, LeaseRequest)
         digests = [parse_digest(digest) for digest in body.digests]
         lease = await self._leases.put(name, body.source, digests, body.ttl_s, among)
-        return answer(lease, status=201)
+        size = DIGEST_CHARACTERS * len(lease["digests"])
+        return await large_answer(lease, size=size, status=201)
 
     @describe(
         "leases",

@@ -38,12 +38,6 @@ class Page(Answer, Generic[Item]):
     next_cursor: str | None
 
 
-class Items(Answer, Generic[Item]):
-    """A whole list."""
-
-    items: list[Item]
-
-
 class Warned(Answer):
     """With what its caller should look at."""
 
@@ -51,10 +45,6 @@ class Warned(Answer):
         list[str],
         Field(description="`unknown_…: ` and a sentence, with near names that the token may see."),
     ]
-
-
-class WarnedItems(Items[Item], Warned, Generic[Item]):
-    """A whole list, and what its caller should look at."""
 
 
 class WarnedPage(Page[Item], Warned, Generic[Item]):

@@ -9,6 +9,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 from pydantic import ValidationError
 
+from quota.bounds import TooMuchError
 from runtime.logs import get_logger
 from runtime.postgres import UNAVAILABLE
 
@@ -54,21 +55,24 @@ class ProblemError(Exception):
 
 def of_validation(error: ValidationError) -> ProblemError:
     """A request that does not fit its model: every wrong field with what is wrong."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
     errors = [
         {
             "field": ".".join(str(part) for part in item["loc"]) or "body",
             "message": str(item["msg"]),
         }
-        for item in error.errors(include_url=False, include_context=False, include_input=False)
+        for item in found[:_MOST_LISTED]
     ]
     summary = "; ".join(f"{item['field']}: {item['message']}" for item in errors[:_MOST_NAMED])
-    if (more := len(errors) - _MOST_NAMED) > 0:
+    if (more := len(found) - _MOST_NAMED) > 0:
         summary += f"; and {more} more"
     return ProblemError(400, summary, errors=errors)
 
 
 _MOST_NAMED: Final = 5
-"""How many wrong fields a sentence names; `errors` has all of them."""
+"""How many wrong fields a sentence names."""
+_MOST_LISTED: Final = 100
+"""How many `errors` has: a body may be ten thousand of them."""
 
 Refused = Callable[[str], None]
 """Told of each call that is not let in: `unauthenticated` or `denied`."""
@@ -108,6 +112,9 @@ async def _answered(request: web.Request, handler: Handler, path: str) -> web.St
         return await handler(request)
     except ProblemError as error:
         return error.response(path)
+    except TooMuchError as error:
+        wrong = [{"field": error.field, "message": error.message}]
+        return ProblemError(409, str(error), errors=wrong).response(path)
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods))
         return ProblemError(405, f"use {allowed}", headers={"Allow": allowed}).response(path)

@@ -22,6 +22,7 @@ from pydantic import (
 
 from quota.api.gate import GATE, is_known
 from quota.api.problems import ProblemError, of_validation
+from runtime.aside import aside
 
 BODY_SECONDS = 20.0
 """What a body may take to arrive: at most 1 MiB, by callers that are waiting for the answer."""
@@ -212,6 +213,10 @@ Model = TypeVar("Model", bound=BaseModel)
 async def body_of(request: web.Request, model: type[Model]) -> Model:
     """The request's JSON as a model. Raises ProblemError 400, naming each wrong field."""
     raw = await arrived(request)
+    return await aside(len(raw), _model_of, raw, model)
+
+
+def _model_of(raw: bytes, model: type[Model]) -> Model:
     try:
         document = json.loads(raw or b"{}")
     except (ValueError, RecursionError) as error:
@@ -303,8 +308,13 @@ def cursor_id(request: web.Request) -> UUID | None:
     try:
         return None if given is None else UUID(given)
     except ValueError as error:
-        wrong = [{"field": "cursor", "message": "not one that a page gave"}]
-        raise ProblemError(400, "cursor: not one that a page gave", errors=wrong) from error
+        raise bad_cursor() from error
+
+
+def bad_cursor() -> ProblemError:
+    """A cursor that no page gave."""
+    wrong = [{"field": "cursor", "message": "not one that a page gave"}]
+    return ProblemError(400, "cursor: not one that a page gave", errors=wrong)
 
 
 def text(request: web.Request, name: str) -> str | None:

@@ -2,19 +2,19 @@
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from aiohttp import web
 
-from ledger.reservations import Reservation
+from ledger.reservations import Place, Reservation
 from quota.access import Authenticate
 from quota.accounts import Accounts
 from quota.api.access import entered
-from quota.api.answers import answer, reservation_document
-from quota.api.describe import describe
-from quota.api.models import AddedReservation, ReservationAnswer, WarnedItems
+from quota.api.answers import answer, reservation_document, utc
+from quota.api.describe import CURSOR, describe, limit
+from quota.api.models import AddedReservation, ReservationAnswer, WarnedPage
 from quota.api.problems import ProblemError
-from quota.api.requests import ReservationRequest, body_of, encodable
+from quota.api.requests import ReservationRequest, bad_cursor, body_of, encodable, number, text
 
 
 class ReservationRoutes:
@@ -40,15 +40,22 @@ class ReservationRoutes:
         "reservations",
         "What is reserved now and not pushed yet, oldest first.",
         scope="read",
-        answers={200: WarnedItems[ReservationAnswer]},
+        query=(limit(100), CURSOR),
+        answers={200: WarnedPage[ReservationAnswer]},
     )
     async def list(self, request: web.Request) -> web.Response:
         """Scope `read`: what is reserved and not pushed yet, oldest first."""
         name, among = await entered(request, self._authenticate, "read")
-        items = await self._accounts.reservations(name)
-        warnings = [] if items else await self._accounts.unknown([name], among)
+        most = number(request, "limit", default=100, low=1, high=1000)
+        found = await self._accounts.reservations(name, after=_place(request), limit=most + 1)
+        more, found = len(found) > most, found[:most]
+        warnings = [] if found else await self._accounts.unknown([name], among)
         return answer(
-            {"items": [reservation_document(item) for item in items], "warnings": warnings}
+            {
+                "items": [reservation_document(item) for item in found],
+                "next_cursor": _cursor(found[-1]) if more else None,
+                "warnings": warnings,
+            }
         )
 
     @describe(
@@ -57,6 +64,8 @@ class ReservationRoutes:
         scope="hook",
         body=ReservationRequest,
         answers={201: AddedReservation},
+        problems=(409,),
+        details="409: all that is set aside would be more than the quota.",
     )
     async def add(self, request: web.Request) -> web.Response:
         """Scope `hook`: the same build replaces its own."""
@@ -90,3 +99,22 @@ class ReservationRoutes:
         if not encodable(identifier) or not await self._accounts.release(name, identifier):
             raise ProblemError(404, "there is no such reservation (it may be used up or expired)")
         return web.Response(status=204)
+
+
+def _cursor(reservation: Reservation) -> str:
+    """Where the next page begins, URL-safe; it holds when that one is given back meanwhile."""
+    return f"{utc(reservation.created_at)}_{reservation.id}"
+
+
+def _place(request: web.Request) -> Place | None:
+    given = text(request, "cursor")
+    if given is None:
+        return None
+    made, _, identifier = given.partition("_")
+    try:
+        moment, place = datetime.fromisoformat(made), UUID(identifier)
+    except ValueError as error:
+        raise bad_cursor() from error
+    if moment.tzinfo is None:
+        raise bad_cursor()
+    return moment, place

@@ -37,6 +37,8 @@ _SHORTEST_CHART: Final = timedelta(minutes=10)
 _BY_THE_CLOCK: Final = timedelta(hours=24, minutes=1)
 _WORKSPACES_A_PAGE: Final = 100
 _IMAGES_A_PAGE: Final = 25
+_MOST_BUILDS: Final = 100
+"""Builds with bytes set aside that a page names."""
 _RUNS_FIRST, _RUNS_ALL = 5, 200
 _EVENTS_FIRST, _EVENTS_ALL = 8, 100
 _LAST_PAGE: Final = 100_000
@@ -243,7 +245,7 @@ class Workspaces:
                 reserved_bytes=pulse.reserved_bytes,
                 awaiting_bytes=0 if awaiting is None else awaiting.value,
             ),
-            "builds": await self._accounts.reservations(view.name),
+            "builds": await self._accounts.reservations(view.name, limit=_MOST_BUILDS),
         }
 
     async def history(self, look: Look) -> dict[str, Any]:

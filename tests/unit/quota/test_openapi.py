@@ -55,6 +55,40 @@ def test_a_described_route_is_taken_in():
     assert document["paths"]["/v1/new"]["get"]["description"] == "Scope `read`."
 
 
+WHOLE = {
+    # At most 2000 points, whatever is asked for.
+    "/v1/workspaces/{workspace}/history",
+    # What the platforms that call it know: all of them.
+    "/api/internal/workspaces/{id}/registry-images",
+}
+"""Lists that have no pages."""
+
+
+def test_every_list_comes_in_pages_of_a_thousand_at_most():
+    document = openapi_document(bare_application())
+    schemas = document["components"]["schemas"]
+    lists = set()
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            content = operation["responses"].get("200", {}).get("content", {})
+            schema = content.get("application/json", {}).get("schema", {})
+            schema = schemas[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+            if schema.get("type") != "array" and "items" not in schema.get("properties", {}):
+                continue
+            if method != "get" or ("{id}" in path and path not in WHOLE):
+                continue  # one thing with what belongs to it
+            lists.add(path)
+            if path in WHOLE:
+                continue
+            given = {one["name"]: one["schema"] for one in operation.get("parameters", ())}
+            assert {"limit", "cursor"} <= given.keys(), path
+            assert given["limit"]["maximum"] <= 1000, path
+            assert "next_cursor" in schema["required"], path
+    assert lists > WHOLE
+    assert len(lists) >= 8
+    assert "/v1/workspaces/{workspace}/leases" in lists
+
+
 REFERENCE = Path(__file__).parents[3] / "docs" / "reference"
 
 

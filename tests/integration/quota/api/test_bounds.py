@@ -1,0 +1,286 @@
+"""What one caller may keep, ask for and send: each has a bound, and nobody else waits for it."""
+
+import asyncio
+import hashlib
+import random
+import threading
+import time
+
+import pytest
+
+from ledger import leases
+from quota import accounts as accounts_module
+from quota import builds
+from quota import leases as lease_module
+from quota.api.requests import LeaseRequest
+from tests.support.live_api import live_api
+
+LEASES = "/v1/workspaces/acme/leases"
+RESERVATIONS = "/v1/workspaces/acme/reservations"
+QUOTA = 1_000_000
+
+
+def digests(count, seed=""):
+    return [
+        f"sha256:{hashlib.sha256(f'{seed}/{number}'.encode()).hexdigest()}"
+        for number in range(count)
+    ]
+
+
+async def in_use(api):
+    return await api.pool.fetchval(
+        "SELECT coalesce(sum(jsonb_array_length(digests)), 0) FROM leases"
+    )
+
+
+async def everything(api, path, limit):
+    """All items of a list, page by page."""
+    found, more, pages = [], "", 0
+    while True:
+        pages += 1
+        status, page = await api.call("GET", f"{path}?limit={limit}{more}")
+        assert status == 200, page
+        assert len(page["items"]) <= limit
+        found += page["items"]
+        if page["next_cursor"] is None:
+            return found, pages
+        more = f"&cursor={page['next_cursor']}"
+
+
+# -- leases --------------------------------------------------------------------------------------
+
+
+async def test_digests_in_use_are_bounded_over_all_sources_of_a_workspace(pool):
+    async with live_api(pool, lease_digests=1000) as api:
+        chance = random.Random(1)
+        bodies = [
+            {
+                "source": f"cluster-{chance.randrange(12)}",
+                "digests": digests(chance.randrange(400), str(number)),
+            }
+            for number in range(120)
+        ]
+        refused = 0
+        for start in range(0, len(bodies), 8):
+            answers = await asyncio.gather(
+                *(api.call("POST", LEASES, body) for body in bodies[start : start + 8])
+            )
+            assert await in_use(api) <= 1000
+            for status, answer in answers:
+                assert status in (201, 409), answer
+                if status == 409:
+                    refused += 1
+                    (error,) = answer["errors"]
+                    assert error["field"] == "digests"
+                    assert "1000" in error["message"]
+                    assert "RQ_LEASE_DIGESTS" in error["message"]
+        assert refused > 10
+        assert await in_use(api) > 500
+
+
+async def test_a_report_that_is_refused_leaves_what_its_source_said_before(pool):
+    async with live_api(pool, lease_digests=1000) as api:
+        for source in ("a", "b"):
+            body = {"source": source, "digests": digests(500, source)}
+            assert (await api.call("POST", LEASES, body))[0] == 201
+        status, problem = await api.call(
+            "POST", LEASES, {"source": "a", "digests": digests(501, "more")}
+        )
+        assert (status, problem["title"]) == (409, "Conflict")
+        assert "501 of them and 500 that other sources" in problem["detail"]
+        items, _pages = await everything(api, LEASES, 100)
+        assert {item["source"]: set(item["digests"]) for item in items} == {
+            source: set(digests(500, source)) for source in ("a", "b")
+        }
+
+
+async def test_a_source_that_names_no_more_than_before_is_always_taken(pool):
+    """The bound was lowered meanwhile: nobody goes stale for it, and it comes down with each report."""
+    async with live_api(pool) as api:
+        for source in ("a", "b", "c"):
+            body = {"source": source, "digests": digests(900, source)}
+            assert (await api.call("POST", LEASES, body))[0] == 201
+    async with live_api(pool, lease_digests=1000) as api:
+        for source, count, taken in (
+            ("a", 900, 201),
+            ("a", 901, 409),
+            ("b", 5, 201),
+            ("d", 1, 409),
+        ):
+            body = {"source": source, "digests": digests(count, "new")}
+            assert (await api.call("POST", LEASES, body))[0] == taken, (source, count)
+
+
+async def test_sources_are_bounded_too(api, monkeypatch):
+    monkeypatch.setattr(lease_module, "MOST_SOURCES", 5)
+    for number in range(5):
+        body = {"source": f"cluster-{number}", "digests": []}
+        assert (await api.call("POST", LEASES, body))[0] == 201
+    status, problem = await api.call("POST", LEASES, {"source": "one-more", "digests": []})
+    assert status == 409
+    assert "acme has 5 sources already, and may have 5" in problem["detail"]
+    assert (await api.call("POST", LEASES, {"source": "cluster-0", "digests": []}))[0] == 201
+    await api.call("DELETE", f"{LEASES}/cluster-0")
+    assert (await api.call("POST", LEASES, {"source": "one-more", "digests": []}))[0] == 201
+
+
+@pytest.mark.parametrize("limit", [1, 3, 1000])
+async def test_sources_come_in_pages_each_once_whole_and_in_order(api, monkeypatch, limit):
+    monkeypatch.setattr(leases, "_PAGE_DIGESTS", 50)
+    names = [f"cluster-{number:02}-ö" for number in range(11)]
+    for number, name in enumerate(names):
+        body = {"source": name, "digests": digests(number * 9, name)}
+        assert (await api.call("POST", LEASES, body))[0] == 201
+    found, pages = await everything(api, LEASES, limit)
+    assert [item["source"] for item in found] == names
+    assert [len(item["digests"]) for item in found] == [number * 9 for number in range(11)]
+    assert pages > 3, "a page ends early where its sources name much"
+
+
+# -- reservations --------------------------------------------------------------------------------
+
+
+async def reserved(api):
+    return await api.pool.fetchval("SELECT coalesce(sum(bytes), 0) FROM reservations")
+
+
+@pytest.mark.parametrize("enforcement", ["advisory", "strict"])
+async def test_never_more_than_the_quota_is_set_aside_whoever_asks(api, enforcement):
+    await api.call("PUT", "/v1/workspaces/acme", {"quota_bytes": QUOTA, "enforcement": enforcement})
+    chance = random.Random(2)
+
+    async def by_hand(build, size):
+        return await api.call("POST", RESERVATIONS, {"build_id": build, "bytes": size})
+
+    async def by_hook(build, size):
+        body = {"workspace": "acme", "build_id": build, "incoming_bytes": size}
+        return await api.call("POST", "/v1/hooks/pre-build", body)
+
+    for _round in range(15):
+        asked = [
+            chance.choice((by_hand, by_hook))(
+                f"ci-{chance.randrange(9)}",
+                chance.choice((0, QUOTA // 7, QUOTA // 2, QUOTA, QUOTA + 1, 2**62)),
+            )
+            for _number in range(6)
+        ]
+        for status, answer in await asyncio.gather(*asked):
+            assert status in (200, 201, 409), answer
+        assert await reserved(api) <= QUOTA
+        if chance.random() < 0.4:
+            await api.call("DELETE", f"{RESERVATIONS}/ci-{chance.randrange(9)}")
+
+
+async def test_a_reservation_beyond_the_quota_is_refused_with_the_numbers(api):
+    await api.call("PUT", "/v1/workspaces/acme", {"quota_bytes": QUOTA})
+    token = await api.token("hook", workspaces=["acme"])
+    body = {"build_id": "b", "bytes": 2**62}
+    status, problem = await api.call("POST", RESERVATIONS, body, token=token)
+    assert status == 409
+    assert problem["errors"][0]["field"] == "bytes"
+    assert f"{2**62} and 0 that are reserved" in problem["detail"]
+    assert f"its quota of {QUOTA}" in problem["detail"]
+    for build, size, taken in (("a", 600_000, 201), ("b", 400_001, 409), ("a", QUOTA, 201)):
+        given = {"build_id": build, "bytes": size}
+        assert (await api.call("POST", RESERVATIONS, given, token=token))[0] == taken, build
+    assert await reserved(api) == QUOTA
+
+
+async def test_a_build_whose_bytes_cannot_be_set_aside_goes_on_and_hears_of_it(api):
+    await api.call("PUT", "/v1/workspaces/acme", {"quota_bytes": QUOTA})
+    await api.call("POST", RESERVATIONS, {"build_id": "first", "bytes": QUOTA})
+    body = {"workspace": "acme", "build_id": "second", "incoming_bytes": 1}
+    status, answer = await api.call("POST", "/v1/hooks/pre-build", body)
+    assert (status, answer["decision"], answer["reservation"]) == (200, "proceed", None)
+    assert "not_reserved" in answer["warnings"]
+    body["build_id"] = "first"
+    _status, answer = await api.call("POST", "/v1/hooks/pre-build", body)
+    assert answer["reservation"]["bytes"] == 1, "its own makes room for it"
+
+
+async def test_so_many_builds_may_have_bytes_set_aside_and_no_more(api, monkeypatch):
+    for module in (accounts_module, builds):
+        monkeypatch.setattr(module, "MOST_OPEN", 3)
+    await api.call("PUT", "/v1/workspaces/acme", {"quota_bytes": QUOTA})
+    for number in range(3):
+        body = {"build_id": f"ci-{number}", "bytes": 0}
+        assert (await api.call("POST", RESERVATIONS, body))[0] == 201
+    status, problem = await api.call("POST", RESERVATIONS, {"build_id": "ci-3", "bytes": 0})
+    assert status == 409
+    assert "3 builds of acme have bytes set aside, and 3 may" in problem["detail"]
+    hook = {"workspace": "acme", "build_id": "ci-3", "incoming_bytes": 0}
+    _status, answer = await api.call("POST", "/v1/hooks/pre-build", hook)
+    assert (answer["decision"], answer["reservation"]) == ("proceed", None)
+    assert (await api.call("POST", RESERVATIONS, {"build_id": "ci-1", "bytes": 5}))[0] == 201
+
+
+@pytest.mark.parametrize("limit", [1, 4, 1000])
+async def test_reservations_come_in_pages_though_some_are_given_back_meanwhile(api, limit):
+    for number in range(9):
+        await api.call("POST", RESERVATIONS, {"build_id": f"ci-{number}", "bytes": number})
+    found, _pages = await everything(api, RESERVATIONS, limit)
+    assert [item["build_id"] for item in found] == [f"ci-{number}" for number in range(9)]
+    _status, page = await api.call("GET", f"{RESERVATIONS}?limit=2")
+    if limit == 1:
+        await api.call("DELETE", f"{RESERVATIONS}/{page['items'][-1]['id']}")
+    path = f"{RESERVATIONS}?limit=2&cursor={page['next_cursor']}"
+    _status, page = await api.call("GET", path)
+    assert [item["build_id"] for item in page["items"]] == ["ci-2", "ci-3"]
+
+
+@pytest.mark.parametrize("cursor", ["x", "2026_x", "2026-01-01T00:00:00_x", "9999-99-99_"])
+async def test_a_cursor_that_no_page_gave_is_told(api, cursor):
+    status, problem = await api.call("GET", f"{RESERVATIONS}?cursor={cursor}")
+    assert status == 400
+    assert problem["errors"][0]["field"] == "cursor"
+
+
+# -- large inputs --------------------------------------------------------------------------------
+
+
+async def test_large_bodies_are_read_beside_the_event_loop_and_small_ones_at_once(api, monkeypatch):
+    where = []
+    read = LeaseRequest.model_validate
+
+    def recorded(document):
+        where.append(threading.current_thread() is threading.main_thread())
+        return read(document)
+
+    monkeypatch.setattr(LeaseRequest, "model_validate", recorded)
+    for count in (10, 10_000):
+        body = {"source": "prod", "digests": digests(count)}
+        assert (await api.call("POST", LEASES, body))[0] == 201
+    assert where == [True, False]
+
+
+async def test_a_body_that_is_wrong_ten_thousand_times_is_told_in_a_hundred_lines(api):
+    body = {"source": "prod", "digests": ["sha256:" + "x" * 64] * 10_000}
+    status, problem = await api.call("POST", LEASES, body)
+    assert status == 400
+    assert len(problem["errors"]) == 100
+    assert "and 9995 more" in problem["detail"]
+
+
+async def test_a_builds_hook_answers_while_another_workspace_has_all_that_it_may_in_use(api):
+    """Before there were bounds: 7 s, and 900 MiB."""
+    for name in ("acme", "other"):
+        await api.call("PUT", f"/v1/workspaces/{name}", {"quota_bytes": 10**9})
+    stop, waited = asyncio.Event(), []
+
+    async def builds_of_other():
+        while not stop.is_set():
+            asked = time.monotonic()
+            body = {"workspace": "other", "incoming_bytes": 1}
+            assert (await api.call("POST", "/v1/hooks/pre-build", body))[0] == 200
+            waited.append(time.monotonic() - asked)
+
+    building = asyncio.create_task(builds_of_other())
+    for number in range(10):
+        body = {"source": f"cluster-{number}", "digests": digests(10_000, str(number))}
+        assert (await api.call("POST", LEASES, body))[0] == 201
+    plans = "/v1/workspaces/acme/cleanup-plans"
+    answers = await asyncio.gather(*(api.raw("POST", plans, json={}) for _number in range(4)))
+    assert [status for status, *_rest in answers] == [200] * 4
+    stop.set()
+    await building
+    assert max(waited) < 3.0
