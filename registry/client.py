@@ -59,6 +59,13 @@ PAGE_SIZE: Final = 1000
 """Repositories asked for at a time, and tags where all are too much at once. A registry with a lower
 limit (`catalog.maxentries`) answers 400, and is asked for as many as it likes."""
 
+MOST_PAGES: Final = 20_000
+"""Pages of one list that are followed."""
+MOST_NAMES: Final = 1_000_000
+"""Names of one list that are read."""
+MOST_PAGES_OF_NOTHING: Final = 10
+"""Pages one after the other that name nothing new, and yet lead on to another."""
+
 PROBE_REPOSITORY: Final = "registry-quota/doctor"
 """Where what cannot exist is deleted and put; no such repository appears by it."""
 
@@ -454,16 +461,26 @@ class RegistryClient:
         """The names of a list, page by page, each name once.
 
         A page that may be full and has no `Link` is not taken for the last: a proxy may have taken the
-        header away. What comes after it is asked for by name.
+        header away. What comes after it is asked for by name. Raises WrongContent where a list does not end.
         """
         asked: set[URL] = set()
         told: set[str] = set()
         size = PAGE_SIZE if url.query_string else None
         may_be_cut = size is not None
         following: URL | None = url
+        of_nothing = 0
         while following is not None:
             if following in asked:
                 raise WrongContent(f"the pages of {url.raw_path} go round in circles")
+            if of_nothing >= MOST_PAGES_OF_NOTHING:
+                raise WrongContent(
+                    f"the pages of {url.raw_path} do not end: the last {of_nothing} name nothing new"
+                )
+            if len(asked) >= MOST_PAGES or len(told) > MOST_NAMES:
+                raise WrongContent(
+                    f"the list at {url.raw_path} is longer than is read: {len(told)} names on"
+                    f" {len(asked)} pages, at most {MOST_NAMES} on {MOST_PAGES}, and there are more"
+                )
             asked.add(following)
             request = Request(method="GET", url=following, scope=scope, max_bytes=MAX_LIST_BYTES)
             try:
@@ -491,6 +508,7 @@ class RegistryClient:
                 raise WrongContent(f"{url.raw_path}: {error}", date=answer.date) from None
             fresh = [name for name in dict.fromkeys(names) if name not in told]
             told.update(fresh)
+            of_nothing = 0 if fresh else of_nothing + 1
             yield fresh
             if following is None and fresh and may_be_cut and size in (None, len(names)):
                 n = {} if size is None else {"n": str(size)}

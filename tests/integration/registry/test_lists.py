@@ -74,6 +74,45 @@ async def test_a_link_that_leads_astray_ends_the_list_with_an_error(fake, link):
     assert len(fake.requests) == 1
 
 
+def pages(name_of, count=100):
+    """Pages that each lead on to an address of its own; the names are those of `name_of(page)`."""
+    return [
+        says(200, tags(*name_of(page)), Link=f'</v2/a/b/tags/list?last=x{page}>; rel="next"')
+        for page in range(count)
+    ]
+
+
+@pytest.mark.parametrize(
+    "name_of", [lambda _page: (), lambda _page: ("same",), lambda page: ("ab"[page % 2], "c")]
+)
+async def test_links_that_lead_on_and_on_to_nothing_new_end_the_list_with_an_error(fake, name_of):
+    fake.script = pages(name_of)
+    async with fake.client() as client:
+        with pytest.raises(WrongContent, match="do not end: the last 10 name nothing new"):
+            [tag async for tag in client.list_tags("a/b")]
+    assert len(fake.requests) <= 12
+
+
+async def test_a_list_that_names_something_new_for_ever_is_read_to_a_bound(fake, monkeypatch):
+    monkeypatch.setattr("registry.client.MOST_PAGES", 40)
+    fake.script = pages(lambda page: (f"v{page}",))
+    async with fake.client() as client:
+        with pytest.raises(WrongContent, match="40 names on 40 pages"):
+            [tag async for tag in client.list_tags("a/b")]
+        monkeypatch.setattr("registry.client.MOST_NAMES", 25)
+        fake.script = pages(lambda page: (f"v{page}", f"w{page}"))
+        with pytest.raises(WrongContent, match="26 names on 13 pages, at most 25"):
+            [tag async for tag in client.list_tags("a/b")]
+
+
+async def test_some_pages_without_names_are_no_end(fake):
+    """A registry that filters by rights does so behind its paging."""
+    filtered = pages(lambda page: () if page else ("a",), 9)
+    fake.script = [*filtered, says(200, tags("b"))]
+    async with fake.client() as client:
+        assert [tag async for tag in client.list_tags("a/b")] == ["a", "b"]
+
+
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"tags": "x"}', b'{"tags": [1]}'])
 async def test_a_list_that_is_none_is_an_error(fake, body):
     fake.script = [says(200, body)]
