@@ -1,14 +1,15 @@
 """A build as a workflow: make room before it, tell about the image after it. An example to copy.
 
 `BuildImage` is the platform's own activity, on the workflow's task queue. The quota's activities run
-on the queue of `registry-quota serve temporal-worker`. A failure of theirs never stops a build.
+on the queue of `registry-quota serve temporal-worker`. A failure of theirs never stops a build, unless
+its owner wants it so (`failClosed`).
 """
 
 from datetime import timedelta
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
-from temporalio.exceptions import ActivityError
+from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from temporal_worker.payloads import (
@@ -57,9 +58,13 @@ class BuildWithQuota:
                 retry_policy=RetryPolicy(maximum_attempts=3),
             )
         except ActivityError as error:
+            if build.failClosed:
+                raise _stop(f"the quota was not checked: {error.cause}") from error
             workflow.logger.warning("quota check failed, the build goes on: %s", error.cause)
             return
         if checked.error:
+            if build.failClosed:
+                raise _stop(checked.error)
             workflow.logger.warning("quota: %s", checked.error)
         if checked.cleanupPerformed:
             freed = sum(image.sizeBytes for image in checked.cleanedImages)
@@ -94,3 +99,9 @@ class BuildWithQuota:
             workflow.logger.info(
                 "tracked: %d bytes, the workspace uses %d", tracked.sizeBytes, tracked.newTotalUsage
             )
+
+
+def _stop(why: str) -> ApplicationError:
+    return ApplicationError(
+        f"failClosed stops the build: {why}", type="QUOTA_NOT_CHECKED", non_retryable=True
+    )

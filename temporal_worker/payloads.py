@@ -63,6 +63,8 @@ class BuildInput:
     registryRepository: str
     imageTag: str
     incomingImageSizeEstimate: int = 0
+    failClosed: bool = False
+    """No build without a check that found nothing wrong; its owner's choice."""
 
 
 @dataclass(frozen=True)

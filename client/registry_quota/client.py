@@ -1,5 +1,6 @@
 """The client: a method a question. `call` is there for what has no method of its own."""
 
+import asyncio
 import os
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from uuid import UUID
 import aiohttp
 import msgspec
 
-from registry_quota.errors import RefusedError, UnreachableError
+from registry_quota.errors import RefusedError, RegistryQuotaError, UnreachableError
 from registry_quota.models import (
     Enforcement,
     HookAnswer,
@@ -28,6 +29,8 @@ Model = TypeVar("Model")
 _PAGE = 1000
 _ON_THE_WAY = 5.0
 """Seconds that an answer may need on its way beyond the time that the API was given."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 10.0
+"""Seconds between two questions while there is no answer."""
 _MOST_SHOWN = 200
 
 
@@ -85,21 +88,33 @@ class RegistryQuota:
         layers: Sequence[tuple[str, int]] | None = None,
         dry_run: bool = False,
         timeout_s: float = 60.0,
+        wait_s: float = 0.0,
     ) -> HookAnswer:
         """Is there room for a build? If not, some is made. Answers within about `timeout_s` seconds.
 
         `layers` are (digest, bytes) of the image, better than `incoming_bytes`. With a `build_id` the
-        incoming bytes are reserved for an hour. Needs the scope `hook`.
+        incoming bytes are reserved for an hour. Needs the scope `hook`. While there is no answer it is
+        asked again for `wait_s` seconds; the last of them may take `timeout_s` longer.
         """
         body: dict[str, Any] = {"workspace": workspace, "dry_run": dry_run, "timeout_s": timeout_s}
         given = {"app": app, "build_id": build_id, "incoming_bytes": incoming_bytes}
         body |= {name: value for name, value in given.items() if value is not None}
         if layers is not None:
             body["layers"] = [{"digest": digest, "size": size} for digest, size in layers]
-        answer = await self.call(
-            "POST", "/v1/hooks/pre-build", body=body, timeout_s=timeout_s + _ON_THE_WAY
-        )
-        return _read(answer, HookAnswer)
+        clock = asyncio.get_running_loop().time
+        end, pause = clock() + wait_s, _FIRST_PAUSE
+        while True:
+            try:
+                answer = await self.call(
+                    "POST", "/v1/hooks/pre-build", body=body, timeout_s=timeout_s + _ON_THE_WAY
+                )
+                return _read(answer, HookAnswer)
+            except RegistryQuotaError as error:
+                left = end - clock()
+                if left <= 0 or (isinstance(error, RefusedError) and not error.retriable):
+                    raise
+            await asyncio.sleep(min(pause, left))
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
     # -- workspaces ------------------------------------------------------------------------------
 

@@ -175,7 +175,7 @@ def shell_and_path(shell: str, folder: Path) -> tuple[str, str]:
         pytest.skip(f"{shell} is not installed")
     if shell != "busybox":
         return found, os.environ["PATH"]
-    for applet in ("sh", "awk", "grep", "sed", "tr", "head", "printf"):
+    for applet in ("sh", "awk", "grep", "sed", "tr", "head", "printf", "date", "sleep"):
         (folder / applet).symlink_to(found)
     curl = shutil.which("curl")
     assert curl is not None

@@ -259,6 +259,28 @@ async def test_it_is_tried_three_times_and_then_the_build_goes_on(
     assert ("the build goes on" in caplog.text) != answered
 
 
+async def test_no_build_without_a_check_where_its_owner_wants_it_closed(
+    temporal: WorkflowEnvironment,
+) -> None:
+    result = BuildResult(success=False)
+    for failures, goes_on in ((0, True), (100, False)):
+        async with (
+            flaky_door(failures) as (_flaky, target),
+            quota_worker(temporal, target),
+            platform(temporal, result) as (start, built),
+        ):
+            handle = await start(build(failClosed=True))
+            if goes_on:
+                assert await handle.result() == result
+            else:
+                with pytest.raises(WorkflowFailureError) as caught:
+                    await handle.result()
+                assert "failClosed stops the build: the quota was not checked" in str(
+                    caught.value.cause
+                )
+        assert len(built) == goes_on
+
+
 async def test_what_no_retry_can_mend_is_tried_once_and_the_build_goes_on(
     temporal: WorkflowEnvironment,
     door: Door,
