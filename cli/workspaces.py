@@ -1,4 +1,4 @@
-"""`registry-quota workspaces list|show|set|map|delete`."""
+"""`registry-quota workspaces list|show|set|map|place|delete`."""
 
 import asyncio
 import json
@@ -13,6 +13,7 @@ import typer
 from cli.client import ApiError, api_client, workspace_path
 from cli.console import CommandError, console, emit_json, plain, table
 from cli.options import AsJson, WorkspaceName, workspace_names
+from cli.placing import place
 from quota.policy import DEFAULT_POLICY, GLOB_FIELDS, policy_document
 from quota.words import format_bytes, plural
 from registry_quota import Mapped, Usage, Workspace
@@ -33,6 +34,7 @@ class Enforcement(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the command group."""
+    commands.command("place")(place)
     app.add_typer(commands, name="workspaces")
 
 

@@ -21,6 +21,7 @@ from consumer.translate import agents_like
 from ledger.ahead import SECOND_NS
 from ledger.clock import utc_now
 from ledger.marks import own_marks
+from ledger.placing import tell_placing
 from ledger.record import Recorder
 from quota.levels import level
 from registry.connect import registry_client
@@ -83,9 +84,11 @@ async def run(settings: Settings) -> int:
             check="RQ_DATABASE_URL",
         )
         stack.push_async_callback(close_pool, pool)
+        rule = WorkspaceRule(settings.workspace_pattern)
+        await tell_placing(pool, rule)
         recorder = Recorder(
             pool,
-            rule=WorkspaceRule(settings.workspace_pattern),
+            rule=rule,
             default_quota_bytes=settings.default_quota_bytes,
             level_of=level,
             clock_skew_ns=settings.clock_skew * SECOND_NS,

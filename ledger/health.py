@@ -20,9 +20,6 @@ FROM cleanup_runs c JOIN workspaces w ON w.id = c.workspace_id
 WHERE c.state IN ('stopped', 'abandoned') AND c.started_at > $1 ORDER BY c.finished_at DESC LIMIT $2
 """
 
-# Those mapped by hand need no pattern.
-REPOSITORY_NAMES = "SELECT name FROM repositories WHERE NOT mapped ORDER BY id DESC LIMIT $1"
-
 
 async def stale_leases(
     connection: Connection, *, now: datetime, limit: int
@@ -46,8 +43,3 @@ async def stopped_cleanups(
 ) -> list[dict[str, Any]]:
     """Cleanups that something ended before their time, the newest first."""
     return [dict(row) for row in await connection.fetch(STOPPED_CLEANUPS, since, limit)]
-
-
-async def repository_names(connection: Connection, *, limit: int) -> list[str]:
-    """Names of the newest repositories that the workspace pattern is for."""
-    return [row["name"] for row in await connection.fetch(REPOSITORY_NAMES, limit)]

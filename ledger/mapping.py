@@ -32,7 +32,7 @@ FIND_WORKSPACE = "SELECT id FROM workspaces WHERE name = $1"
 
 PRESENT = "SELECT digest, size, blobs FROM manifests WHERE repository_id = $1 AND present"
 
-MAP = "UPDATE repositories SET workspace_id = $2, app = $3, mapped = true WHERE id = $1"
+MAP = "UPDATE repositories SET workspace_id = $2, app = $3, mapped = $4 WHERE id = $1"
 
 HAS_MANIFESTS = """
 SELECT EXISTS (SELECT FROM manifests WHERE repository_id = $1 AND (push_ns >= 0 OR seen_ns >= 0))
@@ -161,7 +161,9 @@ class Mapper:
             raise MovedMeanwhileError
         source = locked[row["workspace_id"]]
         moved = 0
-        await connection.execute(MAP, row["id"], target, to.app)
+        # Where the pattern has it anyway nobody's hand is needed to keep it.
+        by_hand = to != self._rule.split(repository)
+        await connection.execute(MAP, row["id"], target, to.app, by_hand)
         if source.id != target:
             for workspace_id in locked:
                 if await runs.running(connection, workspace_id) is not None:

@@ -15,6 +15,7 @@ import msgspec
 from ledger import reconcile as rows
 from ledger import unreadable, verify
 from ledger.facts import BlobStored, Fact, ManifestDeleted, ManifestSeen, TagRemoved
+from ledger.placing import REMEDY, placing
 from ledger.reconcile import Drift, KnownRepository, Pass
 from ledger.record import RECONCILE, Recorded, Recorder
 from quota.absence import SAMPLE, is_mass, looks_like_another
@@ -465,8 +466,11 @@ class Reconciler:
                 listed=run.listed,
             )
             suspected = await rows.suspected(connection, DEFAULT_REGISTRY, run.current.workspace)
+            placed = await placing(connection, self._rule)
         if any(item.found for item in drift):
             run.notes.append(UNTAGGED)
+        if placed.elsewhere:
+            run.notes.append(f"{placed.text}: {REMEDY}.")
         if run.unclear:
             run.notes.append(
                 f"Whether {plural(run.unclear, 'image')} among the newest of their apps can be pulled could"

@@ -14,6 +14,7 @@ import asyncpg
 from ledger.ahead import SECOND_NS
 from ledger.clock import ServiceClock, utc_now
 from ledger.mapping import Mapper
+from ledger.placing import tell_placing
 from ledger.record import Recorder
 from quota.access import Authenticate, any_of, internal_keys, operator_tokens
 from quota.accounts import Accounts
@@ -265,9 +266,11 @@ async def run(settings: Settings) -> int:
         await clock.agrees()
         await stack.enter_async_context(background("clock", clock.run(stopping), stopping))
         client = await stack.enter_async_context(registry_client(settings))
+        rule = WorkspaceRule(settings.workspace_pattern)
+        await tell_placing(pool, rule)
         recorder = Recorder(
             pool,
-            rule=WorkspaceRule(settings.workspace_pattern),
+            rule=rule,
             default_quota_bytes=settings.default_quota_bytes,
             level_of=level,
             clock_skew_ns=settings.clock_skew * SECOND_NS,

@@ -40,3 +40,7 @@ class WorkspaceRule:
         if not workspace or not app:
             return Placement(NO_WORKSPACE, repository)
         return Placement(workspace, app)
+
+    def matches(self, repository: str) -> bool:
+        """Whether the pattern finds a workspace for a repository."""
+        return self.split(repository).workspace != NO_WORKSPACE

@@ -7,7 +7,7 @@ import asyncpg
 from cli.doctor.clocks import Clock, now, skew
 from cli.doctor.findings import Finding, failed, ok, skipped, warning
 from ledger import unreadable
-from ledger.health import repository_names
+from ledger.placing import REMEDY, placing
 from migrations.state import schema_state
 from quota.words import plural
 from registry.workspaces import NO_WORKSPACE, WorkspaceRule
@@ -19,8 +19,6 @@ from runtime.tls import advice
 _OLDEST: Final = 15
 _IMAGES: Final = 3
 """Images that cannot be pulled, by name."""
-_REPOSITORIES: Final = 1000
-"""How many are looked at."""
 
 
 async def check(settings: Settings, *, clock: Clock = now) -> list[Finding]:
@@ -92,29 +90,25 @@ async def _unreadable(url: str) -> list[Finding]:
 
 
 async def _placing(url: str, pattern: str) -> list[Finding]:
-    """Finding `workspaces`: whether the pattern finds a workspace for any repository that there is."""
+    """Finding `workspaces`: whether the pattern is the one that the repositories were placed by."""
     try:
         connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT, command_timeout=10)
         try:
-            names = await repository_names(connection, limit=_REPOSITORIES)
+            found = await placing(connection, WorkspaceRule(pattern))
         finally:
             await connection.close(timeout=5)
     except (*UNAVAILABLE, asyncpg.PostgresError) as error:
         return [skipped("workspaces", f"repositories are not told: {error}")]
-    if not names:
+    if found.elsewhere:
+        return [warning("workspaces", found.text, REMEDY)]
+    if not found.repositories:
         return []
-    rule = WorkspaceRule(pattern)
-    placed = sum(rule.split(name).workspace != NO_WORKSPACE for name in names)
-    if placed:
-        return [
-            ok(
-                "workspaces",
-                f"RQ_WORKSPACE_PATTERN places {placed} of {plural(len(names), 'repository')}",
-            )
-        ]
-    found = (
-        f"RQ_WORKSPACE_PATTERN ({pattern}) matches none of {len(names)} repositories, such as"
-        f" {names[0]}: all of them count for workspace {NO_WORKSPACE}"
+    of_all = plural(found.repositories, "repository")
+    if found.matched:
+        return [ok("workspaces", f"RQ_WORKSPACE_PATTERN places {found.matched} of {of_all}")]
+    unmatched = (
+        f"RQ_WORKSPACE_PATTERN ({pattern}) matches none of {of_all}, such as"
+        f" {found.first}: all of them count for workspace {NO_WORKSPACE}"
     )
     mend = "write a pattern that matches such names whole, from the first character on"
-    return [warning("workspaces", found, mend)]
+    return [warning("workspaces", unmatched, mend)]

@@ -487,3 +487,22 @@ async def test_passes_run_on_a_schedule_in_one_process_at_a_time(service: Servic
     status = document["reconciliation"]
     assert not status["running"]
     assert [(item["workspace"], item["found"]) for item in status["drift"]] == [("acme", 1)]
+
+
+async def test_a_pass_tells_of_another_pattern_than_repositories_were_placed_by(service):
+    await push_image(service.registry, "acme/shop/api", build_image([build_layer("own", 10)]), "1")
+    await reconcile(service)
+    other = Reconciler(
+        pool=service.pool,
+        recorder=ledgers.recorder(service.pool),
+        client=service.registry,
+        rule=WorkspaceRule("^(?P<workspace>[^/]+/[^/]+)/(?P<app>.+)$"),
+        clock=utc_now,
+        in_flight=0.0,
+    )
+    report = await other.run()
+    assert report is not None
+    assert report.equal
+    (note,) = report.notes
+    assert "1 of 1 repositories" in note
+    assert "workspaces place" in note
