@@ -4,7 +4,7 @@ Cost grows with the manifests of the repository, not with what the workspaces ho
 still knows the old place reads the repository again under its locks and begins anew.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from uuid import UUID, uuid4
 
@@ -16,7 +16,15 @@ from ledger.counting import Change, contribution
 from ledger.facts import Content
 from ledger.fold import Manifest
 from ledger.packing import unpack_blobs
-from ledger.record import LevelRule, Workspace, level_event, save_workspaces
+from ledger.record import (
+    LevelRule,
+    Recorded,
+    RepositoryName,
+    Within,
+    Workspace,
+    level_event,
+    save_workspaces,
+)
 from registry.workspaces import Placement, WorkspaceRule
 from runtime.postgres import Connection, Pool, retry_conflicts
 
@@ -33,6 +41,13 @@ FIND_WORKSPACE = "SELECT id FROM workspaces WHERE name = $1"
 PRESENT = "SELECT digest, size, blobs FROM manifests WHERE repository_id = $1 AND present"
 
 MAP = "UPDATE repositories SET workspace_id = $2, app = $3, mapped = $4 WHERE id = $1"
+
+OF_OTHERS = """
+SELECT EXISTS (
+  SELECT FROM unnest($2::text[], $3::text[]) AS named(registry, name)
+  JOIN repositories r USING (registry, name) JOIN workspaces w ON w.id = r.workspace_id
+  WHERE w.name <> $1)
+"""
 
 HAS_MANIFESTS = """
 SELECT EXISTS (SELECT FROM manifests WHERE repository_id = $1 AND (push_ns >= 0 OR seen_ns >= 0))
@@ -51,6 +66,22 @@ class MovedMeanwhileError(Exception):
 
     def __init__(self) -> None:
         super().__init__(type(self).__doc__)
+
+
+def while_of(workspace: str, repositories: Iterable[RepositoryName]) -> Within:
+    """For `Recorder.record`: only as long as these repositories count for a workspace.
+
+    Whoever was allowed to say something of them was so in that workspace. Raises MovedMeanwhileError
+    under the locks that a mapping takes, too: nothing is recorded then.
+    """
+    named = sorted(set(repositories))
+
+    async def check(connection: Connection, _recorded: Recorded) -> None:
+        registries, names = [item[0] for item in named], [item[1] for item in named]
+        if await connection.fetchval(OF_OTHERS, workspace, registries, names):
+            raise MovedMeanwhileError
+
+    return check
 
 
 class Mapped(msgspec.Struct, frozen=True):

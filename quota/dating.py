@@ -10,6 +10,7 @@ from typing import Final
 from uuid import UUID, uuid4
 
 from ledger.facts import ManifestDated
+from ledger.mapping import while_of
 from ledger.reading import ManifestView, WorkspaceView, manifests_of
 from ledger.record import Recorder
 from quota.versions import Version, standing
@@ -58,7 +59,7 @@ class Dater:
     ) -> list[ManifestView]:
         """Date an image, and what belongs to it and has no age; what was dated, as it is then.
 
-        Raises NoSuchImageError, AgeKnownError.
+        Raises NoSuchImageError, AgeKnownError, MovedMeanwhileError.
         """
         views = await self._views(workspace)
         named = [view for view in views if _is(view, name)]
@@ -112,7 +113,10 @@ class Dater:
             )
             for view in views
         ]
-        await self._recorder.record(facts, now=now, source=SOURCE)
+        theirs = [(view.registry, view.repository) for view in views]
+        await self._recorder.record(
+            facts, now=now, source=SOURCE, within=while_of(workspace.name, theirs)
+        )
         for view in views:
             log.info(
                 "image_dated",

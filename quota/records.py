@@ -21,7 +21,7 @@ from ledger.ahead import just_after
 from ledger.announce import rfc3339
 from ledger.claims import claimed
 from ledger.facts import Fact, ManifestDeleted, ManifestSeen, Stamp, TagRemoved
-from ledger.mapping import Mapper
+from ledger.mapping import Mapper, while_of
 from ledger.record import Recorder
 from ledger.records import RecordView, Standing
 from quota.images import digests_of, size_bytes
@@ -122,7 +122,8 @@ class Records:
     async def put(self, claim: Claim, place: Place) -> tuple[dict[str, Any], bool]:
         """Take a claim; the record as it stands then, and whether it is new.
 
-        Raises CleanupRunningError, MovedMeanwhileError where the repository has to be mapped first.
+        Raises CleanupRunningError where the repository has to be mapped first, MovedMeanwhileError when
+        it is another workspace's by now.
         """
         check_tag(claim.tag)
         wanted = Placement(claim.workspace, claim.app)
@@ -150,7 +151,12 @@ class Records:
                 claimed(claim.digest, claim.size, stamp),
                 to_ns(now),
             )
-            await self._recorder.record([fact], now=now, source=SOURCE)
+            await self._recorder.record(
+                [fact],
+                now=now,
+                source=SOURCE,
+                within=while_of(claim.workspace, [(DEFAULT_REGISTRY, place.repository)]),
+            )
             log.info(
                 "record_taken",
                 workspace=claim.workspace,
@@ -164,7 +170,10 @@ class Records:
             return await self._document(place.repository, claim.tag), created
 
     async def remove(self, record: RecordView) -> None:
-        """Forget a record, never the image: an image that only records told of goes with the last."""
+        """Forget a record, never the image: an image that only records told of goes with the last.
+
+        Raises MovedMeanwhileError when it is another workspace's now.
+        """
         manifest = record.manifest
         async with self._turns.take((manifest.repository, record.tag)):
             async with self._pool.acquire() as connection:
@@ -181,7 +190,12 @@ class Records:
             ]
             if not shared and _only_claimed(known):
                 facts.append(ManifestDeleted(manifest.registry, manifest.repository, digest, stamp))
-            await self._recorder.record(facts, now=self._clock(), source=SOURCE)
+            await self._recorder.record(
+                facts,
+                now=self._clock(),
+                source=SOURCE,
+                within=while_of(record.workspace, [(manifest.registry, manifest.repository)]),
+            )
             log.info(
                 "record_removed",
                 repository=manifest.repository,

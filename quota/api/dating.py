@@ -6,7 +6,8 @@ from datetime import datetime
 from aiohttp import web
 
 from ledger.announce import rfc3339
-from ledger.reading import ManifestView
+from ledger.mapping import MovedMeanwhileError
+from ledger.reading import ManifestView, WorkspaceView
 from quota.access import Authenticate
 from quota.accounts import Accounts
 from quota.api.answers import answer
@@ -65,10 +66,15 @@ class DatingRoutes:
                 "date: must not be in the future",
                 errors=[{"field": "date", "message": "must not be in the future"}],
             )
+        try:
+            return answer(await self._dated(view, body))
+        except MovedMeanwhileError as error:
+            raise ProblemError(409, str(error)) from error
+
+    async def _dated(self, view: WorkspaceView, body: DateRequest) -> dict[str, object]:
         if body.image is None:
             warnings = await self._accounts.unknown_app(view, body.app)
-            dated = await self._dater.all_unknown(view, body.app, body.date)
-            return answer(_document(dated, warnings))
+            return _document(await self._dater.all_unknown(view, body.app, body.date), warnings)
         try:
             name = parse_image_name(body.image)
         except ValueError as error:
@@ -82,7 +88,7 @@ class DatingRoutes:
             raise ProblemError(404, f"{view.name} has no image {body.image}{meant}") from error
         except AgeKnownError as error:
             raise ProblemError(409, f"{body.image} is not dated: {error}") from error
-        return answer(_document(dated, []))
+        return _document(dated, [])
 
 
 def _document(dated: list[ManifestView], warnings: list[str]) -> dict[str, object]:

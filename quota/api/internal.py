@@ -160,6 +160,7 @@ class InternalRoutes:
         scope="write",
         platform=True,
         answers={200: Done},
+        problems=(409,),
     )
     async def delete(self, request: web.Request) -> web.Response:
         """Scope `write`."""
@@ -167,7 +168,10 @@ class InternalRoutes:
         record = await self._records.find(request.match_info["id"])
         if record is None or not caller.may("write", record.workspace):
             raise ProblemError(404, "there is no such record")
-        await self._records.remove(record)
+        try:
+            await self._records.remove(record)
+        except MovedMeanwhileError as error:
+            raise ProblemError(409, str(error)) from error
         return answer({"success": True})
 
     async def _enter(self, request: web.Request) -> str:

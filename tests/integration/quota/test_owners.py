@@ -1,10 +1,16 @@
 """Whose a repository is counts at the moment when something is done to it, by its present rules."""
 
+from datetime import UTC, datetime
+
+import msgspec
 import pytest
 
-from ledger.mapping import CleanupRunningError, Mapper
+from ledger.mapping import CleanupRunningError, Mapper, MovedMeanwhileError
+from ledger.naming import Age
 from quota.cleaning import Job
+from quota.dating import Dater
 from quota.levels import level
+from quota.records import Claim, Records
 from quota.restore import Restorer
 from quota.snapshot import Incoming
 from registry.push import build_image, build_layer
@@ -19,14 +25,17 @@ IMAGES = {
 }
 
 
-async def hand_over(service: Service, repository: str = "acme/web") -> None:
-    mapper = Mapper(
+def mapper_of(service: Service) -> Mapper:
+    return Mapper(
         service.pool,
         rule=WorkspaceRule(ledgers.PATTERN),
         default_quota_bytes=10**9,
         level_of=level,
     )
-    await mapper.map("default", repository, Placement("globex", "web"), now=utc_now())
+
+
+async def hand_over(service: Service, repository: str = "acme/web") -> None:
+    await mapper_of(service).map("default", repository, Placement("globex", "web"), now=utc_now())
 
 
 async def filled(service: Service) -> None:
@@ -103,3 +112,42 @@ async def test_only_the_present_owner_puts_back_and_nobody_else_is_told(service:
     assert [image.state for image in back.images] == ["restored"]
     assert [tag.tag for tag in back.images[0].moved_tags] == ["1.0"]
     assert await ledgers.usage(service.pool) == await ledgers.recount(service.pool)
+
+
+async def test_a_record_is_only_told_of_and_forgotten_in_the_workspace_that_it_was_allowed_in(
+    service: Service,
+) -> None:
+    """Who may write in acme says nothing of what globex has by then."""
+    recorder = ledgers.recorder(service.pool)
+    records = Records(service.pool, recorder=recorder, mapper=mapper_of(service), clock=utc_now)
+    claim = Claim("acme", "web", "told", b"\1" * 32, 5000)
+    document, _created = await records.put(claim, await records.place(claim))
+    found = await records.find(document["id"])
+    assert found is not None
+    place = await records.place(claim)
+    await hand_over(service)
+    before = await ledgers.usage(service.pool)
+    with pytest.raises(MovedMeanwhileError):
+        await records.put(msgspec.structs.replace(claim, tag="more", digest=b"\2" * 32), place)
+    with pytest.raises(MovedMeanwhileError):
+        await records.remove(found)
+    assert await ledgers.usage(service.pool) == before == {"globex": 5000}
+
+
+async def test_an_image_is_only_dated_by_the_workspace_that_has_it(service: Service) -> None:
+    await service.configure("acme", 10**9)
+    await service.push_built("acme/web", "1.0", next(iter(IMAGES.values())))
+    acme = await service.accounts.workspace("acme")
+    assert acme is not None
+
+    class Late(Dater):
+        async def _views(self, workspace):
+            views = await super()._views(workspace)
+            await hand_over(service)
+            return [msgspec.structs.replace(view, age=Age()) for view in views]
+
+    dater = Late(service.pool, ledgers.recorder(service.pool), clock=utc_now)
+    with pytest.raises(MovedMeanwhileError):
+        await dater.all_unknown(acme, None, datetime(2020, 1, 1, tzinfo=UTC))
+    dated = "SELECT count(*) FROM manifests WHERE dated_ns IS NOT NULL"
+    assert await service.pool.fetchval(dated) == 0
