@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -156,7 +156,7 @@ async def p9(given: argparse.Namespace) -> list[Section]:
     return sections
 
 
-FIGURES: dict[str, Callable[[argparse.Namespace], Awaitable[list[Section]]]] = {
+FIGURES: dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, list[Section]]]] = {
     one.__name__: one for one in (p1, p2, p3, p4, p5, p6, p7, p8, p9)
 }
 

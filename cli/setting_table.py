@@ -1,5 +1,8 @@
 """Every setting with its default and meaning, from the code: `docs/reference/settings.md`."""
 
+import ast
+import inspect
+import itertools
 from typing import Any, NamedTuple
 
 from pydantic import AliasChoices
@@ -20,10 +23,33 @@ class Setting(NamedTuple):
 
 def settings() -> list[Setting]:
     """All of them, in the order of the code."""
-    return [_setting(name, field) for name, field in Settings.model_fields.items()]
+    meanings = _meanings()
+    return [
+        _setting(name, field, meanings.get(name, ""))
+        for name, field in Settings.model_fields.items()
+    ]
 
 
-def _setting(name: str, field: FieldInfo) -> Setting:
+def _meanings() -> dict[str, str]:
+    """The text below each field.
+
+    Pydantic can read it, too (`use_attribute_docstrings`), but does so whenever the settings are imported:
+    a tenth of what a command needs for its start.
+    """
+    parts = ast.walk(ast.parse(inspect.getsource(Settings)))
+    found = next(part for part in parts if isinstance(part, ast.ClassDef))
+    return {
+        field.target.id: text.value.value
+        for field, text in itertools.pairwise(found.body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+        and isinstance(text.value.value, str)
+    }
+
+
+def _setting(name: str, field: FieldInfo, meaning: str) -> Setting:
     variable = f"RQ_{name.upper()}"
     choices = field.validation_alias
     names = [str(item) for item in choices.choices] if isinstance(choices, AliasChoices) else []
@@ -32,7 +58,7 @@ def _setting(name: str, field: FieldInfo) -> Setting:
         aliases=tuple(item for item in names if item != variable),
         default=_default(field),
         bounds=_bounds(field),
-        meaning=" ".join((field.description or "").split()),
+        meaning=" ".join(meaning.split()),
     )
 
 

@@ -32,12 +32,18 @@ class RegistryBinary:
 
 
 async def find_registry(
-    version: RegistryVersion, *, cache_dir: Path, say: Say, chosen: Path | None = None
+    version: RegistryVersion,
+    *,
+    cache_dir: Path,
+    say: Say,
+    chosen: RegistryBinary | Path | None = None,
 ) -> RegistryBinary:
     """The first of: `chosen`, the PATH, the cache, Debian's package (as root), a build with Go.
 
     Raises AbsentError when none of them has `version`, saying what was tried.
     """
+    if isinstance(chosen, RegistryBinary):
+        return chosen
     if chosen:
         binary = await _inspect(chosen)
         if binary is None:
@@ -170,7 +176,7 @@ def how_to_connect(url: str, token: str, port: int) -> str:
 class Registry(Part):
     """One registry with file system storage below the run dir, deletes enabled.
 
-    `chosen` is a program to use instead of searching one of `version`.
+    `chosen` is a program to use instead of searching one of `version`, or one that was found before.
     """
 
     def __init__(
@@ -180,7 +186,7 @@ class Registry(Part):
         port: int,
         cache_dir: Path,
         version: RegistryVersion = "any",
-        chosen: Path | None = None,
+        chosen: RegistryBinary | Path | None = None,
         notification_url: str | None,
         token: str,
     ) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from runtime.postgres import Pool, open_pool
 from tests.support.backends import Backend, choose_backend
-from tests.support.database import cloned_database
+from tests.support.database import cloned_database, disconnect
 from tests.support.promises import Measured, Promise, Scale, form_of, table, write_table
 
 MEASURED = pytest.StashKey[Measured]()
@@ -84,11 +86,35 @@ _ALONE = (
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what runs alone, before `-m` chooses."""
+    """Mark what runs alone, before `-m` chooses; put what takes longest first."""
     for item in items:
         where = item.path.relative_to(_HERE)
         if any(where.is_relative_to(part) for part in _ALONE):
             item.add_marker(pytest.mark.alone)
+    # A room that one process has to itself begins first, the many short files fill up the end.
+    items.sort(key=lambda item: (_room(item.nodeid) is None, "tests/unit/" in item.nodeid))
+
+
+_ROOMS = ("tests/acceptance/", "tests/integration/cli/")
+"""Tests of a whole system, which is started once a process: all of a room run in the same one."""
+
+
+def _room(nodeid: str) -> str | None:
+    return next((room for room in _ROOMS if nodeid.startswith(room)), None)
+
+
+class _RoomsAndFiles(LoadScopeScheduling):  # type: ignore[misc]
+    """Tests of a room or of a file go to one process, in the order of their collection."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _room(nodeid) or nodeid.split("::", 1)[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """How `-n` shares the tests out."""
+    config.option.loadscopereorder = False
+    return _RoomsAndFiles(config, log)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -108,9 +134,11 @@ async def kafka_bootstrap(backend: Backend) -> str:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def postgres_url(backend: Backend) -> str:
+async def postgres_url(backend: Backend) -> AsyncIterator[str]:
     """Superuser's URL of the session's Postgres, database `postgres`; create one's own database."""
-    return await backend.postgres_url()
+    url = await backend.postgres_url()
+    yield url
+    await disconnect(url)
 
 
 @pytest_asyncio.fixture

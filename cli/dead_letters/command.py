@@ -22,7 +22,6 @@ from cli.console import (
     table,
     tell_cut,
 )
-from cli.dead_letters.letters import DeadLetter, StillBadError, messages_for, parse_id
 from cli.options import AsJson, OnlyWorkspace
 from cli.progress import progress
 from quota.words import format_bytes, plural
@@ -30,6 +29,7 @@ from runtime.figures import in_utc
 
 if TYPE_CHECKING:
     from cli.dead_letters.desk import Desk, Found, Retried, Wanted
+    from cli.dead_letters.letters import DeadLetter
     from ledger.handled import Handled
 
 commands = typer.Typer(help="What could not be processed.", no_args_is_help=True)
@@ -166,6 +166,7 @@ def show(
 
 async def _show(place: tuple[int, int]) -> "tuple[DeadLetter, Handled | None, str | None]":
     from cli.dead_letters.desk import desk
+    from cli.dead_letters.letters import StillBadError, messages_for
     from registry.workspaces import WorkspaceRule
 
     settings = settings_here()
@@ -276,13 +277,15 @@ def _chosen(
 
 
 def _places(ids: Sequence[str]) -> list[tuple[int, int]]:
+    from cli.dead_letters.letters import parse_id
+
     try:
         return [parse_id(text) for text in dict.fromkeys(ids)]
     except ValueError as error:
         raise CommandError(str(error), exit_code=2) from error
 
 
-def _document(letter: DeadLetter, mark: "Handled | None") -> dict[str, Any]:
+def _document(letter: "DeadLetter", mark: "Handled | None") -> dict[str, Any]:
     return {
         "id": letter.id,
         "partition": letter.partition,
@@ -298,7 +301,7 @@ def _document(letter: DeadLetter, mark: "Handled | None") -> dict[str, Any]:
     }
 
 
-def _value(letter: DeadLetter) -> dict[str, str]:
+def _value(letter: "DeadLetter") -> dict[str, str]:
     try:
         return {"value": letter.value.decode(), "encoding": "utf-8"}
     except UnicodeDecodeError:

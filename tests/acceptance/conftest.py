@@ -1,4 +1,4 @@
-"""Whole systems, one per registry version and session."""
+"""Whole systems, one per registry version, ended after the last test of this folder."""
 
 from collections.abc import AsyncIterator
 
@@ -9,14 +9,14 @@ from devstack.errors import StackError
 from tests.support.system import System, running_system
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def system2(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
     """Everything, beside a registry v2.8."""
     async with running_system(tmp_path_factory.mktemp("system2"), "2") as system:
         yield system
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def system3(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
     """Everything, beside a registry v3."""
     manager = running_system(tmp_path_factory.mktemp("system3"), "3")

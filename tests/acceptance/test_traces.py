@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import grpc
+import pytest
 import pytest_asyncio
 
 from devstack.ports import free_port
@@ -237,6 +238,7 @@ async def test_strangers_and_health_checks_leave_no_trace(traced: Traced):
     assert not [span for span in traced.collector.spans if "readyz" in span.name]
 
 
+@pytest.mark.alone
 async def test_a_collector_that_is_away_holds_nothing_up_neither_work_nor_the_stop(
     kafka_bootstrap, postgres_url, tmp_path
 ):

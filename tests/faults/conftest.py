@@ -100,7 +100,7 @@ class Faulty(System):
         await self.settled()
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def shared_system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Faulty]:
     """Started once; ask for `faulty` instead."""
     folder: Path = tmp_path_factory.mktemp("faults")
@@ -159,7 +159,7 @@ async def faulty(shared_system: Faulty) -> AsyncIterator[Faulty]:
     await shared_system.whole()
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def broker(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[OwnKafka]:
     kafka = OwnKafka(tmp_path_factory.mktemp("kafka") / "node", default_cache_dir(os.environ))
     await kafka.start()

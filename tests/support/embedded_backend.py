@@ -13,7 +13,7 @@ import pytest
 from devstack.config import RegistryVersion, StackConfig
 from devstack.ports import free_port
 from devstack.processes import run_tool
-from devstack.registry import Registry
+from devstack.registry import Registry, RegistryBinary
 from devstack.rundir import RunDir
 from devstack.stack import Stack
 from devstack.supervisor import Supervisor
@@ -75,6 +75,7 @@ class EmbeddedBackend:
         self._running = AsyncExitStack()
         self._stacks: dict[str, Stack] = {}
         self._starting = asyncio.Lock()
+        self._registries: dict[RegistryVersion, RegistryBinary] = {}
 
     async def _stack(self, part: str) -> Stack:
         async with self._starting:
@@ -111,6 +112,7 @@ class EmbeddedBackend:
             port=free_port(),
             cache_dir=config.cache_dir,
             version=version,
+            chosen=self._registries.get(version),
             notification_url=notification_url,
             token=token,
         )
@@ -119,6 +121,7 @@ class EmbeddedBackend:
             await supervisor.bring_up()
             if part.binary is None:
                 pytest.skip(f"no registry {version} can be had on this machine")
+            self._registries[version] = part.binary
             yield EmbeddedRegistry(part, supervisor)
         finally:
             await supervisor.end()

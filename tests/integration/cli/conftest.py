@@ -6,14 +6,15 @@ import os
 import pty
 import re
 import struct
-import sys
 import termios
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
 import pytest_asyncio
 
+from tests.support.commands import Commands, running_commands
 from tests.support.system import System, running_system
 
 
@@ -29,78 +30,85 @@ class Ran:
 Command = Callable[..., Awaitable[Ran]]
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
     """Everything, beside any registry that can be had."""
     async with running_system(tmp_path_factory.mktemp("system"), "2") as running:
         yield running
 
 
+@pytest.fixture(scope="package")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    """Starts `registry-quota` quickly, in processes of its own."""
+    with running_commands(tmp_path_factory.mktemp("commands")) as running:
+        yield running
+
+
 @pytest.fixture
-def command(system: System) -> Command:
+def command(system: System, commands: Commands) -> Command:
     """`await command("doctor", "--json", RQ_API_TOKEN="x")`: the program itself, beside the system."""
 
     async def run(*arguments: str, stdin: str = "", **environment: str) -> Ran:
-        clean = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("RQ_", "ORBIT_"))
-        }
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "cli.main",
-            *arguments,
-            env=clean | {"RQ_RUN_DIR": str(system.stack.run_dir.root)} | environment,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+        (stdin_read, stdin_write), *outputs = (os.pipe() for _ in range(3))
+        process = commands.start(
+            arguments,
+            _clean() | {"RQ_RUN_DIR": str(system.stack.run_dir.root)} | environment,
+            [stdin_read, *(write for _, write in outputs)],
         )
-        out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 60)
-        return Ran(process.returncode or 0, out.decode(), err.decode())
+        for ours in (stdin_read, *(write for _, write in outputs)):
+            os.close(ours)
+        try:
+            with suppress(BrokenPipeError):
+                os.write(stdin_write, stdin.encode())
+            os.close(stdin_write)
+            reading = (asyncio.to_thread(_everything, read) for read, _ in outputs)
+            out, err = await asyncio.wait_for(asyncio.gather(*reading), 60)
+            return Ran(await process.wait(10), out.decode(), err.decode())
+        finally:
+            process.end()
 
     return run
 
 
 @pytest.fixture
-def on_a_terminal(system: System) -> Command:
+def on_a_terminal(system: System, commands: Commands) -> Command:
     """As `command`, on a terminal of 80 columns where somebody answers what it asks."""
 
     async def run(*arguments: str, answer: str = "", **environment: str) -> Ran:
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 80, 0, 0))
-        clean = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("RQ_", "ORBIT_")) and name not in {"COLUMNS", "NO_COLOR"}
-        }
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "cli.main",
-            *arguments,
-            env=clean
+        process = commands.start(
+            arguments,
+            {k: v for k, v in _clean().items() if k not in {"COLUMNS", "NO_COLOR"}}
             | {"RQ_RUN_DIR": str(system.stack.run_dir.root), "TERM": "xterm"}
             | environment,
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
+            [theirs, theirs, theirs],
         )
         os.close(theirs)
-        if answer:
-            os.write(ours, f"{answer}\n".encode())
-        shown = b""
-        while chunk := await asyncio.to_thread(_read, ours):
-            shown += chunk
-        os.close(ours)
-        code = await asyncio.wait_for(process.wait(), 60)
+        try:
+            if answer:
+                os.write(ours, f"{answer}\n".encode())
+            shown = await asyncio.wait_for(asyncio.to_thread(_everything, ours), 60)
+            code = await process.wait(10)
+        finally:
+            process.end()
         return Ran(code, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()), "")
 
     return run
 
 
-def _read(terminal: int) -> bytes:
-    try:
-        return os.read(terminal, 65536)
-    except OSError:  # Linux says so when the other end is closed
-        return b""
+def _clean() -> dict[str, str]:
+    return {
+        name: value for name, value in os.environ.items() if not name.startswith(("RQ_", "ORBIT_"))
+    }
+
+
+def _everything(stream: int) -> bytes:
+    """All that is written at its other end, which is closed at the end."""
+    read = b""
+    # Linux says EIO when the other end of a terminal is closed.
+    with suppress(OSError):
+        while chunk := os.read(stream, 65536):
+            read += chunk
+    os.close(stream)
+    return read

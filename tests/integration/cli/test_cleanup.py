@@ -100,6 +100,8 @@ async def test_on_a_terminal_it_shows_what_goes_and_deletes_only_what_was_agreed
     ]
     _status, runs = await system.call("GET", f"/v1/workspaces/{name}/cleanups")
     assert [run["cause"] for run in runs["items"]] == ["plan"]
+    # It falls silent, which doctor would tell of.
+    await system.call("DELETE", f"/v1/workspaces/{name}/leases/k8s-prod")
 
 
 async def test_with_yes_a_program_is_not_asked_and_gets_the_plan_that_was_made(system, command):

@@ -1,7 +1,11 @@
 """What holds for every command: one JSON document, tables that a pipe can read, errors that help."""
 
+import asyncio
 import json
+import os
+import sys
 import uuid
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -144,3 +148,24 @@ async def test_a_token_without_the_scope_is_told_which_it_lacks(command, workspa
     ran = await command("images", workspace, RQ_API_TOKEN=made.out.strip())
     assert ran.code == 1
     assert "lacks the scope `read`; set RQ_API_TOKEN to one that has it" in ran.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("version",), ("workspaces", "list"), ("leases", "put"), ("status", "--help"), ("nonsense",)],
+    ids=" ".join,
+)
+async def test_the_installed_program_is_what_these_tests_start(command, system, arguments):
+    """They fork it where its libraries are loaded already (tests/support/commands.py)."""
+    process = await asyncio.create_subprocess_exec(
+        Path(sys.executable).parent / "registry-quota",
+        *arguments,
+        env={k: v for k, v in os.environ.items() if not k.startswith(("RQ_", "ORBIT_"))}
+        | {"RQ_RUN_DIR": str(system.stack.run_dir.root)},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    forked = await command(*arguments)
+    assert (forked.code, forked.out, forked.err) == (process.returncode, out.decode(), err.decode())

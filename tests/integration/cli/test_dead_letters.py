@@ -152,3 +152,4 @@ async def test_a_list_that_is_cut_says_so(system, command):
         document = json.loads(ran.out)
         assert (len(document["items"]), document["more"]) == (limit, limit < count)
         assert ("of more" in ran.err) is (limit < count)
+    assert (await command("dead-letters", "drop", "--all")).code == 0  # doctor tells of open ones
