@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 
+import asyncpg
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaTimeoutError
@@ -12,6 +13,7 @@ from consumer.loop import NotificationConsumer, Ownership
 from consumer.outcomes import Decoded
 from consumer.waiting import Waiting
 from consumer.wiring import kafka_consumer
+from ledger import offsets
 from ledger.offsets import LogBreak
 from runtime.kafka import DEAD_LETTER_TOPIC, NOTIFICATIONS_TOPIC, create_topics
 from runtime.topics import topic_reader
@@ -291,3 +293,32 @@ async def test_a_consumer_that_cannot_take_its_partitions_over_ends(
 
     with pytest.raises(KafkaTimeoutError):
         await until_it_ends()
+
+
+async def test_a_break_of_the_log_is_kept_and_told_once_though_its_transaction_is_tried_again(
+    pool, kafka_bootstrap, monkeypatch
+):
+    settings = settings_for(kafka_bootstrap)
+    await create_topics(settings)
+    keep, tries = offsets.keep_breaks, 0
+
+    async def keep_and_lose_the_connection(connection, **what):
+        nonlocal tries
+        tries += 1
+        await keep(connection, **what)
+        if tries == 1:
+            raise asyncpg.ConnectionDoesNotExistError("cut before the commit")
+
+    monkeypatch.setattr(offsets, "keep_breaks", keep_and_lose_the_connection)
+    async with consuming(settings, pool) as consumer:
+        await wait_until(lambda: consumer.ready, 20)
+        consumer._skipped.append(LogBreak(0, "skips", 3, 7, 9, 7))
+        consumer._doubt.set()
+
+        async def kept():
+            return not consumer._skipped
+
+        await wait_until(kept, 20)
+        rows = await pool.fetch("SELECT stored_offset, resumed_offset FROM log_breaks")
+        assert (tries, [tuple(row) for row in rows]) == (2, [(3, 7)])
+        assert consumer._metrics.log_breaks.labels("skips")._value.get() == 1
