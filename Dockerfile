@@ -28,7 +28,9 @@ RUN /build/bin/pip wheel --no-deps --no-index --no-build-isolation -w /dist . \
 
 FROM ${PYTHON_IMAGE}
 RUN useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin registry-quota \
- && install -d -o registry-quota -g registry-quota -m 750 /secrets
+ && install -d -o registry-quota -g registry-quota -m 750 /secrets \
+    /shares/postgres /shares/registry /shares/migrate /shares/receiver \
+    /shares/consumer /shares/api /shares/demo /shares/grafana
 COPY --from=build /opt/registry-quota /opt/registry-quota
 COPY deploy/image/healthcheck /usr/local/bin/healthcheck
 ARG VERSION=local

@@ -8,7 +8,7 @@ from typing import Final
 from pydantic import SecretStr
 from yarl import URL
 
-from cli.doctor.findings import Finding, failed, ok, warning
+from cli.doctor.findings import Finding, failed, ok, skipped, warning
 from runtime.settings import DEFAULT_REGISTRY, Settings, SettingsError
 from runtime.tracing import why_off
 
@@ -106,6 +106,12 @@ def webhook_tokens(settings: Settings, environ: Mapping[str, str]) -> dict[str, 
     return dict(settings.required_webhook_tokens())
 
 
+def of_another_role(settings: Settings, environ: Mapping[str, str]) -> bool:
+    """Whether the webhook's tokens are not meant to be here: each role's container has its own secrets."""
+    told = environ.get("RQ_WEBHOOK_TOKEN", "").strip()
+    return bool(environ.get("RQ_SECRETS_DIR")) and settings.webhook_tokens is None and not told
+
+
 def registries(settings: Settings) -> set[str]:
     """Names that RQ_WEBHOOK_TOKENS has; none where it is not known here."""
     if settings.webhook_tokens is None:
@@ -139,6 +145,11 @@ def _secrets(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
     values: dict[str, tuple[str, ...]] = {}
     findings: list[Finding] = []
     for name, read in required.items():
+        if name == "RQ_WEBHOOK_TOKENS" and of_another_role(settings, environ):
+            findings.append(
+                skipped("secrets", f"{name}: the receiver alone has them, and the registry")
+            )
+            continue
         try:
             values[name] = read()
         except SettingsError as error:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from runtime.settings import Settings
+from tests.support.secrets_read import secrets_read
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docker-compose.yml").read_text()
@@ -28,6 +29,91 @@ ELSEWHERE = {
     *("RQ_KAFKA_SSL_CAFILE", "RQ_KAFKA_SSL_CERTFILE", "RQ_KAFKA_SSL_KEYFILE"),
 }
 OURS = ("migrate", "receiver", "consumer", "api", "demo")
+
+
+PROGRAMS = {
+    "migrate": ("cli.migrate", "cli.options"),
+    "receiver": ("webhook_receiver.wiring", None),
+    "consumer": ("consumer.wiring", None),
+    "api": ("quota.wiring", None),
+    "demo": ("cli.demo.command", None),
+}
+"""Service → where its program begins, and what of it only completes names in a shell."""
+
+
+def shares():
+    """Service → what the service `secrets` puts into its volume."""
+    (script,) = SERVICES["secrets"]["command"]
+    given = re.findall(r"^give (\w+) (.*)$", script, re.MULTILINE)
+    assert len(given) == len(dict(given))
+    return {service: set(names.split()) for service, names in given}
+
+
+@pytest.mark.parametrize("service", OURS)
+def test_a_service_of_ours_gets_the_secrets_that_its_code_reads_and_no_others(service):
+    module, without = PROGRAMS[service]
+    assert shares()[service] == secrets_read(module, without=without)
+
+
+def test_any_other_service_gets_the_secrets_that_stand_in_its_start_and_no_others():
+    others = SERVICES.keys() - {*OURS, "secrets"}
+    for name in others:
+        said = re.findall(r"/secrets/([A-Z_]+)", yaml.safe_dump(SERVICES[name]))
+        assert shares().get(name, set()) == set(said), name
+
+
+def test_nobody_sees_the_secrets_of_another():
+    for name, service in SERVICES.items():
+        mounted = [volume for volume in service.get("volumes", ()) if volume.startswith("secrets")]
+        if name == "secrets":
+            wanted = ["secrets:/secrets", *(f"secrets-of-{to}:/shares/{to}" for to in shares())]
+        else:
+            wanted = [f"secrets-of-{name}:/secrets:ro"] if name in shares() else []
+        assert sorted(mounted) == sorted(wanted), name
+        assert "env_file" not in service
+        assert "secrets" not in service
+    assert {name for name in PROJECT["volumes"] if name.startswith("secrets")} == {
+        "secrets",
+        *(f"secrets-of-{to}" for to in shares()),
+    }
+
+
+def test_what_is_given_is_all_that_there_is_and_what_was_taken_away_is_gone(tmp_path):
+    """The very script of the service, in a folder of this machine."""
+    (script,) = SERVICES["secrets"]["command"]
+    script = script.replace("$$", "$").replace("cd /secrets", f"cd {tmp_path}/secrets")
+    script = script.replace("/shares/", f"{tmp_path}/shares/")
+    for folder in ("secrets", *(f"shares/{name}" for name in shares())):
+        (tmp_path / folder).mkdir(parents=True)
+
+    def run():
+        shell = ["sh", "-euc", script]
+        assert subprocess.run(shell, check=False, capture_output=True).returncode == 0
+        return {
+            name: {file.name: file.read_text() for file in (tmp_path / "shares" / name).iterdir()}
+            for name in shares()
+        }
+
+    first = run()
+    made = {file.name for file in (tmp_path / "secrets").iterdir()}
+    for name, names in shares().items():
+        assert first[name].keys() == names & made
+    assert run() == first
+    (tmp_path / "secrets" / "RQ_REGISTRY_PASSWORD").write_text("added")
+    (tmp_path / "secrets" / "RQ_WEBHOOK_TOKENS").write_text("changed")
+    (tmp_path / "shares" / "receiver" / "RQ_DATABASE_URL").write_text("of an earlier release")
+    second = run()
+    assert second["consumer"]["RQ_REGISTRY_PASSWORD"] == "added"
+    assert "RQ_REGISTRY_PASSWORD" not in second["receiver"]
+    assert second["receiver"] == {"RQ_WEBHOOK_TOKENS": "changed"}
+    (tmp_path / "secrets" / "RQ_REGISTRY_PASSWORD").unlink()
+    assert run()["consumer"].keys() == first["consumer"].keys()
+
+
+def test_the_image_has_a_folder_for_each_volume_that_is_written():
+    """A named volume takes its owner from the folder that it is first mounted at."""
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert set(re.findall(r"/shares/(\w+)", dockerfile)) == shares().keys()
 
 
 def test_nothing_has_to_be_set_first():

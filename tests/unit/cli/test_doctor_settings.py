@@ -86,6 +86,18 @@ def test_a_secret_that_is_missing_or_empty_fails(settings, name, value):
     assert name in what
 
 
+def test_a_container_that_has_its_own_roles_secrets_alone_says_what_is_not_tried(
+    settings, tmp_path
+):
+    given = {name: value for name, value in COMPLETE.items() if name != "RQ_WEBHOOK_TOKENS"}
+    environ = given | {"RQ_SECRETS_DIR": str(tmp_path)}
+    assert found(settings(**environ), environ) == [
+        ("skipped", "RQ_WEBHOOK_TOKENS: the receiver alone has them, and the registry")
+    ]
+    environ |= {"RQ_WEBHOOK_TOKENS": ""}
+    assert found(settings(**environ), environ)[0][0] == "failed", "set, and to nothing"
+
+
 def test_short_and_shared_secrets_are_warned_of(settings):
     loaded = settings(**COMPLETE | {"RQ_API_TOKEN": "abc", "RQ_INTERNAL_API_KEY": "abc"})
     states = found(loaded)

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from cli.serve import Role
 from runtime.lifecycle import STOP_DEADLINE
 from runtime.settings import Settings
+from tests.support.secrets_read import secrets_read
 from tools.helm import CHART, EXAMPLE, EXAMPLE_VALUES, ROOT
 from webhook_receiver.handlers import PATH
 
@@ -108,17 +109,39 @@ def test_every_variable_is_a_setting_stands_once_and_none_is_secret(role):
         assert "SecretStr" not in str(fields[name].annotation)
 
 
-def test_a_role_gets_the_secrets_that_it_needs_and_no_more():
-    kafka = {"RQ_KAFKA_SASL_PASSWORD"}
-    account = kafka | {"RQ_DATABASE_URL", "RQ_REGISTRY_PASSWORD"}
-    assert secrets("receiver").keys() == kafka | {"RQ_WEBHOOK_TOKENS"}
-    assert secrets("migrate").keys() == kafka | {"RQ_DATABASE_URL"}
-    assert secrets("consumer").keys() == account
-    assert secrets("api").keys() == account | {
-        "RQ_WEBHOOK_TOKENS",
-        "RQ_API_TOKEN",
-        "RQ_INTERNAL_API_KEY",
+@pytest.mark.parametrize(
+    ("role", "module", "without"),
+    [
+        ("receiver", "webhook_receiver.wiring", None),
+        ("consumer", "consumer.wiring", None),
+        ("api", "quota.wiring", None),
+        ("migrate", "cli.migrate", "cli.options"),  # that completes names in a shell
+    ],
+)
+def test_a_role_gets_the_secrets_that_its_code_reads_and_no_others(role, module, without):
+    assert secrets(role).keys() == secrets_read(module, without=without)
+
+
+@pytest.mark.parametrize("role", PODS)
+def test_a_pod_has_no_other_secret_than_its_own_and_the_key_of_its_doors(role):
+    pod = PODS[role]["spec"]
+    doors = {"tls"} if "ports" in CONTAINERS[role] else set()
+    mounted = {item["name"] for item in CONTAINERS[role]["volumeMounts"]}
+    # `kafka` is our certificate at the brokers, `ca` no secret.
+    assert mounted == {"tmp", "secrets", "kafka", "ca"} | doors
+    assert {volume["name"] for volume in pod["volumes"]} == mounted
+    assert ("RQ_TLS_KEY" in environment(role)) == bool(doors)
+    # What an operator adds is the operator's.
+    added = {item["name"] for item in yaml.safe_load(EXAMPLE_VALUES.read_text())["extraEnv"]}
+    from_secrets = {
+        item["name"]
+        for item in CONTAINERS[role]["env"]
+        if "secretKeyRef" in item.get("valueFrom", {})
     }
+    assert from_secrets <= added
+    assert "envFrom" not in CONTAINERS[role]
+    assert len(pod["containers"]) == 1
+    assert "initContainers" not in pod
 
 
 @pytest.mark.parametrize(

@@ -56,10 +56,6 @@ helm.sh/chart: {{ printf "%s-%s" $top.Chart.Name $top.Chart.Version | replace "+
 {{- if .Values.caSecret }}
 - {name: RQ_CA_FILE, value: /ca/ca.crt}
 {{- end }}
-{{- if .Values.tlsSecret }}
-- {name: RQ_TLS_CERT, value: /tls/tls.crt}
-- {name: RQ_TLS_KEY, value: /tls/tls.key}
-{{- end }}
 - name: RQ_REGISTRY_URL
   value: {{ required "registry.url: say where the registry answers" .Values.registry.url | quote }}
 {{- if .Values.registry.username }}
@@ -90,13 +86,10 @@ capabilities: {drop: [ALL]}
 {{- if .Values.caSecret }}
 - {name: ca, mountPath: /ca, readOnly: true}
 {{- end }}
-{{- if .Values.tlsSecret }}
-- {name: tls, mountPath: /tls, readOnly: true}
-{{- end }}
 {{- end -}}
 
 {{/* What a pod is beside its container. Takes (list . (dict SETTING KEY-OF-THE-SECRET, of those that it needs)
-     WHETHER-IT-ASKS-THE-REGISTRY). */}}
+     WHETHER-IT-ASKS-THE-REGISTRY WHETHER-IT-OPENS-DOORS). */}}
 {{- define "rq.pod" -}}
 {{- $top := index . 0 -}}
 automountServiceAccountToken: false
@@ -154,9 +147,9 @@ volumes:
   - name: ca
     secret: {secretName: {{ . }}, defaultMode: 0440, items: [{key: ca.crt, path: ca.crt}]}
   {{- end }}
-  {{- with $top.Values.tlsSecret }}
+  {{- if and $top.Values.tlsSecret (index . 3) }}
   - name: tls
-    secret: {secretName: {{ . }}, defaultMode: 0440}
+    secret: {secretName: {{ $top.Values.tlsSecret }}, defaultMode: 0440}
   {{- end }}
 {{- end -}}
 
