@@ -652,6 +652,7 @@ cleanup_plans = Table(
     Column("steps", LargeBinary, nullable=False, comment="what would go, to be checked again"),
     Column("document", LargeBinary, nullable=False, comment="the answer as it was given"),
     Column("run_id", Uuid, comment="the run that carried it out"),
+    Column("made_by", Text, comment="who asked for it"),
     _timestamp("made_at", nullable=False),
     _timestamp("expires_at", nullable=False),
     Index("cleanup_plans_workspace_id_made_at_idx", "workspace_id", "made_at"),

@@ -22,6 +22,7 @@ from quota.plan import Decision, Manifest, Plan
 from quota.snapshot import Incoming, Snapshot
 from quota.stored import Steps, steps_of
 from registry.names import format_digest
+from runtime.aside import aside
 from runtime.postgres import Pool
 
 PLAN_TTL = timedelta(minutes=15)
@@ -87,8 +88,13 @@ class Runs:
         self._clock = clock
         self._new_id = new_id
 
-    async def plan(self, view: WorkspaceView, build: PlannedBuild = _NO_BUILD) -> dict[str, Any]:
-        """A dry run, stored for 15 minutes: every image with keep or delete, why, and the bytes."""
+    async def plan(
+        self, view: WorkspaceView, build: PlannedBuild = _NO_BUILD, *, by: str
+    ) -> dict[str, Any]:
+        """A dry run, stored for 15 minutes: every image with keep or delete, why, and the bytes.
+
+        `by`: who asks. Of each only so many plans are kept.
+        """
         incoming = await self._incoming(view, build)
         planned = await self._cleaner.plan_asked(view.name, incoming, seconds=_ASK_SECONDS)
         if planned is None:  # pragma: no cover - the view was read a moment ago
@@ -99,17 +105,13 @@ class Runs:
             _to_store, snapshot, plan, warnings, build, identifier=self._new_id(), now=now
         )
         async with self._pool.acquire() as connection, connection.transaction():
-            await plans.add_plan(connection, view.id, stored)
+            await plans.add_plan(connection, view.id, stored, by)
         return _head(stored) | document
 
     async def stored_plan(self, view: WorkspaceView, plan_id: UUID) -> dict[str, Any]:
         """A plan as it was made, and whether it was carried out. Raises NoSuchPlanError."""
         found = await self._find_plan(view, plan_id)
-        document: dict[str, Any] = msgspec.json.decode(found.document)
-        for item in (*document["images"], *document["lease_sources"]):
-            for name in _MOMENTS & item.keys():
-                item[name] = item[name] and datetime.fromisoformat(item[name])
-        return _head(found) | document
+        return _head(found) | await aside(len(found.document), _read_document, found.document)
 
     async def _find_plan(self, view: WorkspaceView, plan_id: UUID) -> StoredPlan:
         async with self._pool.acquire() as connection:
@@ -142,7 +144,9 @@ class Runs:
             )
         if stored.expires_at <= self._clock():
             raise PlanExpiredError
-        steps = msgspec.json.decode(stored.steps, type=Steps)
+        steps = await aside(
+            len(stored.steps), lambda: msgspec.json.decode(stored.steps, type=Steps)
+        )
         if steps.blocks:
             sentences = [sentence for _code, sentence in steps.blocks]
             raise PlanRefusedError(f"the plan is refused: {'; '.join(sentences)}", sentences)
@@ -255,6 +259,15 @@ def _warning(warning: str, plan: Plan) -> dict[str, str]:
 
 _MOMENTS: Final = frozenset({"pushed_at", "last_pulled_at", "reported_at"})
 """Times in a plan's document: JSON keeps them as text."""
+
+
+def _read_document(kept: bytes) -> dict[str, Any]:
+    """As `_document` made it."""
+    document: dict[str, Any] = msgspec.json.decode(kept)
+    for item in (*document["images"], *document["lease_sources"]):
+        for name in _MOMENTS & item.keys():
+            item[name] = item[name] and datetime.fromisoformat(item[name])
+    return document
 
 
 def _document(snapshot: Snapshot, plan: Plan, warnings: Sequence[str]) -> dict[str, Any]:

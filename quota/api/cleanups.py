@@ -5,12 +5,12 @@ from aiohttp import web
 from ledger.reading import WorkspaceView
 from quota.access import Authenticate
 from quota.accounts import Accounts
-from quota.api.answers import answer
+from quota.api.answers import answer, large_answer
 from quota.api.describe import CURSOR, describe, limit
 from quota.api.entrance import workspace_for
 from quota.api.hook import cleanup_document
 from quota.api.models import Page, PlanAnswer, RunAnswer, RunWithItems, StartedCleanup
-from quota.api.problems import ProblemError
+from quota.api.problems import CALLER, ProblemError
 from quota.api.requests import (
     CleanupRequest,
     PlanRequest,
@@ -26,6 +26,9 @@ from quota.runs import (
     PlanRefusedError,
     Runs,
 )
+
+_IMAGE_BYTES = 400
+"""Of an image in a plan or a run, about."""
 
 
 class CleanupRoutes:
@@ -59,22 +62,25 @@ class CleanupRoutes:
         body=PlanRequest,
         body_required=False,
         answers={200: PlanAnswer},
+        details="Of each caller the newest 10 of a workspace are kept, and 50 in all.",
     )
     async def plan(self, request: web.Request) -> web.Response:
         """Scope `read`: a dry run, every image with its reason, stored for 15 minutes."""
         view = await self._workspace(request, "read")
         body = await body_of(request, PlanRequest)
         build = PlannedBuild(body.incoming_bytes, body.build_id)
-        return answer(await self._runs.plan(view, build))
+        plan = await self._runs.plan(view, build, by=request[CALLER])
+        return await large_answer(plan, size=_IMAGE_BYTES * len(plan["images"]))
 
     @describe("cleanups", "A stored plan as it was made.", scope="read", answers={200: PlanAnswer})
     async def get_plan(self, request: web.Request) -> web.Response:
         """Scope `read`: a stored plan as it was made."""
         view = await self._workspace(request, "read")
         try:
-            return answer(await self._runs.stored_plan(view, identifier(request)))
+            plan = await self._runs.stored_plan(view, identifier(request))
         except NoSuchPlanError as error:
             raise _no_such_plan() from error
+        return await large_answer(plan, size=_IMAGE_BYTES * len(plan["images"]))
 
     @describe(
         "cleanups",
@@ -140,7 +146,7 @@ class CleanupRoutes:
         run = await self._runs.get(view, identifier(request))
         if run is None:
             raise ProblemError(404, "there is no such cleanup in this workspace")
-        return answer(run)
+        return await large_answer(run, size=_IMAGE_BYTES * len(run["items"]))
 
 
 def _no_such_plan() -> ProblemError:

@@ -53,7 +53,7 @@ class Actions:
     async def plan(self, request: web.Request, visitor: Visitor) -> web.StreamResponse:
         """Clean now: what would go, stored, to be looked at and agreed to."""
         view = await self._workspaces.view(request, visitor, "write")
-        return await self._ask(view)
+        return await self._ask(view, visitor)
 
     async def show_plan(self, request: web.Request, visitor: Visitor) -> web.StreamResponse:
         """A stored plan: what goes, how old it is, when it was pulled, who uses it; and the question."""
@@ -69,7 +69,7 @@ class Actions:
         view = await self._workspaces.view(request, visitor, "write")
         shown = (await form_of(request)).get("plan")
         if shown is None:  # a page of an earlier release: nothing goes that was not shown
-            return await self._ask(view)
+            return await self._ask(view, visitor)
         try:
             plan_id = UUID(shown)
             await self._runs.apply(view, plan_id, _BEGUN_SECONDS, begin_only=True)
@@ -84,8 +84,8 @@ class Actions:
         # And look at it.
         return _to(workspace_path(view.name))
 
-    async def _ask(self, view: WorkspaceView) -> web.Response:
-        plan = await self._runs.plan(view)
+    async def _ask(self, view: WorkspaceView, visitor: Visitor) -> web.Response:
+        plan = await self._runs.plan(view, by=visitor.name)
         return _to(workspace_path(view.name, "cleanup-plans", plan["id"]))
 
     def _page(

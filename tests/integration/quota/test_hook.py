@@ -304,7 +304,7 @@ async def test_the_plan_that_a_refusal_advises_shows_the_breaker_and_the_builds_
     assert "`registry-quota plan acme --incoming 450000 --build 'b 1'`" in answer.verdict.message
     view = await service.accounts.workspace("acme")
     plan = await Runs(service.pool, service.cleaner, clock=utc_now).plan(
-        view, PlannedBuild(450_000, "b 1")
+        view, PlannedBuild(450_000, "b 1"), by="a test"
     )
     assert [block["code"] for block in plan["blocks"]] == [
         "max_images_per_run",

@@ -120,7 +120,11 @@ async def test_a_plan_that_a_breaker_refuses_is_not_carried_out(service, api):
 async def test_only_so_many_plans_of_a_workspace_are_kept(service, api):
     await service.configure("acme", 1_000_000)
     await service.push_built("acme/api", "1", build_image([build_layer("one", 1000)]))
-    ids = [(await api.call("POST", PLANS, {}))[1]["id"] for _ in range(22)]
+    callers = [await api.token("read", workspaces=["acme"]) for _ in range(3)]
+    ids = [
+        (await api.call("POST", PLANS, {}, token=callers[number % 3]))[1]["id"]
+        for number in range(22)
+    ]
     found = [(await api.call("GET", f"{PLANS}/{identifier}"))[0] for identifier in ids]
     assert found == [404] * 2 + [200] * 20
 

@@ -230,7 +230,7 @@ async def test_an_image_without_one_of_its_blobs_holds_no_place_until_it_is_mend
     assert tags_of(answer) == {"1.0", "1.1", "1.2"}, "1.3 holds the place"
     assert len(await events(shelf)) == 1
     plan = await Runs(service.pool, service.cleaner, clock=utc_now).plan(
-        await service.accounts.workspace("acme"), PlannedBuild(600_000)
+        await service.accounts.workspace("acme"), PlannedBuild(600_000), by="a test"
     )
     [why] = [image["why"] for image in plan["images"] if "2" in image["tags"]]
     assert "cannot be pulled" in why

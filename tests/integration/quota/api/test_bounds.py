@@ -9,6 +9,7 @@ import time
 import pytest
 
 from ledger import leases
+from ledger import plans as ledger_plans
 from quota import accounts as accounts_module
 from quota import builds
 from quota import leases as lease_module
@@ -233,6 +234,44 @@ async def test_a_cursor_that_no_page_gave_is_told(api, cursor):
     status, problem = await api.call("GET", f"{RESERVATIONS}?cursor={cursor}")
     assert status == 400
     assert problem["errors"][0]["field"] == "cursor"
+
+
+# -- plans ---------------------------------------------------------------------------------------
+
+
+async def kept(api, plans):
+    """Which of these (workspace, id) can still be looked at."""
+    answers = [
+        await api.call("GET", f"/v1/workspaces/{name}/cleanup-plans/{plan}") for name, plan in plans
+    ]
+    return [status == 200 for status, _document in answers]
+
+
+async def plan(api, name, token):
+    path = f"/v1/workspaces/{name}/cleanup-plans"
+    status, document = await api.call("POST", path, {}, token=token)
+    assert status == 200, document
+    return name, document["id"]
+
+
+async def test_of_each_caller_the_newest_plans_are_kept_and_one_pushes_out_nobody_elses(
+    api, monkeypatch
+):
+    monkeypatch.setattr(ledger_plans, "MOST_OF_A_CALLER_HERE", 3)
+    monkeypatch.setattr(ledger_plans, "MOST_OF_A_CALLER", 5)
+    names = ["acme", "other", "third"]
+    for name in names:
+        await api.call("PUT", f"/v1/workspaces/{name}", {"quota_bytes": QUOTA})
+    one, another = [await api.token("read", workspaces=names) for _number in range(2)]
+    shown = await plan(api, "acme", another)
+    in_acme = [await plan(api, "acme", one) for _number in range(5)]
+    assert await kept(api, in_acme) == [False, False, True, True, True]
+    elsewhere = [await plan(api, name, one) for name in ("other", "other", "third", "third")]
+    assert await kept(api, [*in_acme[2:], *elsewhere]) == [False, False, True, *([True] * 4)]
+    assert await kept(api, [shown]) == [True]
+    await asyncio.gather(*(plan(api, names[number % 3], one) for number in range(12)))
+    by_caller = await api.pool.fetch("SELECT made_by, count(*) FROM cleanup_plans GROUP BY 1")
+    assert sorted(count for _name, count in by_caller) == [1, 5]
 
 
 # -- large inputs --------------------------------------------------------------------------------
