@@ -61,6 +61,8 @@ class Manifest(msgspec.Struct, gc=False):
     dated: tuple[Stamp, int] = (NEVER, -1)
     """When a person last said how old it is, and what (nanoseconds); -1: nobody did."""
     pulled_ns: int = -1
+    first_ns: int = -1
+    """Its earliest push that is known, nanoseconds: no event can make it later."""
     left_ns: int = -1
     """When the last tag known to have left it did so, nanoseconds; -1: none ever left."""
     odd: Odd | None = None
@@ -221,6 +223,12 @@ def _exists(state: State, repository_id: int, fact: ManifestPushed | ManifestSee
         manifest.created_ns = max(
             manifest.created_ns, -1 if fact.created_ns is None else fact.created_ns
         )
+    else:
+        ns = fact.stamp[0]
+        if 0 <= fact.arrived_ns < ns:
+            ns = fact.arrived_ns
+        if not 0 <= manifest.first_ns <= ns:
+            manifest.first_ns = ns
     _describe(manifest, fact.media_type, fact.size, fact.content)
     if fact.tag is None:
         return

@@ -1,6 +1,6 @@
 """What the ledger knows, for the API, the planner and people. Reads only; never locks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -11,6 +11,7 @@ import msgspec
 from ledger.facts import Content, names_only
 from ledger.naming import Age, Named, age_of
 from ledger.packing import unpack_blobs, unpack_digests
+from ledger.store import named_another
 from registry.media_types import DOCKER_CONFIG, OCI_CONFIG
 from runtime.postgres import Connection
 
@@ -36,7 +37,7 @@ m.repository_id, r.registry, r.name AS repository, r.app, m.digest, m.size, m.me
 m.present, {PUSHED} AS pushed_ns, greatest(m.push_ns, m.seen_ns) AS known_ns,
 m.push_ns < 0 AS estimated, m.delete_ns, m.pulled_ns, m.left_ns, m.push_ns, m.created_ns, m.dated_ns,
 m.config_media_type, m.artifact_type, m.subject, m.subject_known, m.blobs, m.children, m.claimed_ns,
-m.read_by
+m.read_by, m.first_ns
 """
 _PREFETCH = 500
 _DIGESTS_AT_A_TIME = 5000
@@ -139,6 +140,13 @@ class ManifestView(msgspec.Struct, frozen=True, gc=False):
     tags: tuple[str, ...]
     age: Age
     """What order, `min_age` and "newest" go by."""
+    surely_ns: int
+    """Since when at the latest it is what it is, whatever anybody told; -1: that is its age.
+
+    That a tag named something else meanwhile is told by events alone: whoever forges two of them would
+    have an old image come to be named anew. Beyond doubt is its earliest push, and when a tag was set
+    that never named anything else.
+    """
 
 
 # Indexes that are gone stay in: the moment a child's last parent left is its delete.
@@ -149,7 +157,9 @@ WHERE r.workspace_id = $1 AND (m.present OR m.children IS NOT NULL)
 """  # noqa: S608 - a constant
 
 LIVE_TAGS = f"""
-SELECT t.repository_id, t.digest, t.name, {NAMED}
+SELECT t.repository_id, t.digest, t.name,
+       CASE WHEN t.history_set_ns = t.set_ns AND NOT t.history_partial AND t.odd IS NULL AND t.untag_ns < 0
+            THEN coalesce(t.history, ''::bytea) END AS all_sets, {NAMED}
 FROM repositories r
 JOIN tags t ON t.repository_id = r.id
 JOIN manifests m ON m.repository_id = t.repository_id AND m.digest = t.digest
@@ -158,16 +168,32 @@ ORDER BY t.name
 """  # noqa: S608 - a constant
 
 
-async def manifests_of(connection: Connection, workspace_id: int) -> list[ManifestView]:
-    """Every manifest of a workspace. Call it in one REPEATABLE READ transaction with `sizes_of`."""
+async def manifests_of(
+    connection: Connection,
+    workspace_id: int,
+    *,
+    unanswered: Container[tuple[int, str]] = frozenset(),
+) -> list[ManifestView]:
+    """Every manifest of a workspace. Call it in one REPEATABLE READ transaction with `sizes_of`.
+
+    `unanswered`: (repository id, tag) of tags that the registry does not answer: no image is as new as
+    they are.
+    """
     tags: dict[tuple[int, bytes], list[NamedTag]] = {}
+    fresh: dict[tuple[int, bytes], int] = {}
     # A stretch at a time: others of the process get their turn between two of them.
     async for row in connection.cursor(LIVE_TAGS, workspace_id, prefetch=_PREFETCH):
-        tags.setdefault((row["repository_id"], row["digest"]), []).append(named_tag(row))
+        name, named = named_tag(row)
+        key = (row["repository_id"], row["digest"])
+        if (row["repository_id"], name) in unanswered:
+            named = Named()
+        elif row["all_sets"] is not None and not named_another(row["all_sets"]):
+            fresh[key] = max(named.moment_ns, fresh.get(key, -1))
+        tags.setdefault(key, []).append((name, named))
     views = []
     async for row in connection.cursor(MANIFESTS, workspace_id, prefetch=_PREFETCH):
         key = (row["repository_id"], row["digest"])
-        views.append(view_of_row(row, tags.get(key, ())))
+        views.append(view_of_row(row, tags.get(key, ()), fresh.get(key, -1)))
     return views
 
 
@@ -180,8 +206,28 @@ def named_tag(row: asyncpg.Record) -> NamedTag:
     return row["name"], Named(row["named_ns"], row["first_push_ns"], row["latest_ns"])
 
 
-def view_of_row(row: asyncpg.Record, tags: Sequence[NamedTag]) -> ManifestView:
-    """A row of `MANIFEST_COLUMNS` with the live tags on it."""
+def _first_ns(row: asyncpg.Record) -> int:
+    """The earliest push that is known; -1: none."""
+    first_ns: int | None = row["first_ns"]
+    push_ns: int = row["push_ns"]
+    return push_ns if first_ns is None else first_ns
+
+
+def _surely_ns(row: asyncpg.Record, age: Age, fresh_ns: int) -> int:
+    if age.source != "tag":
+        # A push is no news of what a tag named already: it may have been there for ever.
+        return 0 if age.source == "push" else -1
+    # What was deleted meanwhile may not have been, either.
+    fresh_ns = -1 if row["delete_ns"] >= 0 else fresh_ns
+    created_ns: int = row["created_ns"]
+    return max(_first_ns(row), fresh_ns, created_ns)
+
+
+def view_of_row(row: asyncpg.Record, tags: Sequence[NamedTag], fresh_ns: int = -1) -> ManifestView:
+    """A row of `MANIFEST_COLUMNS` with the live tags on it.
+
+    `fresh_ns`: when a tag that never named anything else came to name it.
+    """
     age = age_of(
         [named for _name, named in tags],
         push_ns=row["push_ns"],
@@ -190,6 +236,7 @@ def view_of_row(row: asyncpg.Record, tags: Sequence[NamedTag]) -> ManifestView:
     )
     names = tuple([name for name, _named in tags])
     columns: list[Any] = [*list(row.values())[:_VIEW_COLUMNS], content_of_row(row), names, age]
+    columns.append(_surely_ns(row, age, fresh_ns) if names else _first_ns(row))
     return ManifestView(*columns)
 
 

@@ -49,7 +49,7 @@ SELECT id, workspace_id, name, app FROM repositories WHERE id = ANY($1::int[])
 LOAD_MANIFESTS = """
 SELECT m.repository_id, m.digest, m.push_ns, m.push_id, m.seen_ns, m.seen_id, m.delete_ns,
        m.delete_id, m.sure_ns, m.sure_id, m.heard_ns, m.heard_id, m.odd, m.created_ns, m.pulled_ns, m.left_ns, m.size, m.media_type, m.config_media_type, m.artifact_type, m.subject,
-       m.subject_known, m.blobs, m.children, m.claimed_ns, m.read_by, m.dated_ns, m.dated_stamp
+       m.subject_known, m.blobs, m.children, m.claimed_ns, m.read_by, m.dated_ns, m.dated_stamp, m.first_ns
 FROM unnest($1::int[], $2::bytea[]) AS wanted(repository_id, digest)
 CROSS JOIN LATERAL (
   SELECT * FROM manifests
@@ -87,16 +87,17 @@ UPDATE manifests m SET
     read_by = given.read_by, present = given.present,
     sure_ns = given.sure_ns, sure_id = given.sure_id,
     heard_ns = given.heard_ns, heard_id = given.heard_id,
-    dated_ns = given.dated_ns, dated_stamp = given.dated_stamp, odd = given.odd
+    dated_ns = given.dated_ns, dated_stamp = given.dated_stamp, odd = given.odd,
+    first_ns = given.first_ns
 FROM unnest($1::int[], $2::bytea[], $3::int8[], $4::bytea[], $5::int8[], $6::bytea[],
             $7::int8[], $8::bytea[], $9::int8[], $10::int8[], $11::int8[], $12::int8[],
             $13::text[], $14::text[], $15::text[], $16::bytea[], $17::bool[],
             $18::bytea[], $19::bytea[], $20::int8[], $21::int2[], $22::bool[], $23::int8[],
-            $24::bytea[], $25::int8[], $26::bytea[], $27::int8[], $28::bytea[], $29::bytea[])
+            $24::bytea[], $25::int8[], $26::bytea[], $27::int8[], $28::bytea[], $29::bytea[], $30::int8[])
   AS given(repository_id, digest, push_ns, push_id, seen_ns, seen_id, delete_ns, delete_id,
            created_ns, pulled_ns, left_ns, size, media_type, config_media_type, artifact_type,
            subject, subject_known, blobs, children, claimed_ns, read_by, present, sure_ns, sure_id,
-           heard_ns, heard_id, dated_ns, dated_stamp, odd)
+           heard_ns, heard_id, dated_ns, dated_stamp, odd, first_ns)
 WHERE m.repository_id = given.repository_id AND m.digest = given.digest
 """
 

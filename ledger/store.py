@@ -68,6 +68,8 @@ def manifest_of(row: asyncpg.Record) -> Manifest:
         content=content,
         created_ns=row["created_ns"],
         pulled_ns=row["pulled_ns"],
+        # Of a row that an earlier release wrote: its newest one.
+        first_ns=row["push_ns"] if row["first_ns"] is None else row["first_ns"],
         left_ns=row["left_ns"],
         dated=_NOT_DATED
         if row["dated_ns"] is None
@@ -104,6 +106,11 @@ def tag_of(row: asyncpg.Record) -> Tag:
         tag.run = only_set(tag)
     tag.partial = bool(row["history_partial"]) if known else tag.digest is not None
     return tag
+
+
+def named_another(history: bytes) -> bool:
+    """Whether a tag's packed history (empty: one set) knows that it named something else than it does."""
+    return bool(history) and _unpack_history(history).other > NEVER
 
 
 def _history_of(tag: Tag, manifest: Manifest, *, more: bool) -> bytes | None:
@@ -160,7 +167,7 @@ _MANIFEST_COLUMNS = (
     *("delete_id", "created_ns", "pulled_ns", "left_ns", "size", "media_type"),
     *("config_media_type", "artifact_type", "subject", "subject_known", "blobs", "children"),
     *("claimed_ns", "read_by", "present", "sure_ns", "sure_id", "heard_ns", "heard_id"),
-    *("dated_ns", "dated_stamp", "odd"),
+    *("dated_ns", "dated_stamp", "odd", "first_ns"),
 )
 _TAG_COLUMNS = (
     *("repository_id", "name", "digest", "set_ns", "set_id", "untag_ns", "untag_id", "named_ns"),
@@ -200,6 +207,7 @@ async def save_manifests(
                 *_columns_of(manifest.heard),
                 *((None, None) if said < 0 else (said, _pack(when))),
                 None if manifest.odd is None else _pack(manifest.odd),
+                None if manifest.first_ns < 0 else manifest.first_ns,
             )
         )
     await _add(connection, "manifests", _MANIFEST_COLUMNS, added)

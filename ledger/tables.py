@@ -129,6 +129,7 @@ manifests = Table(
     Column("delete_ns", BigInteger, nullable=False, server_default="-1"),
     Column("created_ns", BigInteger, nullable=False, server_default="-1", comment="says the image"),
     Column("pulled_ns", BigInteger, nullable=False, server_default="-1"),
+    Column("first_ns", BigInteger, comment="earliest push that is known; null: earlier releases"),
     Column(
         "left_ns", BigInteger, nullable=False, server_default="-1", comment="when the last tag left"
     ),

@@ -7,7 +7,7 @@ it was shown; or goes on where another process ended. Deleting fails closed, alw
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from uuid import UUID
@@ -88,11 +88,14 @@ class Job:
         self._deletions: Deletions | None = None
         self._position = 0
         self._unit = 0
-        self._checked: set[str] = set()
+        self._checked: dict[str, dict[str, bytes]] = {}
+        """Repository → its tags and what they name, as ledger and registry agreed."""
         self._parts: dict[str, set[bytes]] = defaultdict(set)
         """Repository → digests that its manifests name, asked for because the ledger has them not."""
         self._not_found: dict[str, frozenset[bytes]] = {}
         """Repository → digests for which the registry has none of the ledger's tags."""
+        self._unanswered: dict[str, frozenset[tuple[int, str]]] = {}
+        """Repository → those of the ledger's tags that the registry does not answer."""
         self._doubts = Doubts()
         self._pulls = PullCheck(tools.client)
         self._read: set[ManifestKey] = set()
@@ -198,7 +201,11 @@ class Job:
     async def _plan_once(self) -> tuple[Snapshot, PlanInput, Plan]:
         async with self._tools.pool.acquire() as connection:
             snapshot = await take_snapshot(
-                connection, self._workspace, self._incoming, now=self._tools.clock()
+                connection,
+                self._workspace,
+                self._incoming,
+                now=self._tools.clock(),
+                unanswered=frozenset().union(*self._unanswered.values()),
             )
         if snapshot is None:
             raise LookupError(f"workspace {self._workspace} is not known")
@@ -490,12 +497,21 @@ class Job:
         # Which images are the newest shows in all repositories of an app.
         apps = {views[key].app for key in keys if key in views}
         repositories = {
-            view.repository
+            view.repository: view.repository_id
             for view in views.values()
             if view.app in apps and view.registry == DEFAULT_REGISTRY
         }
+        named = _named(views)
         corrected = doubted = False
-        for repository in sorted(repositories - self._checked):
+        for repository, repository_id in sorted(repositories.items()):
+            agreed = self._checked.get(repository)
+            # What the run itself deleted took its tags along.
+            if agreed is not None and named[repository] == {
+                tag: digest
+                for tag, digest in agreed.items()
+                if (DEFAULT_REGISTRY, repository, digest) in views
+            }:
+                continue
             async with self._tools.pool.acquire() as connection:
                 not_before = await floor(
                     connection, DEFAULT_REGISTRY, repository, usual=self._workspace
@@ -521,11 +537,17 @@ class Job:
                 self._outcome.warn("images_not_found")
             if self._doubts.learn(repository, found):
                 doubted = True
-            if found.facts or found.not_found != self._not_found.get(repository, frozenset()):
-                self._not_found[repository] = found.not_found
+            unanswered = frozenset((repository_id, tag) for tag in found.unanswered)
+            before = (self._not_found.get(repository), self._unanswered.get(repository))
+            self._not_found[repository] = found.not_found
+            self._unanswered[repository] = unanswered
+            if found.facts or (found.not_found, unanswered) != (
+                before[0] or frozenset(),
+                before[1] or frozenset(),
+            ):
                 corrected = True
             else:
-                self._checked.add(repository)
+                self._checked[repository] = named[repository]
         self._outcome.warn(*self._doubts.warnings(snapshot))
         if corrected:
             # The registry's Date has whole seconds: what it says in the second of an event cannot
@@ -808,6 +830,15 @@ class Job:
 
 def _keys(plan: Plan) -> list[ManifestKey]:
     return [step.key for step in plan.steps]
+
+
+def _named(views: Mapping[ManifestKey, ManifestView]) -> dict[str, dict[str, bytes]]:
+    """Repository → its tags, as the ledger has them, and what they name."""
+    named: dict[str, dict[str, bytes]] = defaultdict(dict)
+    for view in views.values():
+        if view.registry == DEFAULT_REGISTRY:
+            named[view.repository].update(dict.fromkeys(view.tags, view.digest))
+    return named
 
 
 def _name(view: ManifestView) -> str:

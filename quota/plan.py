@@ -107,6 +107,10 @@ class Manifest:
 
     latest_ns: int | None = None
     """Where `pushed_at_ns` is only the earliest moment that it can be, the latest."""
+    surely_ns: int | None = None
+    """Where an earlier moment alone is beyond doubt: it takes places from what is older than that."""
+    unanswered: tuple[str, ...] = ()
+    """Those of its tags that the registry does not answer."""
 
     @property
     def key(self) -> ManifestKey:
@@ -128,6 +132,13 @@ class Manifest:
         """The latest moment that `pushed_at_ns` can be. Versions leave no doubt."""
         exact = self.latest_ns is None or self.named_at_ns is not None
         return self.pushed_at_ns if exact else max(self.pushed_at_ns, self.latest_ns or 0)
+
+    @property
+    def takes_from_ns(self) -> int:
+        """What is newer than this loses no place to it. Versions leave no doubt."""
+        if self.surely_ns is None or self.named_at_ns is not None:
+            return self.pushed_at_ns
+        return min(self.surely_ns, self.pushed_at_ns)
 
     @property
     def youngest_ns(self) -> int:

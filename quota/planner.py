@@ -209,6 +209,8 @@ class _Selection:
     def _keep_only_images(self, untagged: list[int]) -> None:
         """Of a kind without tagged images in its app the newest untagged one stays."""
         newest: dict[tuple[str, Kind | None], int] = {}
+        surest: dict[tuple[str, Kind | None], int] = {}
+        """The same by what nobody can have told wrongly: a push of the digest again may be no push."""
         for number in untagged:
             manifest = self._manifests[number]
             kind = manifest.kind
@@ -222,12 +224,19 @@ class _Selection:
                 rival = newest.setdefault((manifest.app, kind), number)
                 if self._age(rival) < self._age(number):
                     newest[manifest.app, kind] = number
-        for (app, kind), number in newest.items():
+                rival = surest.setdefault((manifest.app, kind), number)
+                if self._sure(rival) < self._sure(number):
+                    surest[manifest.app, kind] = number
+        for (app, kind), number in (*newest.items(), *surest.items()):
             noun = reasons.noun(kind or IMAGE)
             self._kept[number] = (
                 "only_image",
                 f"the newest {noun} of app {app}, which has no tags",
             )
+
+    def _sure(self, number: int) -> tuple[int, tuple[str, str, bytes]]:
+        manifest = self._manifests[number]
+        return manifest.takes_from_ns if manifest.age_known else -1, manifest.key
 
     def _age(self, number: int) -> tuple[int, tuple[str, str, bytes]]:
         manifest = self._manifests[number]

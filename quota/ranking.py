@@ -41,10 +41,10 @@ class Ranking:
                 continue
             group = self.group(number)
             images = pushes.setdefault(group, {})
-            pushed = manifest.pushed_at_ns if manifest.age_known else _UNKNOWN_AGE
+            pushed = manifest.takes_from_ns if manifest.age_known else _UNKNOWN_AGE
             images[manifest.digest] = max(pushed, images.get(manifest.digest, _UNKNOWN_AGE))
             image = self.image_of[number] = (group, manifest.digest)
-            if manifest.age_known and manifest.perhaps_ns > manifest.pushed_at_ns:
+            if manifest.age_known and manifest.perhaps_ns > manifest.takes_from_ns:
                 perhaps[image] = max(manifest.perhaps_ns, perhaps.get(image, _UNKNOWN_AGE))
         self._rank: dict[tuple[Group, bytes], int] = {}
         self._negated_pushes: dict[Group, list[int]] = {}

@@ -67,6 +67,8 @@ class Differences:
     facts: list[Fact] = field(default_factory=list)
     not_found: frozenset[bytes] = frozenset()
     """Digests for which the ledger has tags, and the registry answers for none of them."""
+    unanswered: set[str] = field(default_factory=set)
+    """Tags of the ledger that the registry does not answer, whatever else names their digests."""
     doubted: dict[bytes, str] = field(default_factory=dict)
     """Digests that a tag names which cannot be read, or is said to name; a sentence each."""
     unnamed: str | None = None
@@ -131,6 +133,8 @@ async def _ask(
     named: bytes | None = None
     try:
         named = (await client.tag_digest(repository, tag, known)).digest
+        if named is None and known is not None:
+            found.unanswered.add(tag)
         if named is None or named == known:
             return named
         fact = await _tag_seen(client, repository, tag, named, floor.of(tag), new_id)

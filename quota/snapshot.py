@@ -52,6 +52,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     now: datetime
     unreadable: Mapping[planning.ManifestKey, str] = {}
     """What cannot be pulled, as far as it was asked for, and why."""
+    unanswered: frozenset[tuple[int, str]] = frozenset()
+    """(repository id, tag) of the ledger's tags that the registry does not answer."""
 
     @property
     def projected_bytes(self) -> int:
@@ -74,14 +76,19 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 async def take_snapshot(
-    connection: Connection, workspace: str, incoming: Incoming, *, now: datetime
+    connection: Connection,
+    workspace: str,
+    incoming: Incoming,
+    *,
+    now: datetime,
+    unanswered: frozenset[tuple[int, str]] = frozenset(),
 ) -> Snapshot | None:
     """Read a workspace in one REPEATABLE READ transaction; None when it is not known."""
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         view = await reading.find_workspace(connection, workspace, now=now)
         if view is None:
             return None
-        manifests = await reading.manifests_of(connection, view.id)
+        manifests = await reading.manifests_of(connection, view.id, unanswered=unanswered)
         digests = await asyncio.to_thread(digests_of, manifests)
         held = await reading.held(connection, view.id, digests | incoming.digests)
         leases = await leases_of(connection, view.id)
@@ -91,7 +98,7 @@ async def take_snapshot(
         }
     incoming = incoming.now(held)
     policy = parse_policy(view.policy)
-    return Snapshot(view, policy, incoming, manifests, held, leases, now, broken)
+    return Snapshot(view, policy, incoming, manifests, held, leases, now, broken, unanswered)
 
 
 def plan_input(
@@ -118,9 +125,7 @@ def plan_input(
         reserved_bytes=snapshot.incoming.reserved_bytes,
         incoming_bytes=snapshot.incoming.incoming_bytes,
         manifests=tuple(
-            _manifest(view, left, snapshot.held, kinds)
-            for view in snapshot.manifests
-            if view.present
+            _manifest(view, left, snapshot, kinds) for view in snapshot.manifests if view.present
         ),
         sizes={digest: entry.size for digest, entry in snapshot.held.items()},
         incoming_digests=snapshot.incoming.digests,
@@ -155,7 +160,7 @@ def _made_of(snapshot: Snapshot, leased: set[bytes]) -> set[bytes]:
 def _manifest(
     view: ManifestView,
     left: Mapping[ManifestKey, int],
-    held: Mapping[bytes, Held],
+    snapshot: Snapshot,
     kinds: Mapping[ManifestKey, Kind | None],
 ) -> planning.Manifest:
     content = view.content
@@ -168,7 +173,7 @@ def _manifest(
         digest=view.digest,
         size=view.size,
         media_type=view.media_type,
-        blobs=tuple(blobs_held(content, held)),
+        blobs=tuple(blobs_held(content, snapshot.held)),
         children=() if content is None else content.children,
         # What nobody has read yet may be an index.
         is_index=claimed or manifest_kind(view.media_type) == "index",
@@ -184,6 +189,10 @@ def _manifest(
         size_known=content is not None and not claimed,
         kind=kinds[view.repository_id, view.digest],
         latest_ns=view.age.latest_ns if view.age.latest_ns >= 0 else None,
+        surely_ns=view.surely_ns if view.surely_ns >= 0 else None,
+        unanswered=tuple(
+            tag for tag in view.tags if (view.repository_id, tag) in snapshot.unanswered
+        ),
     )
 
 

@@ -72,7 +72,12 @@ def by_version(manifests: Sequence[Manifest]) -> tuple[Manifest, ...]:
         ranked = []
         for digest, numbers in images.items():
             moment = max(manifests[n].pushed_at_ns for n in numbers)
-            tags = (tag for n in numbers for tag in manifests[n].tags)
+            tags = (
+                tag
+                for n in numbers
+                for tag in manifests[n].tags
+                if tag not in manifests[n].unanswered
+            )
             ranked.append(((standing(tags, moment), digest), numbers))
         if not any(key[0][0] for key, _numbers in ranked):
             continue

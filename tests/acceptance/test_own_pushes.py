@@ -1,12 +1,14 @@
-"""Which pushes are our own is known by what we did: a client that writes as we do gains nothing."""
+"""Which pushes are our own is known by what we did, and which images are new by what the registry says."""
 
 import uuid
+from datetime import UTC, datetime
 from typing import Any
 
 from registry.client import RegistryClient
 from registry.names import format_digest
 from registry.push import Image, build_image, build_layer, push_image
 from tests.acceptance.test_main_job import accounted, set_up
+from tests.support.deliveries import envelope, event
 from tests.support.system import System
 
 
@@ -55,3 +57,47 @@ async def test_what_we_put_back_is_no_push_and_settles_no_builds_reservation(sys
     }
     listed = await system.get(f"/v1/workspaces/{workspace}/reservations")
     assert [item["bytes"] for item in listed["items"]] == [150_000]
+
+
+async def test_with_a_stolen_webhook_token_the_newest_images_and_latest_are_not_lost(
+    system: System,
+):
+    """Events of now, of the oldest images: same tag, `latest`, a tag that is not there, none."""
+    workspace = await set_up(system, 900_000, untagged_grace=0)
+    repository = f"{workspace}/api"
+    images = [an_image() for _ in range(8)]
+    for number, image in enumerate(images):
+        await push_image(system.registry, repository, image, f"v{number}", "latest")
+    await accounted(system, workspace, images=8)
+
+    def forged(image: Image, tag: str | None) -> dict[str, Any]:
+        target: dict[str, Any] = {
+            "repository": repository,
+            "digest": format_digest(image.digest),
+            "mediaType": image.manifest.media_type,
+            "size": len(image.manifest.content),
+            "length": len(image.manifest.content),
+            "tag": tag,
+        }
+        made = event(**target)
+        del made["target"]["references"]
+        if tag is None:
+            del made["target"]["tag"]
+        return made | {"timestamp": datetime.now(UTC).isoformat()}
+
+    tags = ("v{}", "latest", "again{}", None)
+    told = [
+        forged(image, tag and tag.format(number))
+        for number, image in enumerate(images[:4])
+        for tag in tags
+    ]
+    assert await system.notify(envelope(*told)) == 202
+    await system.settled()
+    build = {"workspace": workspace, "app": "api", "incoming_bytes": 100_000, "timeout_s": 60}
+    status, answer = await system.call("POST", "/v1/hooks/pre-build", build)
+    assert (status, answer["reason"]) == (200, "cleaned_to_target")
+    assert {tag for image in answer["cleanup"]["images"] for tag in image["tags"]} >= {"v0", "v1"}
+    left = {tag async for tag in system.registry.list_tags(repository)}
+    assert left >= {"v5", "v6", "v7", "latest"}
+    latest = await system.registry.tag_digest(repository, "latest")
+    assert latest.digest == images[7].digest

@@ -160,7 +160,7 @@ class Oracle:
         for n in remaining:
             manifest = self[n]
             if (manifest.app, manifest.kind) == row and self.counts(n):
-                pushed = manifest.pushed_at_ns if manifest.age_known else -1
+                pushed = self.sure(n)
                 sorts = found.get(manifest.digest, (-2, b""))
                 found[manifest.digest] = max(
                     sorts, (pushed, bytes(255 - b for b in manifest.digest))
@@ -197,10 +197,18 @@ class Oracle:
                 and self.counts(n)
                 and self.row(n) == self.row(number)
                 and self[n].age_known
-                and self.latest(n) > self[n].pushed_at_ns
+                and self.latest(n) > self.sure(n)
             ]
             return min([place, *places])
         return 1 + sum(sorts[0] > max(pushed, self.latest(number)) for sorts in counted.values())
+
+    def sure(self, number: int) -> int:
+        """Since when it is what it is beyond doubt: it takes places from what is older; of no age: never."""
+        manifest = self[number]
+        if not manifest.age_known:
+            return -1
+        sure = manifest.surely_ns
+        return manifest.pushed_at_ns if sure is None else min(sure, manifest.pushed_at_ns)
 
     def latest(self, number: int) -> int:
         """The latest moment at which its tag may have come to name it; of no known age: never."""
@@ -222,7 +230,10 @@ class Oracle:
             and self[n].subject is None
             and self[n].key not in self.source.without_place
         ]
-        return bool(rivals) and number == rivals[-1]
+        if not rivals:
+            return False
+        # A push again of what was there may be no push: by its first one it may be another.
+        return number in (rivals[-1], max(rivals, key=lambda n: (self.sure(n), self[n].key)))
 
     # Candidates
 

@@ -76,6 +76,7 @@ def manifests(draw: st.DrawFn) -> tuple[Manifest, ...]:
                     pushed_at_ns=pushed,
                     age_known=draw(seldom(value=False, usual=True)),
                     latest_ns=draw(st.sampled_from([None, None, pushed, pushed + 2 * DAY_NS])),
+                    surely_ns=draw(st.sampled_from([None, None, 0, pushed - 2 * DAY_NS])),
                     last_push_ns=draw(seldom(NOW_NS - 30 * 60 * 10**9, None)),
                     last_pulled_at_ns=draw(seldom(NOW_NS - DAY_NS, None)),
                     unreferenced_since_ns=draw(seldom(NOW_NS - HOUR_NS, None)),

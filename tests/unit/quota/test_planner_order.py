@@ -230,3 +230,22 @@ def test_the_clock_is_an_argument():
     assert workspace.deleted(workspace.plan(policy=policy)) == []
     later = workspace.plan(policy=policy, now_ns=NOW_NS + 300 * DAY_NS)
     assert workspace.deleted(later) == ["api:1", "api:2"]
+
+
+def test_what_is_new_by_somebodys_word_keeps_its_place_and_takes_no_other():
+    """As an image whose tag is said to have left it and come back: a rollback, or two forged events."""
+    workspace = Workspace()
+    workspace.series("api", 5)
+    workspace.image("api", "back", 10, surely_ns=0)
+    plan = workspace.plan()
+    assert set(workspace.deleted(plan)) == {"api:1", "api:2", "api:3"}
+    assert workspace.sentence(plan, "api:back").startswith("kept: newest")
+
+
+def test_of_untagged_images_the_newest_stays_whatever_was_pushed_again():
+    workspace = Workspace()
+    for day in (1, 2, 3):
+        workspace.add(f"day {day}", day=day, layers={f"layer of day {day}": MB})
+    again = workspace.add("again", day=9, surely_ns=0, layers={"layer of again": MB})
+    assert workspace.deleted(workspace.plan()) == ["day 1", "day 2"]
+    assert again.takes_from_ns == 0
