@@ -113,7 +113,7 @@ class SettlingWorker:
                 return None
             if state.digest == check.digest and check.live:
                 return []
-            look = look_at(await self._client.get_manifest(check.repository, state.digest))
+            look = await look_at(await self._client.get_manifest(check.repository, state.digest))
         except (RegistryError, ManifestError) as error:
             log.info(
                 "tag_not_settled", repository=check.repository, tag=check.tag, reason=str(error)

@@ -27,10 +27,18 @@ _COLUMNS = """
 id, secret_hash, name, scopes, workspaces, created_by, created_at, expires_at, revoked_at, last_used_at
 """
 
+MOST_OF_A_MAKER = 2000
+"""Tokens that one caller has made and that are good still, or were made within a day."""
+
 ADD = """
 INSERT INTO api_tokens
     (id, secret_hash, name, scopes, workspaces, created_by, created_at, expires_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+SELECT $1, $2, $3, $4, $5, $6::text, $7::timestamptz, $8::timestamptz
+WHERE (
+  SELECT count(*) FROM api_tokens WHERE created_by = $6::text AND (
+    created_at > $7::timestamptz - interval '1 day'
+    OR (revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $7::timestamptz)))) < $9::int8
+RETURNING id
 """
 
 FIND = f"SELECT {_COLUMNS} FROM api_tokens WHERE id = $1"  # noqa: S608 - constants
@@ -60,9 +68,9 @@ def _token(row: Sequence[object]) -> Token:
     return msgspec.convert(fields, Token)
 
 
-async def add(connection: Connection, token: Token) -> None:
-    """Keep a new token."""
-    await connection.execute(
+async def add(connection: Connection, token: Token) -> bool:
+    """Keep a new token; False when its maker has made too many."""
+    added = await connection.fetchval(
         ADD,
         token.id,
         token.secret_hash,
@@ -72,7 +80,9 @@ async def add(connection: Connection, token: Token) -> None:
         token.created_by,
         token.created_at,
         token.expires_at,
+        MOST_OF_A_MAKER,
     )
+    return added is not None
 
 
 async def find(connection: Connection, token_id: str) -> Token | None:

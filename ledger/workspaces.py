@@ -10,8 +10,17 @@ from ledger.outbox import NewId
 from ledger.record import LevelRule, Workspace, level_event
 from runtime.postgres import Connection
 
+MOST_UNSEEN = 10_000
+"""Workspaces that are known by name alone: asked for, without an image, and set by nobody."""
+
+# $3 null: whatever there is.
 ADD_WORKSPACE = """
-INSERT INTO workspaces (name, quota_bytes) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING
+INSERT INTO workspaces (name, quota_bytes)
+SELECT $1::text, $2::int8
+WHERE $3::int8 IS NULL OR EXISTS (SELECT FROM workspaces WHERE name = $1::text) OR (
+  SELECT count(*) FROM (
+    SELECT FROM workspaces WHERE first_image_at IS NULL AND NOT configured LIMIT $3) AS unseen) < $3
+ON CONFLICT (name) DO NOTHING
 """
 
 LOCK_WORKSPACE = """
@@ -83,8 +92,8 @@ async def lock_workspace(connection: Connection, name: str) -> Workspace | None:
 
 
 async def add_workspace(connection: Connection, name: str, quota_bytes: int) -> None:
-    """Make sure that a workspace exists; invisible until it has an image or settings."""
-    await connection.execute(ADD_WORKSPACE, name, quota_bytes)
+    """Make a workspace exist, invisible until it has an image or settings; not one too many of those."""
+    await connection.execute(ADD_WORKSPACE, name, quota_bytes, MOST_UNSEEN)
 
 
 async def configure(
@@ -101,7 +110,8 @@ async def configure(
 
     Call it within a transaction. The schema refuses a quota of 0 or below.
     """
-    await add_workspace(connection, name, settings.quota_bytes or default_quota_bytes)
+    quota_bytes = settings.quota_bytes or default_quota_bytes
+    await connection.execute(ADD_WORKSPACE, name, quota_bytes, None)
     workspace = await lock_workspace(connection, name)
     if workspace is None:  # pragma: no cover - it was added above, and workspaces are never deleted
         raise LookupError(name)

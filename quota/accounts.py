@@ -15,9 +15,9 @@ from ledger.images import Cursor
 from ledger.reading import WorkspaceView
 from ledger.record import LevelRule
 from ledger.reservations import MOST_OPEN, Place, Reservation
-from ledger.workspaces import Holds, Settings
+from ledger.workspaces import MOST_UNSEEN, Holds, Settings
 from quota import images, unknown
-from quota.bounds import TooMuchError
+from quota.bounds import TooMuchError, too_many_workspaces
 from quota.listing import describe_page
 from quota.policy import DEFAULT_POLICY, Policy, parse_policy
 from quota.usage import untagged
@@ -322,8 +322,8 @@ class Accounts:
         async with self._pool.acquire() as connection, connection.transaction():
             await workspaces.add_workspace(connection, name, self._default_quota_bytes)
             workspace = await workspaces.lock_workspace(connection, name)
-            if workspace is None:  # pragma: no cover - it was added a line ago
-                raise LookupError(name)
+            if workspace is None:
+                raise too_many_workspaces(name, MOST_UNSEEN)
             view = await reading.find_workspace(
                 connection, name, now=self._clock(), except_build=reservation.build_id
             )

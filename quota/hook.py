@@ -371,8 +371,9 @@ class PreBuildHook:
             verdict = self._decide(build, now, outcome, largest)
             if verdict.decision == "deny":
                 await self._announce_denial(connection, now, build, verdict, largest or [])
-            elif build.reserves and now.view is not None:
-                reservation = await self._reserve(connection, now.view, build, now)
+            elif build.reserves:
+                if now.view is not None:
+                    reservation = await self._reserve(connection, now.view, build, now)
                 if reservation is None and now.figures.can_ever_fit:
                     warnings.append("not_reserved")
         return _answer_of(build, now, verdict, outcome, usage_before, warnings, reservation)
@@ -393,7 +394,7 @@ class PreBuildHook:
         )
 
     async def _lock(self, connection: Connection, workspace: str) -> None:
-        """Take the workspace's lock; one that nobody knows yet appears, without an image."""
+        """Take the workspace's lock; one that nobody knows yet appears, unless too many have so."""
         if await workspaces.lock_workspace(connection, workspace) is None:
             await workspaces.add_workspace(connection, workspace, self._default_quota_bytes)
             await workspaces.lock_workspace(connection, workspace)

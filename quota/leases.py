@@ -6,8 +6,9 @@ from typing import Any
 
 from ledger import leases, reading, workspaces
 from ledger.leases import MOST_SOURCES, Lease, Reported
+from ledger.workspaces import MOST_UNSEEN
 from quota import unknown
-from quota.bounds import TooMuchError
+from quota.bounds import TooMuchError, too_many_workspaces
 from quota.near import did_you_mean
 from registry.names import format_digest
 from runtime.aside import aside
@@ -56,8 +57,8 @@ class Leases:
         async with self._pool.acquire() as connection, connection.transaction():
             await workspaces.add_workspace(connection, workspace, self._default_quota_bytes)
             locked = await workspaces.lock_workspace(connection, workspace)
-            if locked is None:  # pragma: no cover - it was added a line ago
-                raise LookupError(workspace)
+            if locked is None:
+                raise too_many_workspaces(workspace, MOST_UNSEEN)
             stands = await leases.reported(connection, locked.id, source)
             self._check(workspace, stands, len(digests))
             lease = await leases.put_lease(

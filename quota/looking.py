@@ -31,8 +31,9 @@ from registry.errors import (
 )
 from registry.manifests import parse_config_created, parse_manifest
 from registry.media_types import IMAGE_CONFIG_TYPES
-from registry.models import Descriptor
+from registry.models import Descriptor, ParsedManifest
 from registry.timestamps import to_ns
+from runtime.aside import aside
 from runtime.lifecycle import end
 from runtime.settings import DEFAULT_REGISTRY
 
@@ -116,8 +117,17 @@ def require_date(date: datetime | None) -> datetime:
     return date
 
 
-def look_at(fetched: FetchedManifest) -> Look:
-    """Read a fetched manifest. Raises ManifestError, RegistryError."""
+async def look_at(fetched: FetchedManifest) -> Look:
+    """Read a fetched manifest, a large one beside the event loop. Raises ManifestError, RegistryError."""
+    return await aside(len(fetched.body), _look_at, fetched)
+
+
+async def parsed(fetched: FetchedManifest) -> ParsedManifest:
+    """The same, as its document says. Raises ManifestError."""
+    return await aside(len(fetched.body), parse_manifest, fetched.body, fetched.media_type)
+
+
+def _look_at(fetched: FetchedManifest) -> Look:
     parsed = parse_manifest(fetched.body, fetched.media_type)
     config = parsed.config
     return Look(
@@ -162,7 +172,7 @@ async def config_elsewhere(client: RegistryClient, repository: str, digest: byte
 
     None for what has no config: an index, an artifact. Raises RegistryError, ManifestError.
     """
-    config = look_at(await client.get_manifest(repository, digest)).config
+    config = (await look_at(await client.get_manifest(repository, digest))).config
     if config is None:
         return None
     try:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
 
+from quota import looking
 from quota.looking import only_this
 from registry.answers import FetchedManifest
 from registry.client import RegistryClient
@@ -21,7 +22,7 @@ from registry.errors import (
     RegistryUnavailable,
     WrongContent,
 )
-from registry.manifests import ManifestError, attestations, parse_manifest
+from registry.manifests import ManifestError, attestations
 from registry.media_types import bare, descriptor_kind
 from registry.models import Descriptor
 from registry.names import format_digest
@@ -137,7 +138,7 @@ class PullCheck:
             fetched = await self._fetched(repository, digest, entry=entry)
             if fetched is None:
                 return WHOLE
-            parsed = parse_manifest(fetched.body, fetched.media_type)
+            parsed = await looking.parsed(fetched)
         except NotFound as error:
             return Pull("broken", f"the registry answers 404 for {_short(digest)}", error.date)
         except ManifestError as error:

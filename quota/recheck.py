@@ -19,12 +19,22 @@ from ledger.contents import content_of_manifest, may_be_manifests
 from ledger.facts import Content, ContentLearned, Fact
 from ledger.reading import ManifestView
 from ledger.reconcile import Floor
-from quota.looking import MENDS_A_TAG, Look, each, look_at, only_this, seen, stamp_of, what_is
+from quota.looking import (
+    MENDS_A_TAG,
+    Look,
+    each,
+    look_at,
+    only_this,
+    parsed,
+    seen,
+    stamp_of,
+    what_is,
+)
 from quota.snapshot import Snapshot
 from registry.answers import FetchedManifest
 from registry.client import RegistryClient
 from registry.errors import NotFound, RegistryError
-from registry.manifests import ManifestError, parse_manifest
+from registry.manifests import ManifestError
 from registry.names import format_digest
 from registry.timestamps import to_ns
 from runtime.logs import get_logger
@@ -42,7 +52,7 @@ async def read_manifests(client: RegistryClient, views: Iterable[ManifestView]) 
     for view in list(views)[:_MOST_READ]:
         try:
             fetched = await client.get_manifest(view.repository, view.digest)
-            content = content_of_manifest(parse_manifest(fetched.body, fetched.media_type))
+            content = content_of_manifest(await parsed(fetched))
         except (RegistryError, ManifestError) as error:
             log.info("subject_still_unknown", repository=view.repository, reason=str(error))
             continue
@@ -163,7 +173,7 @@ async def _tag_seen(
 ) -> Fact | None:
     """The fact that a tag names this. Raises RegistryError, ManifestError."""
     try:
-        look = look_at(await client.get_manifest(repository, digest))
+        look = await look_at(await client.get_manifest(repository, digest))
     except NotFound:
         return None
     if look.content is None:
@@ -228,7 +238,7 @@ async def _part(
     try:
         stored = await what_is(client, repository, digest)
         if isinstance(stored, FetchedManifest):
-            return look_at(stored)
+            return await look_at(stored)
         # An index may name blobs, and what was never pushed. That one is a blob is proved by its bytes: of
         # a manifest that is damaged a cache may say the same.
         if stored is None or await client.has_blob(repository, digest) is not False:

@@ -12,6 +12,7 @@ from secrets import token_hex
 from ledger import tokens
 from ledger.tokens import Token
 from quota.access import Principal, hash_secret
+from quota.bounds import TooMuchError
 from runtime.logs import get_logger
 from runtime.postgres import UNAVAILABLE, Pool
 
@@ -50,7 +51,7 @@ class Tokens:
         ttl: timedelta | None,
         created_by: str,
     ) -> tuple[Token, str]:
-        """A new token: what is kept of it, and its text, which nobody can show again."""
+        """A new token: what is kept of it, and its text, which nobody can show again. Or TooMuchError."""
         now = self._clock()
         token_id, secret = self._random_hex(_ID_BYTES), self._random_hex(_SECRET_BYTES)
         token = Token(
@@ -66,7 +67,13 @@ class Tokens:
             last_used_at=None,
         )
         async with self._pool.acquire() as connection:
-            await tokens.add(connection, token)
+            added = await tokens.add(connection, token)
+        if not added:
+            raise TooMuchError(
+                "name",
+                f"{created_by} has made {tokens.MOST_OF_A_MAKER} tokens that are good still or were made"
+                " within a day, which is as many as one may: revoke what nobody uses, or wait a day",
+            )
         log.info("token_created", token=token_id, scopes=list(token.scopes), by=created_by)
         return token, f"{_PREFIX}_{token_id}_{secret}"
 

@@ -27,6 +27,7 @@ from quota.looking import (
     created_ns,
     each,
     look_at,
+    parsed,
     seen,
     stamp_of,
     what_is,
@@ -34,7 +35,7 @@ from quota.looking import (
 from registry.answers import FetchedManifest
 from registry.client import RegistryClient
 from registry.errors import NotFound, RegistryError
-from registry.manifests import ManifestError, parse_manifest
+from registry.manifests import ManifestError
 from registry.names import format_digest
 from registry.workspaces import Placement
 from runtime.postgres import Pool
@@ -221,16 +222,16 @@ class Tracker:
         )
 
     async def _read(self, repository: str, fetched: FetchedManifest) -> _Found:
-        look = look_at(fetched)
+        look = await look_at(fetched)
         stored: dict[bytes, int] = {}
         if look.content is None:
             # A declared size that says nothing: storage is asked.
-            parsed = parse_manifest(fetched.body, fetched.media_type)
-            for digest in undeclared(parsed):
+            document = await parsed(fetched)
+            for digest in undeclared(document):
                 size = await self._client.head_blob(repository, digest)
                 if size is not None:
                     stored[digest] = size
-            look = msgspec.structs.replace(look, content=content_of_manifest(parsed, stored))
+            look = msgspec.structs.replace(look, content=content_of_manifest(document, stored))
         for digest in _elsewhere(look):
             with suppress(NotFound):
                 size = await self._client.head_blob(repository, digest)

@@ -193,7 +193,7 @@ class RepositoryWalk:
             if known is not None:
                 return await self._client.tag_digest(self._repository, tag, known.digest), None
             # Nothing to compare with: one request tells the digest and the manifest.
-            look = look_at(await self._client.get_manifest(self._repository, tag))
+            look = await look_at(await self._client.get_manifest(self._repository, tag))
             fresh = None if look.digest in self._known.manifests else look
             return TagState(look.digest, look.date), fresh
         except NotFound:
@@ -261,7 +261,7 @@ class RepositoryWalk:
                 _told(digest, stored, found)
             if not isinstance(stored, FetchedManifest):
                 return None  # an index may name blobs, and what was never pushed
-            look = look_at(stored)
+            look = await look_at(stored)
         except (RegistryError, ManifestError) as error:
             await self._excuse(error, f"{self._repository}@{format_digest(digest)}", found)
             self.unread.add(format_digest(digest))

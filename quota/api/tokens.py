@@ -48,6 +48,7 @@ class TokenRoutes:
         scope="admin",
         body=TokenRequest,
         answers={201: NewTokenAnswer},
+        problems=(409,),
         details="Needs `admin` on every workspace that the new token is good for.",
     )
     async def create(self, request: web.Request) -> web.Response:

@@ -9,6 +9,7 @@ of (`from`), or that it last told of (`Last-Event-ID`): what happened between is
 import asyncio
 import math
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
@@ -30,6 +31,8 @@ from runtime.postgres import UNAVAILABLE
 log = get_logger(__name__)
 
 _MOST_STREAMS: Final = 500
+_OF_ONE_VISITOR: Final = 50
+"""Streams of who is signed in by one name."""
 _EVERY_SECONDS: Final = 0.5
 _PARTS_EVERY_SECONDS: Final = 2.0
 _CHECK_SESSION_SECONDS: Final = 3.0
@@ -55,7 +58,8 @@ class Live:
         self._visits = visits
         self._renderer = renderer
         self._stopping = stopping
-        self._streams = 0
+        self._streams: Counter[str] = Counter()
+        """Visitor's name → pages that look."""
         self._readings: dict[int, tuple[float, Pulse]] = {}
         self._reading = asyncio.Lock()
 
@@ -66,13 +70,19 @@ class Live:
     async def live(self, request: web.Request, visitor: Visitor) -> web.StreamResponse:
         """What happens in a workspace, as it happens."""
         view = await self._workspaces.view(request, visitor, "read")
-        if self._streams >= _MOST_STREAMS:
+        if self._streams.total() >= _MOST_STREAMS:
             raise ProblemError(503, "Too many people watch; the page works without.")
-        self._streams += 1
+        if self._streams[visitor.name] >= _OF_ONE_VISITOR:
+            raise ProblemError(
+                429, f"{_OF_ONE_VISITOR} pages of yours watch; this one works without."
+            )
+        self._streams[visitor.name] += 1
         try:
             return await streamed(request, partial(self._stream, request, view))
         finally:
-            self._streams -= 1
+            self._streams[visitor.name] -= 1
+            if not self._streams[visitor.name]:
+                del self._streams[visitor.name]
             if not self._streams:
                 self._readings.clear()
 

@@ -206,5 +206,5 @@ async def test_the_notes_lead_a_registry_to_the_receiver(helm, tmp_path, tls):
         if item and item.get("kind") == "Deployment"
     }
     assert set(re.findall(r"deploy/[\w-]+", said)) == pods
-    assert "doctor --show-token" in said
+    assert "doctor --webhook-url" in said
     assert "registry-quota reconcile" in said

@@ -5,15 +5,22 @@ import hashlib
 import random
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 
 from ledger import leases
 from ledger import plans as ledger_plans
+from ledger import tokens as ledger_tokens
+from ledger import workspaces as ledger_workspaces
 from quota import accounts as accounts_module
-from quota import builds
+from quota import builds, looking
 from quota import leases as lease_module
 from quota.api.requests import LeaseRequest
+from registry import manifests
+from registry.answers import FetchedManifest
+from registry.media_types import OCI_MANIFEST
 from tests.support.live_api import live_api
 
 LEASES = "/v1/workspaces/acme/leases"
@@ -274,6 +281,51 @@ async def test_of_each_caller_the_newest_plans_are_kept_and_one_pushes_out_nobod
     assert sorted(count for _name, count in by_caller) == [1, 5]
 
 
+# -- names and tokens ----------------------------------------------------------------------------
+
+
+async def test_names_that_nobody_has_pushed_to_are_bounded_and_a_build_goes_on_all_the_same(
+    api, monkeypatch
+):
+    for module in (ledger_workspaces, accounts_module, lease_module):
+        monkeypatch.setattr(module, "MOST_UNSEEN", 3)
+    for number in range(9):
+        body = {"workspace": f"made-up-{number}", "build_id": "b", "incoming_bytes": 1}
+        status, answer = await api.call("POST", "/v1/hooks/pre-build", body)
+        assert (status, answer["decision"]) == (200, "proceed")
+        assert (answer["reservation"] is None) == ("not_reserved" in answer["warnings"])
+        assert (answer["reservation"] is None) == (number >= 3)
+    for path, given in (
+        ("leases", {"source": "prod", "digests": []}),
+        ("reservations", {"build_id": "b", "bytes": 1}),
+    ):
+        status, problem = await api.call("POST", f"/v1/workspaces/one-more/{path}", given)
+        assert (status, problem["errors"][0]["field"]) == (409, "workspace")
+        assert (await api.call("POST", f"/v1/workspaces/made-up-0/{path}", given))[0] == 201
+    assert await api.pool.fetchval("SELECT count(*) FROM workspaces") == 3
+    # Who sets it makes it known; and a push is never a matter of this.
+    assert (await api.call("PUT", "/v1/workspaces/one-more", {"quota_bytes": 9}))[0] == 200
+    status, _answer = await api.call(
+        "POST", "/v1/workspaces/one-more/reservations", {"build_id": "b", "bytes": 1}
+    )
+    assert status == 201
+
+
+async def test_one_caller_makes_so_many_tokens_and_another_ones_are_not_counted(api, monkeypatch):
+    monkeypatch.setattr(ledger_tokens, "MOST_OF_A_MAKER", 3)
+    makers = [await api.token("admin", workspaces=["acme"]) for _number in range(2)]
+    body = {"scopes": ["read"], "workspaces": ["acme"]}
+    for maker in makers:
+        made = [await api.call("POST", "/v1/tokens", body, token=maker) for _number in range(4)]
+        assert [status for status, _answer in made] == [201, 201, 201, 409]
+        assert "has made 3 tokens" in made[-1][1]["detail"]
+    first = made[0][1]["id"]
+    await api.call("DELETE", f"/v1/tokens/{first}")
+    assert (await api.call("POST", "/v1/tokens", body, token=makers[1]))[0] == 409, "within a day"
+    api.clock.ahead = timedelta(days=2)
+    assert (await api.call("POST", "/v1/tokens", body, token=makers[1]))[0] == 201
+
+
 # -- large inputs --------------------------------------------------------------------------------
 
 
@@ -290,6 +342,33 @@ async def test_large_bodies_are_read_beside_the_event_loop_and_small_ones_at_onc
         body = {"source": "prod", "digests": digests(count)}
         assert (await api.call("POST", LEASES, body))[0] == 201
     assert where == [True, False]
+
+
+@pytest.mark.parametrize(("layers", "here"), [(3, True), (1000, False)])
+async def test_large_manifests_are_read_beside_the_event_loop(monkeypatch, layers, here):
+    named = [
+        {"mediaType": "application/x", "digest": digest, "size": 1} for digest in digests(layers)
+    ]
+    body = msgspec.json.encode(
+        {
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "config": named[0],
+            "layers": named,
+        }
+    )
+    where = []
+    read = manifests.parse_manifest
+
+    def recorded(*document):
+        where.append(threading.current_thread() is threading.main_thread())
+        return read(*document)
+
+    monkeypatch.setattr(looking, "parse_manifest", recorded)
+    fetched = FetchedManifest(body, OCI_MANIFEST, bytes(32), datetime.now(UTC))
+    await looking.look_at(fetched)
+    await looking.parsed(fetched)
+    assert where == [here, here]
 
 
 async def test_a_body_that_is_wrong_ten_thousand_times_is_told_in_a_hundred_lines(api):

@@ -1,6 +1,7 @@
 """Sign-in, and when it ends; nobody gets in or writes who may not."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from quota.pages.workspaces import Workspaces
 from tests.support.live_api import OPERATOR_NEXT, live_api
 from tests.support.visitor import COOKIE, Visitor
+from tests.support.waiting import wait_until
 
 PATHS = ["/", "/workspaces/acme", "/workspaces/acme/images", "/workspaces/acme/live"]
 
@@ -114,6 +116,32 @@ async def test_a_stream_that_fails_goes_on_or_ends_and_is_no_other_answer(
                 told.append(await stream.content.readline())
     assert not outcomes
     assert all(line.startswith((b"event: ", b"data: ", b"\n")) for line in told), told
+
+
+async def test_who_opens_page_after_page_keeps_nobody_else_from_watching(api, monkeypatch):
+    monkeypatch.setattr("quota.pages.live._OF_ONE_VISITOR", 2)
+    await set_up(api)
+    cookies = []
+    for _number in range(2):
+        token = await api.token("read", workspaces=["acme"])
+        visitor = Visitor(api)
+        await visitor.sign_in(token)
+        cookies.append({"Cookie": f"{COOKIE}={visitor.cookie}"})
+    one, another = cookies
+
+    async def watch(stack, cookie):
+        stream = api.session.get(f"{api.base}/workspaces/acme/live", headers=cookie)
+        return (await stack.enter_async_context(stream)).status
+
+    async with AsyncExitStack() as stack:
+        assert [await watch(stack, one) for _number in range(4)] == [200, 200, 429, 429]
+        assert await watch(stack, another) == 200
+    await wait_until(lambda: streams_again(api, one), 15, what="places that were left are free")
+
+
+async def streams_again(api, cookie):
+    async with api.session.get(f"{api.base}/workspaces/acme/live", headers=cookie) as stream:
+        return stream.status == 200
 
 
 async def test_a_session_ends_after_its_time(api, visitor):
