@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from ledger.reading import LIVE_TAG_CONDITION
 from runtime.postgres import Connection
 
-_CANDIDATES = 2000
+_CANDIDATES = 500
 """How many names are worth comparing: those that begin alike and are about as long come first."""
 
 WORKSPACES_LIKE = """

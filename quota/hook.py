@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import msgspec
 
-from ledger import apps, leases, outbox, reading, reservations, workspaces
+from ledger import apps, leases, names, outbox, reading, reservations, workspaces
 from ledger.reading import WorkspaceView
 from ledger.reservations import Reservation
 from quota import unknown
@@ -226,10 +226,17 @@ class PreBuildHook:
         if known is not None and (app is None or app in self._apps):
             return []
         try:
-            async with asyncio.timeout_at(until), self._statements.acquire() as connection:
+            async with asyncio.timeout_at(until):
+                # While names are compared no connection is held: the next build needs one.
                 if known is None or app is None:
-                    return await unknown.workspace(connection, build.workspace, known, build.among)
-                warnings = await unknown.app(connection, known, app[1])
+                    async with self._statements.acquire() as connection:
+                        others = await names.workspaces_like(
+                            connection, build.workspace, build.among
+                        )
+                    return await unknown.told_workspace(build.workspace, others)
+                async with self._statements.acquire() as connection:
+                    others = await names.apps_like(connection, known.id, app[1])
+                warnings = await unknown.told_app(known, app[1], others)
         except (TimeoutError, *UNAVAILABLE, asyncpg.PostgresError):
             return []  # the decision stands without it
         if not warnings:

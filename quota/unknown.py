@@ -4,9 +4,8 @@ It is taken all the same where it may come to be known later (a workspace before
 digest before its push); a typo must not look like that. Only names that the caller may see are told.
 """
 
-import asyncio
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from ledger import names, reading
@@ -14,10 +13,16 @@ from ledger.reading import WorkspaceView
 from quota.near import did_you_mean
 from quota.words import plural
 from registry.refs import ImageName
+from runtime.aside import LARGE_BYTES, aside
 from runtime.postgres import Connection
 
 _NEVER_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9._/:\[\]-]")
 """What no name of a repository has, so that no pattern finds it there."""
+
+
+async def _meant(name: str, known: Collection[str]) -> str:
+    """Beside the event loop: a name of 255 characters takes some tens of milliseconds to compare."""
+    return await aside(LARGE_BYTES if known else 0, did_you_mean, name, known)
 
 
 async def workspace(
@@ -32,7 +37,12 @@ async def workspace(
     """
     if view is not None and view.visible:
         return []
-    meant = await near_workspaces(connection, name, among)
+    return await told_workspace(name, await names.workspaces_like(connection, name, among))
+
+
+async def told_workspace(name: str, known: Collection[str]) -> list[str]:
+    """The warning about a workspace that nobody knows, beside those that are known."""
+    meant = await _meant(name, known)
     why = "nothing was ever pushed to it, and nobody has set anything for it"
     if _NEVER_IN_A_NAME.search(name):
         why += "; no repository's name has such characters: only a mapping can lead to it"
@@ -41,16 +51,19 @@ async def workspace(
 
 async def near_workspaces(connection: Connection, name: str, among: Iterable[str] | None) -> str:
     """Near names of workspaces, as the end of a sentence; or nothing. `among` as above."""
-    known = await names.workspaces_like(connection, name, among)
-    return await asyncio.to_thread(did_you_mean, name, known)
+    return await _meant(name, await names.workspaces_like(connection, name, among))
 
 
 async def app(connection: Connection, view: WorkspaceView, name: str) -> list[str]:
     """A warning when nothing was ever pushed to an app of a workspace that is known."""
-    known = await names.apps_like(connection, view.id, name)
-    if known[:1] == [name]:
+    return await told_app(view, name, await names.apps_like(connection, view.id, name))
+
+
+async def told_app(view: WorkspaceView, name: str, known: Collection[str]) -> list[str]:
+    """The same, beside the apps that are known, as the ledger lists them: the very name comes first."""
+    if list(known)[:1] == [name]:
         return []
-    meant = await asyncio.to_thread(did_you_mean, name, known)
+    meant = await _meant(name, known)
     why = "nothing was ever pushed to such an app"
     return [f"unknown_app: {name} is unknown in {view.name}: {why}{meant}"]
 
@@ -60,7 +73,7 @@ async def tag(
 ) -> list[str]:
     """A warning for a tag that names nothing now in a workspace that is known, or in one of its apps."""
     known = await names.tags_like(connection, view.id, name, app=among_app)
-    meant = await asyncio.to_thread(did_you_mean, name, known)
+    meant = await _meant(name, known)
     where = view.name if among_app is None else f"app {among_app} of {view.name}"
     return [f"unknown_tag: {name} is unknown in {where}: no image that is there has it{meant}"]
 
@@ -71,12 +84,12 @@ async def image(connection: Connection, view: WorkspaceView, name: ImageName) ->
         return ""
     known = await names.repositories_like(connection, view.id, name.repository)
     if name.repository not in known:
-        meant = await asyncio.to_thread(did_you_mean, name.repository, known)
+        meant = await _meant(name.repository, known)
         return f"; {name.repository} is unknown in it{meant}"
     if name.tag is None:
         return ""
     tags = await names.tags_like(connection, view.id, name.tag, repository=name.repository)
-    return await asyncio.to_thread(did_you_mean, name.tag, tags)
+    return await _meant(name.tag, tags)
 
 
 async def repository(
@@ -86,7 +99,7 @@ async def repository(
     if await names.knows_repository(connection, registry, name):
         return []
     known = [] if view is None else await names.repositories_like(connection, view.id, name)
-    meant = await asyncio.to_thread(did_you_mean, name, known)
+    meant = await _meant(name, known)
     return [
         f"unknown_repository: {name} is unknown here: nothing was ever pushed to it{meant}",
     ]

@@ -105,6 +105,37 @@ async def test_a_workspace_that_somebody_holds_keeps_no_build_of_another_waiting
         assert (await held).reservation is not None
 
 
+async def test_names_that_are_compared_keep_no_build_of_another_waiting(
+    service, database_url, monkeypatch
+):
+    """Thirty builds of names that nobody knows kept others for 8 s: each held a connection meanwhile."""
+    await service.configure("other", 1_000_000)
+    comparing, go_on = asyncio.Event(), asyncio.Event()
+
+    async def compared(_name, _known):
+        comparing.set()
+        await go_on.wait()
+        return ""
+
+    monkeypatch.setattr("quota.unknown._meant", compared)
+    async with await open_statement_pool(database_url, size=1, name="tests") as statements:
+        hook = PreBuildHook(
+            service.pool,
+            service.cleaner,
+            default_quota_bytes=1,
+            clock=utc_now,
+            metrics=QuotaMetrics(),
+            statements=statements,
+        )
+        unknown = asyncio.create_task(hook.check(PreBuild("nobody", incoming_bytes=1)))
+        await asyncio.wait_for(comparing.wait(), 10)
+        answer = await asyncio.wait_for(hook.check(PreBuild("other", incoming_bytes=1)), 5)
+        assert answer.verdict.decision == "proceed"
+        assert not unknown.done()
+        go_on.set()
+        assert (await unknown).warnings[0].startswith("unknown_workspace: nobody")
+
+
 async def test_a_build_that_was_denied_holds_nothing(service):
     await service.configure("acme", 1_000_000)
     await service.accounts.configure("acme", Settings(enforcement="strict"))

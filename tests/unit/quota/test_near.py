@@ -1,3 +1,5 @@
+from difflib import get_close_matches
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,3 +28,20 @@ def test_whatever_is_written_only_known_names_are_told_and_never_itself(wanted, 
     assert len(found) <= 3
     assert len(set(found)) == len(found)
     assert set(found) <= set(names) - {wanted}
+
+
+def test_long_names_are_compared_with_as_many_as_short_time_allows(monkeypatch):
+    compared = []
+
+    def counted(wanted, names, **options):
+        names = list(names)
+        compared.append(sum(len(wanted) * len(name) for name in names))
+        return get_close_matches(wanted, names, **options)
+
+    monkeypatch.setattr("quota.near.get_close_matches", counted)
+    long = [f"{number:04}{'x' * 246}" for number in range(500)]
+    near("y" * 250, long)
+    assert 1_000_000 < compared.pop() <= 4_000_000
+    assert near("0003" + "x" * 245 + "y", long)[0] == long[3], "the likeliest come first"
+    short = [f"team-{number}" for number in range(500)]
+    assert near("team-498x", short)[0] == "team-498"
