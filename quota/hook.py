@@ -156,7 +156,13 @@ class PreBuildHook:
         except (Exception, asyncio.CancelledError) as error:
             # Whatever failed must not stop a build. A cancellation is the task's, from within: ours would
             # have ended the wait above.
-            log.exception("pre_build_check_failed", workspace=build.workspace)
+            # Where the database was lost tells nothing, and writing a traceback holds up other builds.
+            log.exception(
+                "pre_build_check_failed",
+                workspace=build.workspace,
+                reason=f"{type(error).__name__}: {error}",
+                exc_info=None if isinstance(error, UNAVAILABLE) else error,
+            )
             return self._unchecked(build, f"{type(error).__name__} on our side, see the log")
 
     def _announce_later(self, build: PreBuild, answer: Answer) -> None:

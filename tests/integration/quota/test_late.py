@@ -15,8 +15,8 @@ from registry.client import RegistryClient
 from registry.errors import RegistryUnavailable
 from registry.push import build_image, build_layer, push_manifest
 from tests.integration.quota.conftest import utc_now
-from tests.integration.quota.test_take_over import cleaner_of, later
 from tests.support import ledgers
+from tests.support.cleanups import cleaner_of, later
 from tests.support.memory_ledger import Crash
 
 
@@ -163,7 +163,7 @@ async def test_what_a_taken_over_run_left_to_the_registry_counts_when_it_is_carr
         with pytest.raises(Crash):
             await task
     await service.configure("acme", 9_000_000)
-    for taken in await cleaner_of(service, service.pool, clock=later).take_over_stale():
+    for taken in await cleaner_of(service.registry, service.pool, clock=later).take_over_stale():
         await taken
     assert (await item_of(service, victim))["state"] == "skipped"
     before = await service.usage("acme")

@@ -22,8 +22,9 @@ from registry.push import (
     push_manifest,
 )
 from tests.integration.quota.conftest import service_of
-from tests.integration.quota.test_take_over import Ending, cleaner_of, later
+from tests.integration.quota.test_take_over import Ending
 from tests.support import ledgers
+from tests.support.cleanups import cleaner_of, later
 from tests.support.memory_ledger import Crash
 
 HISTORIES = 8 * int(os.environ.get("RQ_TEST_HISTORIES", "1"))
@@ -100,12 +101,12 @@ class Machine:
         before = await self.tags()
         with pytest.MonkeyPatch.context() as patch:
             ending = Ending(service, patch, ends_after)
-            task, _outcome, _own = cleaner_of(service, ending.pool).start(
+            task, _outcome, _own = cleaner_of(service.registry, ending.pool).start(
                 self.name, Incoming(), cause="a test"
             )
             await asyncio.wait([task])
         assert task.exception() is None or isinstance(task.exception(), Crash)
-        successor = cleaner_of(service, service.pool, clock=later)
+        successor = cleaner_of(service.registry, service.pool, clock=later)
         for taken in await successor.take_over_stale():
             await taken
         await self.whole()

@@ -2,55 +2,35 @@
 
 import asyncio
 import os
-from datetime import timedelta
 
 import pytest
 
 from ledger.runs import Lease
 from quota.cleaning import STALE_AFTER
-from quota.cleanup import Cleaner
 from quota.deleting import Deletions
-from quota.metrics import QuotaMetrics
 from quota.snapshot import Incoming
-from registry.push import build_image, build_index, build_layer
 from registry.transport import Transport
-from tests.integration.quota.conftest import service_of, utc_now
+from tests.integration.quota.conftest import service_of
 from tests.support import ledgers
+from tests.support.cleanups import (
+    GOES,
+    cleaner_of,
+    everything_agrees,
+    fill,
+    later,
+)
 from tests.support.killing import KillingPool
 from tests.support.memory_ledger import Crash
 
 STEP = 1 if os.environ.get("RQ_TEST_LONG") else 9
 """Every line in the long form; some, by a number that has nothing to do with theirs, in the short."""
 
-INDEX = build_index(
-    {name: build_image([build_layer(f"old {name}", 200_000)]) for name in ("amd64", "arm64")}
-)
-IMAGES = [build_image([build_layer(f"web {number}", 140_000)]) for number in range(4)]
-
-
-def later():
-    return utc_now() + STALE_AFTER + timedelta(seconds=1)
-
-
-def cleaner_of(service, pool, *, clock=utc_now, owner="another") -> Cleaner:
-    return Cleaner(
-        pool=pool,
-        recorder=ledgers.recorder(pool),
-        client=service.registry,
-        clock=clock,
-        owner=owner,
-        metrics=QuotaMetrics(),
-    )
-
 
 async def begin_anew(service):
     """An index of two children and an image have to go. Returns the service on an emptied ledger."""
     await ledgers.empty(service.pool)
     service = service_of(service.pool, service.registry)
-    await service.configure("acme", 700_000)
-    await service.push_index("acme/web", "old", INDEX)
-    for number, image in enumerate(IMAGES):
-        await service.push_built("acme/web", f"1.{number}", image)
+    await fill(service)
     return service
 
 
@@ -70,35 +50,6 @@ class Ending:
         monkeypatch.setattr(Transport, "send", send_or_end)
 
 
-async def everything_agrees(service):
-    """Ledger, registry and audit say the same."""
-    assert await ledgers.usage(service.pool) == await ledgers.recount(service.pool)
-    assert await ledgers.references_agree(service.pool)
-    present = await ledgers.manifests(service.pool)
-    for digest in [INDEX.digest, *(image.digest for image in (*INDEX.images, *IMAGES))]:
-        head = await service.registry.head_manifest("acme/web", digest)
-        assert head.exists == (("acme/web", digest) in present)
-    gone = ("acme/web", INDEX.digest) not in present
-    assert all((("acme/web", image.digest) not in present) == gone for image in INDEX.images)
-
-    runs = await service.pool.fetch("SELECT * FROM cleanup_runs")
-    assert {run["state"] for run in runs} <= {"finished"}
-    items = await service.pool.fetch("SELECT * FROM cleanup_items")
-    assert {item["state"] for item in items} <= {"deleted", "skipped"}
-    deleted = [item for item in items if item["state"] == "deleted"]
-    assert len({item["digest"] for item in deleted}) == len(deleted)
-    assert all(item["document"] for item in deleted)
-    for run in runs:
-        own = [item for item in deleted if item["run_id"] == run["id"]]
-        assert run["freed_bytes"] == sum(item["freed_bytes"] for item in own)
-        assert run["usage_before"] - run["usage_after"] == run["freed_bytes"]
-    told = await service.pool.fetch(
-        "SELECT data->>'run_id' AS run FROM outbox WHERE type LIKE '%cleanup.finished%'"
-    )
-    assert sorted(row["run"] for row in told) == sorted(str(run["id"]) for run in runs)
-    return len(deleted)
-
-
 async def test_a_cleanup_that_ends_after_any_line_is_taken_over_and_finished(service):
     ended, after = 0, 0
     while True:
@@ -106,7 +57,7 @@ async def test_a_cleanup_that_ends_after_any_line_is_taken_over_and_finished(ser
         service = await begin_anew(service)
         with pytest.MonkeyPatch.context() as patch:
             ending = Ending(service, patch, after)
-            task, _outcome, _own = cleaner_of(service, ending.pool).start(
+            task, _outcome, _own = cleaner_of(service.registry, ending.pool).start(
                 "acme", Incoming(), cause="a test"
             )
             await asyncio.wait([task])
@@ -114,13 +65,13 @@ async def test_a_cleanup_that_ends_after_any_line_is_taken_over_and_finished(ser
             assert task.result().target_reached
             break
         ended += 1
-        successor = cleaner_of(service, service.pool, clock=later)
+        successor = cleaner_of(service.registry, service.pool, clock=later)
         for taken in await successor.take_over_stale():
             await taken
         # What ended before its run was recorded had done nothing.
         task, _outcome, _own = successor.start("acme", Incoming(), cause="a test")
         assert (await task).target_reached
-        assert await everything_agrees(service) == 4
+        assert await everything_agrees(service.pool, service.registry) == GOES
     assert ended > 50 / STEP
 
 
@@ -142,7 +93,7 @@ async def test_the_next_hook_takes_over_what_was_begun(service, monkeypatch):
                                STALE_AFTER)  # fmt: skip
     answer = await service.ask("acme", timeout_s=20.0)
     assert answer.verdict.reason == "cleaned_to_target"
-    assert await everything_agrees(service) == 4
+    assert await everything_agrees(service.pool, service.registry) == GOES
 
 
 async def test_who_was_frozen_and_taken_over_deletes_nothing_more(service, monkeypatch):
@@ -158,14 +109,14 @@ async def test_who_was_frozen_and_taken_over_deletes_nothing_more(service, monke
     monkeypatch.setattr(Deletions, "_keep_document", keep_but_freeze)
     task, outcome, _own = service.cleaner.start("acme", Incoming(), cause="a test")
     await asyncio.wait_for(frozen.wait(), 10)
-    for taken in await cleaner_of(service, service.pool, clock=later).take_over_stale():
+    for taken in await cleaner_of(service.registry, service.pool, clock=later).take_over_stale():
         await taken
-    assert await everything_agrees(service) == 4
+    assert await everything_agrees(service.pool, service.registry) == GOES
     thaw.set()
     await task
     assert outcome.images == []
     assert "run_taken_over" in outcome.warnings
-    assert await everything_agrees(service) == 4
+    assert await everything_agrees(service.pool, service.registry) == GOES
 
 
 async def test_a_run_stays_open_while_the_registry_cannot_tell_what_became_of_it(
@@ -194,7 +145,7 @@ async def test_a_run_stays_open_while_the_registry_cannot_tell_what_became_of_it
             await taken
     assert await service.pool.fetchval("SELECT state FROM cleanup_runs") == "running"
     assert await service.pool.fetchval("SELECT epoch FROM cleanup_runs") == 2
-    for taken in await cleaner_of(service, service.pool, clock=later).take_over_stale():
+    for taken in await cleaner_of(service.registry, service.pool, clock=later).take_over_stale():
         await taken
     assert await service.pool.fetchval("SELECT epoch FROM cleanup_runs") == 3
     states = await service.pool.fetch("SELECT state FROM cleanup_items")
