@@ -35,6 +35,8 @@ REFUSALS: Final[Mapping[str, str]] = {
     "max_images_per_run": "the run would delete more images than the policy allows at once",
     "max_ratio_per_run": "the run would delete a larger share of the images than the policy allows",
     # Guards.
+    "database_older": "an older backup of the database was put back, and nobody has confirmed what it lacks"
+    " (`registry-quota reconcile --confirm-restored`)",
     "not_configured": "nobody has set this workspace's quota or policy yet",
     "stale_lease": "a source of digests in use has stopped reporting",
     "over_quota": "the incoming build alone is larger than the quota",

@@ -48,12 +48,20 @@ def reconcile(
             " share of all.",
         ),
     ] = 0,
+    confirm_restored: Annotated[
+        bool,
+        typer.Option(
+            "--confirm-restored",
+            help="After an older backup of the database was put back: its leases, rules, mappings and tokens"
+            " are right again, and cleanups may delete.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare the ledger with the registry and mend what differs. Resumable.
 
-    Exit code 0 done, 1 the registry was away or something could not be read, 3 a pull-through cache, or
-    so much is not there that a person is asked.
+    Exit code 0 done, 1 the registry was away or something could not be read, 3 a pull-through cache, so
+    much is not there that a person is asked, or an older database that is not confirmed yet.
     """
     import uvloop
 
@@ -61,10 +69,18 @@ def reconcile(
 
     if forgetting and not confirm_now:
         raise CommandError("--forgetting goes with --confirm-now", exit_code=2)
+    if confirm_restored and workspace is not None:
+        raise CommandError("--confirm-restored is about all workspaces", exit_code=2)
     settings = settings_here()
     configure_logs(settings, process="reconcile")
-    report, seconds = uvloop.run(
-        _reconcile(settings, workspace, confirm_now=confirm_now, forgetting=forgetting)
+    report, seconds, refused = uvloop.run(
+        _reconcile(
+            settings,
+            workspace,
+            confirm_now=confirm_now,
+            forgetting=forgetting,
+            confirm_restored=confirm_restored,
+        )
     )
     if workspace is not None and not report.repositories and not report.problems:
         _known(workspace)
@@ -74,6 +90,8 @@ def reconcile(
         )
     else:
         show(report, seconds)
+    if refused is not None:
+        raise CommandError(refused, exit_code=3)
     if report.asks is not None:
         raise typer.Exit(3)
     raise typer.Exit(1 if report.problems else 0)
@@ -90,8 +108,14 @@ def _known(workspace: str) -> None:
 
 
 async def _reconcile(
-    settings: "Settings", workspace: str | None, *, confirm_now: bool, forgetting: int
-) -> tuple["Report", float]:
+    settings: "Settings",
+    workspace: str | None,
+    *,
+    confirm_now: bool,
+    forgetting: int,
+    confirm_restored: bool,
+) -> tuple["Report", float, str | None]:
+    """The report, how long it took in seconds, and why an older database is not confirmed."""
     from quota.reconcile import AlreadyReconcilingError
     from registry.errors import PullThroughCache, RegistryDenied, RegistryError, WrongRealm
     from runtime.postgres import UNAVAILABLE
@@ -113,7 +137,8 @@ async def _reconcile(
                 report = await watched(running, look)
             if report is None:  # pragma: no cover - only for passes that may be spared
                 raise CommandError("nothing was reconciled")
-            return report, time.monotonic() - started
+            refused = await _confirm_restored(reconciler, report) if confirm_restored else None
+            return report, time.monotonic() - started, refused
     except AlreadyReconcilingError as error:
         raise CommandError(str(error)) from error
     except PullThroughCache as error:
@@ -137,6 +162,17 @@ async def _reconcile(
         raise CommandError(
             f"the database does not answer ({text_of(error)}); run the command again: it goes on where it stopped"
         ) from error
+
+
+async def _confirm_restored(reconciler: "Reconciler", report: "Report") -> str | None:
+    """Why cleanups may not delete yet; None: they may."""
+    if report.problems:
+        return "not confirmed: the registry could not be compared as a whole, as named above"
+    if left := await reconciler.confirm_restored(report):
+        return f"not confirmed: {plural(left, 'event')} since the backup are not recorded yet; try again soon"
+    if await reconciler.restored():
+        return "not confirmed: the pass had begun before the backup was noticed; run it once more"
+    return None
 
 
 async def _open(stack: AsyncExitStack, settings: "Settings") -> "Reconciler":

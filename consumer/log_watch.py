@@ -6,7 +6,7 @@ import msgspec
 from aiokafka.admin import AIOKafkaAdminClient
 
 from consumer.continuity import find_break, mark_of, to_compare
-from ledger.offsets import LogBreak, Mark, Position
+from ledger.offsets import OLDER_DATABASE, LogBreak, Mark, Position
 from runtime import groups
 from runtime.kafka import NOTIFICATIONS_TOPIC, connection_options, start
 from runtime.settings import Settings
@@ -33,6 +33,9 @@ class Looked(msgspec.Struct, frozen=True):
     owned: frozenset[int] | None = None
     """Partitions that a member of the group has; None while that is not known, as in a rebalance."""
 
+    committed: Mapping[int, int] = {}
+    """Partition → how far the group had told Kafka that it is; it says so behind the database's commit."""
+
     @property
     def unread(self) -> frozenset[int]:
         """Partitions that nobody has."""
@@ -46,6 +49,22 @@ class Looked(msgspec.Struct, frozen=True):
             if number in self.extents
         )
         return [item for item in found if item is not None]
+
+    def older(self, positions: Mapping[int, Position]) -> list[LogBreak]:
+        """Partitions that had been read further than the database knows: it is an older backup.
+
+        To be asked before we tell the group where we stand.
+        """
+        found = []
+        for number, position in sorted(positions.items()):
+            extent, stands = self.extents.get(number), position.next_offset
+            # What lies behind the log's end is the log's own break.
+            reached = 0 if extent is None else min(self.committed.get(number, 0), extent.end)
+            if extent is not None and stands < reached:
+                found.append(
+                    LogBreak(number, OLDER_DATABASE, stands, extent.first, reached, stands)
+                )
+        return found
 
     def confirmed(self, number: int, mark: Mark | None) -> bool:
         """Whether a record stands there as it was read."""
@@ -72,9 +91,10 @@ async def look(settings: Settings, positions: Mapping[int, Position]) -> Looked:
     try:
         await start(admin, settings)
         group = await groups.describe(admin, settings.kafka_group)
+        committed = await groups.committed(admin, settings.kafka_group, NOTIFICATIONS_TOPIC)
     finally:
         await admin.close()
     if group is None or not group.stable:
-        return Looked(extents, there)
+        return Looked(extents, there, committed=committed)
     owned = {item.partition for item in group.owned if item.topic == NOTIFICATIONS_TOPIC}
-    return Looked(extents, there, frozenset(owned))
+    return Looked(extents, there, frozenset(owned), committed)

@@ -319,7 +319,7 @@ class NotificationConsumer:
         breaks = await self._breaks({item.partition: where for item, where in taken.items()})
         if breaks and not await self._while_database_is_away(partial(self._mend, breaks, taken)):
             return
-        resumed = {item.partition: item.resumed_offset for item in breaks}
+        resumed = {item.partition: item.resumed_offset for item in breaks if _moves(item)}
         for partition, position in taken.items():
             start = resumed.get(partition.partition)
             self._owned[partition.partition] = (
@@ -346,9 +346,15 @@ class NotificationConsumer:
             )
 
     async def _breaks(self, positions: Mapping[int, Position]) -> list[LogBreak]:
-        """Where the log does not go on; nothing where Kafka does not tell: it is looked at again soon."""
+        """Where the log does not go on, or had been read further than the database knows.
+
+        Nothing where Kafka does not tell: it is looked at again soon.
+        """
+        if not positions:
+            return []
         try:
-            return (await self._look(positions)).breaks(positions) if positions else []
+            looked = await self._look(positions)
+            return looked.breaks(positions) + looked.older(positions)
         except (KafkaError, OSError, TimeoutError) as error:
             log.warning("log_not_compared", reason=f"{type(error).__name__}: {error}")
             self._doubt.set()
@@ -360,7 +366,7 @@ class NotificationConsumer:
         """Go on from what is right, and say so."""
         epochs = {item.partition: position.epoch for item, position in taken.items()}
         async with self._pool.acquire() as connection, connection.transaction():
-            for item in breaks:
+            for item in filter(_moves, breaks):
                 await offsets.reset(
                     connection,
                     cluster_id=self._cluster_id,
@@ -380,7 +386,10 @@ class NotificationConsumer:
             log.error(
                 "log_does_not_go_on",
                 **msgspec.structs.asdict(item),
-                action="what the ledger has not seen is read; a reconciliation is started for the rest",
+                action="what the ledger has not seen is read; a reconciliation is started for the rest"
+                if _moves(item)
+                else "what was read since the backup is read again; nothing is deleted until a person says"
+                " `registry-quota reconcile --confirm-restored`",
             )
 
     async def _keep_breaks(self, connection: Connection, breaks: Sequence[LogBreak]) -> None:
@@ -419,6 +428,20 @@ class NotificationConsumer:
             if still:
                 raise UnreadPartitionsError(f"nobody reads the partitions {sorted(still)}")
             await self._while_database_is_away(partial(self._keep_look, owned, looked))
+            await self._while_database_is_away(self._require_same_database)
+
+    async def _require_same_database(self) -> bool:
+        """Raises LogBrokenError where Postgres stands behind what this process has recorded there."""
+        recorded = {number: (item.epoch, item.next_offset) for number, item in self._owned.items()}
+        async with self._pool.acquire() as connection:
+            stands = await offsets.positions(connection, self._cluster_id, NOTIFICATIONS_TOPIC)
+        for number, known in recorded.items():
+            stand = stands.get(number)
+            if stand is None or (stand.epoch, stand.next_offset) < known:
+                raise LogBrokenError(
+                    f"the database is older than what was read: partition {number}"
+                )
+        return True
 
     async def _keep_look(self, owned: Mapping[int, Position], looked: Looked) -> bool:
         """What was confirmed is compared again the next time, also by another owner."""
@@ -646,3 +669,8 @@ def source_of(record: ConsumerRecord) -> str:
         if name == "source":
             return bytes(value).decode(errors="replace") or DEFAULT_REGISTRY
     return DEFAULT_REGISTRY
+
+
+def _moves(item: LogBreak) -> bool:
+    """Whether reading goes on elsewhere: a database that is older stands where it has to."""
+    return item.kind != offsets.OLDER_DATABASE

@@ -126,7 +126,7 @@ class Rebuild:
         ]
         if await rebuilt.fed_from_elsewhere(*here):
             missing.append("the ledger has read another Kafka cluster as well")
-        elif broken := await offsets.broken_after(self._live, 0):
+        elif broken := await offsets.broken_after(self._live, 0, database_too=False):
             missing.append(
                 f"on {in_utc(broken.found_at)} UTC it was found to be another than was read before"
             )

@@ -58,9 +58,14 @@ class Position(msgspec.Struct, frozen=True):
     """Where the ledger stood in another cluster, when it reads this one for the first time."""
 
 
-BreakKind = Literal["ends_before", "begins_after", "replaced", "skips", "another_cluster"]
+BreakKind = Literal[
+    "ends_before", "begins_after", "replaced", "skips", "another_cluster", "older_database"
+]
 """What was read is not in the log any more (its end, or its records), what was not read is not, the
-records themselves are missing, or Kafka is another."""
+records themselves are missing, or Kafka is another. Or the log is the one, and had been read further than
+the database knows: an older backup of it was put back."""
+
+OLDER_DATABASE: Final = "older_database"
 
 
 class LogBreak(msgspec.Struct, frozen=True):
@@ -73,7 +78,7 @@ class LogBreak(msgspec.Struct, frozen=True):
     first_offset: int
     """The log's first record."""
     end_offset: int
-    """What its next one will be."""
+    """What its next one will be; of an older database how far the log had been read."""
     resumed_offset: int
     """Where reading goes on. What was read before is counted once."""
 
@@ -208,7 +213,27 @@ async def keep_breaks(
 
 NEWEST_BREAK = """
 SELECT max(found_at) AS found_at, count(*) AS partitions, array_agg(DISTINCT kind) AS kinds
-FROM log_breaks WHERE id > $1 HAVING count(*) > 0
+FROM log_breaks WHERE id > $1 AND ($2 OR kind <> 'older_database') HAVING count(*) > 0
+"""
+
+RESTORED = """
+SELECT max(found_at) FROM log_breaks WHERE kind = 'older_database' AND confirmed_at IS NULL
+"""
+
+# Where the log itself broke since, nothing tells how far it has to be read.
+NOT_READ_AGAIN = """
+SELECT coalesce(sum(b.end_offset - o.next_offset), 0)::int8
+FROM log_breaks b JOIN consumer_offsets o USING (cluster_id, topic, partition)
+WHERE b.kind = 'older_database' AND b.confirmed_at IS NULL AND o.next_offset < b.end_offset
+  AND NOT EXISTS (SELECT FROM log_breaks later WHERE later.id > b.id AND later.topic = b.topic
+                  AND later.partition = b.partition)
+"""
+
+CONFIRM_RESTORED = """
+UPDATE log_breaks SET confirmed_at = $2
+WHERE kind = 'older_database' AND confirmed_at IS NULL
+  AND id <= (SELECT after_break FROM reconcile_passes
+             WHERE id = $1 AND workspace IS NULL AND state = 'finished')
 """
 
 
@@ -221,7 +246,36 @@ class Broken(msgspec.Struct, frozen=True):
     kinds: tuple[BreakKind, ...]
 
 
-async def broken_after(connection: Connection, break_id: int) -> Broken | None:
-    """What was found after a break (0: ever). By numbers, because clocks differ."""
-    row = await connection.fetchrow(NEWEST_BREAK, break_id)
+async def broken_after(
+    connection: Connection, break_id: int, *, database_too: bool = True
+) -> Broken | None:
+    """What was found after a break (0: ever). By numbers, because clocks differ.
+
+    `database_too`: also where only the database had been put back.
+    """
+    row = await connection.fetchrow(NEWEST_BREAK, break_id, database_too)
     return None if row is None else Broken(row["found_at"], row["partitions"], tuple(row["kinds"]))
+
+
+async def restored_at(connection: Connection) -> datetime | None:
+    """When the database was last found to be older than its log (UTC); None once a person confirmed it.
+
+    What only it knew since its backup is gone: leases, settings, mappings, tokens, what undo kept.
+    """
+    found: datetime | None = await connection.fetchval(RESTORED)
+    return found
+
+
+async def not_read_again(connection: Connection) -> int:
+    """Events that an older database had read once, and has not yet read again."""
+    events: int = await connection.fetchval(NOT_READ_AGAIN)
+    return events
+
+
+async def confirm_restored(connection: Connection, pass_id: int, *, now: datetime) -> int:
+    """A person says that what was lost is in place again; how many partitions that was about.
+
+    Only what the pass over the whole registry, which has finished, began after.
+    """
+    status: str = await connection.execute(CONFIRM_RESTORED, pass_id, now)
+    return int(status.rsplit(" ", 1)[-1])

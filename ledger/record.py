@@ -476,19 +476,27 @@ async def _look_up(
 async def _repository_infos(
     connection: Connection, located: Sequence[Located]
 ) -> dict[int, RepositoryInfo]:
-    """Names of the repositories, read under the locks. Raises when one was mapped elsewhere."""
+    """Names of the repositories, read under the locks.
+
+    Raises RetakeError when one was mapped elsewhere, or has another number: after an older backup of the
+    database was put back its number may be another repository's.
+    """
     cached = {
-        repository.id: (repository.workspace_id, fact.registry) for repository, fact in located
+        repository.id: (repository.workspace_id, fact.registry, fact.repository)
+        for repository, fact in located
     }
-    rows = await connection.fetch(statements.WORKSPACES_OF_REPOSITORIES, sorted(cached))
-    moved = {row["workspace_id"] for row in rows if row["workspace_id"] != cached[row["id"]][0]}
-    if moved:
-        raise RetakeError(moved)
-    return {
-        row["id"]: RepositoryInfo(
-            cached[row["id"]][1], row["name"], row["workspace_id"], row["app"]
+    rows = {
+        row["id"]: row
+        for row in await connection.fetch(statements.WORKSPACES_OF_REPOSITORIES, sorted(cached))
+    }
+    found = {id_: (row["workspace_id"], row["registry"], row["name"]) for id_, row in rows.items()}
+    if found != cached:
+        raise RetakeError(
+            {owner for id_, (owner, *_name) in found.items() if owner != cached[id_][0]}
         )
-        for row in rows
+    return {
+        id_: RepositoryInfo(row["registry"], row["name"], row["workspace_id"], row["app"])
+        for id_, row in rows.items()
     }
 
 

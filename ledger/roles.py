@@ -50,7 +50,7 @@ RIGHTS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
         "size_checks": {CONSUMER: _ALL, API: _KEEP, REPORT: _READ},
         # Where the consumer stands. Nobody else moves it.
         "consumer_offsets": {CONSUMER: _KEEP, API: _READ, REPORT: _READ},
-        "log_breaks": {CONSUMER: _ADD, API: _READ, REPORT: _READ},
+        "log_breaks": {CONSUMER: _ADD, API: _CHANGE, REPORT: _READ},
         # The API's own.
         "handled_dead_letters": {API: _KEEP, REPORT: _READ},
         "reconcile_passes": {API: _KEEP, REPORT: _READ},

@@ -37,7 +37,7 @@ FROM workspaces WHERE id = ANY($1::int[]) ORDER BY id FOR UPDATE
 
 # After the locks: a repository may have been mapped to another workspace meanwhile.
 WORKSPACES_OF_REPOSITORIES = """
-SELECT id, workspace_id, name, app FROM repositories WHERE id = ANY($1::int[])
+SELECT id, workspace_id, registry, name, app FROM repositories WHERE id = ANY($1::int[])
 """
 
 # -- what is known of manifests and tags ------------------------------------------------------

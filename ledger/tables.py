@@ -332,6 +332,7 @@ log_breaks = Table(
     Column("end_offset", BigInteger, nullable=False),
     Column("resumed_offset", BigInteger, nullable=False),
     _timestamp("found_at", nullable=False),
+    _timestamp("confirmed_at"),
 )
 
 handled_dead_letters = Table(

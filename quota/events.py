@@ -190,6 +190,7 @@ class LogPartition(EventData):
         Field(
             description="What was read is not there any more: the log `ends_before`, or its records were"
             " `replaced`. Or what was not read: it `begins_after`, or `skips`. Or Kafka is `another_cluster`."
+            " Or the log is the one, and had been read further than an `older_database` knows."
         ),
     ]
     stored_offset: Annotated[Count, Field(description="Where the ledger stood.")]

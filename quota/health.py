@@ -117,6 +117,14 @@ def _log(document: Document) -> Check:
             " else see its log",
         )
     log = document["log"]
+    if log["restored_at"] is not None:
+        return check(
+            "failed",
+            "an older backup of the database was put back: leases, rules, mappings and tokens since then are "
+            "not known, and nothing is deleted",
+            "put back what is lost (leases come with their sources' next reports), then "
+            "`registry-quota reconcile --confirm-restored`",
+        )
     if log["broken_at"] is not None:
         kinds = ", ".join(kind.replace("_", " ") for kind in log["kinds"])
         return check(

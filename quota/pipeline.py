@@ -88,6 +88,7 @@ async def _log(connection: Connection) -> dict[str, Any]:
         "broken_at": None if broken is None else broken.found_at,
         "partitions": 0 if broken is None else broken.partitions,
         "kinds": [] if broken is None else list(broken.kinds),
+        "restored_at": await offsets.restored_at(connection),
     }
 
 

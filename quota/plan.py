@@ -45,6 +45,7 @@ Why = Literal[
     "stale_lease",  # a lease source of its scope has stopped reporting
     "not_configured",  # first seen by reconciliation, and nobody has set quota or policy
     "pull_through_cache",  # the registry is one, which deletes nothing
+    "database_older",  # an older backup of the database was put back: leases and rules may be lost
     "over_quota",  # the incoming build alone is larger than the quota: nothing goes for it
     # Deleted.
     "untagged",  # nothing needs it, and its grace is over
@@ -59,7 +60,9 @@ Why = Literal[
 Kept = tuple[Why, str]
 """Why a manifest stays, and its sentence without `kept: `."""
 
-Forbidden = Literal["stale_lease", "not_configured", "over_quota", "pull_through_cache"]
+Forbidden = Literal[
+    "stale_lease", "not_configured", "over_quota", "pull_through_cache", "database_older"
+]
 """Why nothing of the workspace may be deleted at all."""
 
 Breaker = Literal["max_images_per_run", "max_ratio_per_run"]
@@ -180,6 +183,8 @@ class PlanInput:
     configured: bool = True
     """False: first seen by reconciliation, and nobody has set its quota or policy."""
     is_cache: bool = False
+    database_older: bool = False
+    """Whether the log had been read further than the database knows, and no person has looked since."""
     """Whether the registry is a pull-through cache, which deletes nothing."""
     failed: frozenset[ManifestKey] = frozenset()
     """Deletions that failed in this run: others take their place."""

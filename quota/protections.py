@@ -13,6 +13,8 @@ from quota.policy import DAY_S, SECOND_NS
 from quota.words import format_bytes, format_seconds
 from registry.globs import glob_matcher
 
+CONFIRM_RESTORED = "`registry-quota reconcile --confirm-restored`"
+
 
 def over_all(source: PlanInput) -> tuple[Forbidden, str] | None:
     """What forbids every deletion in the workspace, and its sentence."""
@@ -20,6 +22,11 @@ def over_all(source: PlanInput) -> tuple[Forbidden, str] | None:
         return (
             "pull_through_cache",
             "the registry is a pull-through cache: it deletes for nobody, and forgets by itself (`proxy.ttl`)",
+        )
+    if source.database_older:
+        return (
+            "database_older",
+            f"an older backup of the database was put back, see {CONFIRM_RESTORED}",
         )
     if not source.configured:
         return (

@@ -43,6 +43,7 @@ KEPT_AS: Final[dict[Why, str]] = {
     "stale_lease": "in the scope of a lease source that has stopped reporting",
     "not_configured": "in a workspace that nobody has configured",
     "pull_through_cache": "in a pull-through cache, which deletes nothing",
+    "database_older": "in a database that is older than its log",
     "frees_nothing": "without a byte of their own",
 }
 """What manifests are that a reason keeps, for a summary; reasons that never miss a target lack."""

@@ -12,8 +12,8 @@ from uuid import UUID, uuid4
 
 import msgspec
 
+from ledger import offsets, unreadable, verify
 from ledger import reconcile as rows
-from ledger import unreadable, verify
 from ledger.facts import BlobStored, Fact, ManifestDeleted, ManifestSeen, TagRemoved
 from ledger.placing import REMEDY, placing
 from ledger.reconcile import Drift, KnownRepository, Pass
@@ -172,6 +172,23 @@ class Reconciler:
             finally:
                 if not leading.is_closed():
                     await rows.stop_leading(leading)
+
+    async def confirm_restored(self, report: Report) -> int:
+        """A person says that what an older backup of the database lacked is in place again.
+
+        Returns how many events that were read once are still to be read again: then, and after a pass
+        that did not begin after the backup was noticed, nothing is confirmed (`restored`).
+        """
+        async with self._pool.acquire() as connection, connection.transaction():
+            left = await offsets.not_read_again(connection)
+            if not left:
+                await offsets.confirm_restored(connection, report.pass_id, now=self._clock())
+        return left
+
+    async def restored(self) -> bool:
+        """Whether the database is an older backup that no person has confirmed."""
+        async with self._pool.acquire() as connection:
+            return await offsets.restored_at(connection) is not None
 
     async def _finished_since(self, connection: Connection, moment: datetime) -> bool:
         last = await rows.last_pass(connection, DEFAULT_REGISTRY, state="finished")

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import msgspec
 
-from ledger import reading, unreadable
+from ledger import offsets, reading, unreadable
 from ledger.fold import ManifestKey
 from ledger.leases import Lease, leases_of
 from ledger.reading import Held, ManifestView, WorkspaceView, blobs_held
@@ -54,6 +54,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     """What cannot be pulled, as far as it was asked for, and why."""
     unanswered: frozenset[tuple[int, str]] = frozenset()
     """(repository id, tag) of the ledger's tags that the registry does not answer."""
+    database_older: bool = False
+    """Whether an older backup of the database was put back, and no person has looked since."""
 
     @property
     def projected_bytes(self) -> int:
@@ -96,9 +98,21 @@ async def take_snapshot(
             (known.registry, known.repository, known.digest): known.reason
             for known in await unreadable.of_workspace(connection, view.id)
         }
+        restored = await offsets.restored_at(connection)
     incoming = incoming.now(held)
     policy = parse_policy(view.policy)
-    return Snapshot(view, policy, incoming, manifests, held, leases, now, broken, unanswered)
+    return Snapshot(
+        view,
+        policy,
+        incoming,
+        manifests,
+        held,
+        leases,
+        now,
+        broken,
+        unanswered,
+        restored is not None,
+    )
 
 
 def plan_input(
@@ -137,6 +151,7 @@ def plan_input(
         ),
         configured=snapshot.workspace.configured or not snapshot.workspace.found_by_reconciliation,
         is_cache=is_cache,
+        database_older=snapshot.database_older,
         failed=failed,
         spared=spared,
         not_found=not_found,

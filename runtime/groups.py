@@ -31,3 +31,13 @@ async def describe(admin: AIOKafkaAdminClient, name: str) -> Group | None:
         for partition in ConsumerProtocolMemberAssignment.decode(bytes(assigned)).partitions()
     }
     return Group(state == "Stable", len(members), frozenset(owned))
+
+
+async def committed(admin: AIOKafkaAdminClient, name: str, topic: str) -> dict[int, int]:
+    """Partition → the offset where a group says it goes on. Raises KafkaError."""
+    told = await admin.list_consumer_group_offsets(name)
+    return {
+        where.partition: at.offset
+        for where, at in told.items()
+        if where.topic == topic and at.offset >= 0
+    }

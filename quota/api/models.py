@@ -635,6 +635,8 @@ class LogStatus(Answer):
     broken_at: datetime | None
     partitions: Count
     kinds: list[BreakKind]
+    restored_at: datetime | None
+    """When the database was found to be older than the log; null once a person has confirmed it."""
 
 
 class StatusAnswer(Answer):

@@ -26,7 +26,7 @@ def status(**changes):
         "lag_events": 0,
         "lag_seconds": 0.0,
         "partition_lag": [{"partition": 0, "lag_events": 0}, {"partition": 1, "lag_events": 0}],
-        "log": {"broken_at": None, "partitions": 0, "kinds": []},
+        "log": {"broken_at": None, "partitions": 0, "kinds": [], "restored_at": None},
         "partitions": [{"partition": 0, "changed_at": ago(5)}],
         "consumers": 1,
         "sizes_pending": 0,
