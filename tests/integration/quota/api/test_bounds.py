@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import random
 import threading
-import time
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -377,28 +376,3 @@ async def test_a_body_that_is_wrong_ten_thousand_times_is_told_in_a_hundred_line
     assert status == 400
     assert len(problem["errors"]) == 100
     assert "and 9995 more" in problem["detail"]
-
-
-async def test_a_builds_hook_answers_while_another_workspace_has_all_that_it_may_in_use(api):
-    """Before there were bounds: 7 s, and 900 MiB."""
-    for name in ("acme", "other"):
-        await api.call("PUT", f"/v1/workspaces/{name}", {"quota_bytes": 10**9})
-    stop, waited = asyncio.Event(), []
-
-    async def builds_of_other():
-        while not stop.is_set():
-            asked = time.monotonic()
-            body = {"workspace": "other", "incoming_bytes": 1}
-            assert (await api.call("POST", "/v1/hooks/pre-build", body))[0] == 200
-            waited.append(time.monotonic() - asked)
-
-    building = asyncio.create_task(builds_of_other())
-    for number in range(10):
-        body = {"source": f"cluster-{number}", "digests": digests(10_000, str(number))}
-        assert (await api.call("POST", LEASES, body))[0] == 201
-    plans = "/v1/workspaces/acme/cleanup-plans"
-    answers = await asyncio.gather(*(api.raw("POST", plans, json={}) for _number in range(4)))
-    assert [status for status, *_rest in answers] == [200] * 4
-    stop.set()
-    await building
-    assert max(waited) < 3.0
