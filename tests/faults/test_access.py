@@ -6,7 +6,7 @@ import re
 import uuid
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import pytest
@@ -44,8 +44,18 @@ def bodies(victim: str, thief: str) -> dict[str, Any]:
     }
 
 
-async def secured(faulty: Faulty, victim: str) -> list[tuple[str, str, bool]]:
-    """Method and path of every operation that needs a token, and whether it is about the victim."""
+class Operation(NamedTuple):
+    """An operation that needs a token, with its path filled in."""
+
+    method: str
+    path: str
+    scopes: frozenset[str]
+    """Any of which is enough."""
+    about_victim: bool
+
+
+async def secured(faulty: Faulty, victim: str) -> list[Operation]:
+    """Every operation that needs a token."""
     document = await faulty.get("/openapi.json")
     found = []
     for path, methods in document["paths"].items():
@@ -57,7 +67,8 @@ async def secured(faulty: Faulty, victim: str) -> list[tuple[str, str, bool]]:
             if path.startswith("/api/internal/workspaces/"):
                 filled = filled.replace("{id}", victim)
             filled = re.sub(r"{\w+}", str(uuid.uuid4()), filled)
-            found.append((method.upper(), filled, victim in filled))
+            scopes = {scope for way in operation["security"] for scope in way.get("token", ())}
+            found.append(Operation(method.upper(), filled, frozenset(scopes), victim in filled))
     return found
 
 
@@ -78,7 +89,7 @@ async def test_nobody_gets_at_what_is_not_theirs(faulty: Faulty, promise: Promis
     before = await faulty.get(f"/v1/workspaces/{victim}")
     wrongly: list[tuple[str, str, int]] = []
     tried = 0
-    for method, path, about_victim in operations:
+    for method, path, _scopes, about_victim in operations:
         body = told.get(path, {} if method in ("POST", "PUT", "PATCH") else None)
         for token in ("", "wrong", made["token"] + "x", faulty.environment["RQ_WEBHOOK_TOKEN"]):
             tried += 1
@@ -98,6 +109,32 @@ async def test_nobody_gets_at_what_is_not_theirs(faulty: Faulty, promise: Promis
     after = await faulty.get(f"/v1/workspaces/{victim}")
     assert {**after, "as_of": None} == {**before, "as_of": None}
     assert len(operations) > 30
+
+
+async def test_nobody_does_more_than_their_scope(faulty: Faulty, promise: Promise):
+    own = f"own-{uuid.uuid4().hex[:6]}"
+    assert (await faulty.call("PATCH", f"/v1/workspaces/{own}", {"quota_bytes": 10**9}))[0] == 200
+    tokens = {}
+    for scope in ("read", "hook", "write"):
+        made = {"scopes": [scope], "workspaces": [own]}
+        status, answer = await faulty.call("POST", "/v1/tokens", made)
+        assert status == 201
+        tokens[scope] = answer["token"]
+    operations, told = await secured(faulty, own), bodies(own, own)
+    wrongly: list[tuple[str, str, str, int]] = []
+    tried = 0
+    for operation in operations:
+        method, path = operation.method, operation.path
+        body = told.get(path, {} if method in ("POST", "PUT", "PATCH") else None)
+        for scope in tokens.keys() - operation.scopes:
+            tried += 1
+            status, _answer = await faulty.call(method, path, body, token=tokens[scope])
+            if status != 403:
+                wrongly.append((scope, method, path, status))
+    promise.count("operations tried beyond one's scope", tried)
+    promise.count("let in wrongly", len(wrongly))
+    assert wrongly == []
+    assert tried > 60
 
 
 async def test_api_tokens_rotate_under_load(faulty: Faulty, promise: Promise, scale: Scale):
