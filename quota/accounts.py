@@ -28,6 +28,8 @@ from runtime.postgres import Pool, retry_conflicts
 
 log = get_logger(__name__)
 
+_MOST_UNKNOWN_NAMED = 10
+"""Names of workspaces that nobody knows, each with near ones; a token may be for a thousand."""
 _RECOMPUTE_AFTER = 20
 """The graph's figures may be older than the account by this many times what computing them takes."""
 
@@ -112,18 +114,28 @@ class Accounts:
         return view if view is not None and view.visible else None
 
     async def unknown(self, names: Iterable[str], among: frozenset[str] | None) -> list[str]:
-        """A warning for each name of a workspace that nobody knows here, with near ones of `among`."""
+        """A warning for each name of a workspace that nobody knows here, with near ones of `among`.
+
+        For very many of them the first have one each, and the others one together.
+        """
+        wanted = list(dict.fromkeys(names))
         async with self._pool.acquire() as connection:
-            return [
+            known = await reading.list_workspaces(
+                connection, now=self._clock(), limit=len(wanted), among=wanted
+            )
+            seen = {view.name for view in known}
+            strange = [name for name in wanted if name not in seen]
+            warnings = [
                 warning
-                for name in names
-                for warning in await unknown.workspace(
-                    connection,
-                    name,
-                    await reading.find_workspace(connection, name, now=self._clock()),
-                    among,
-                )
+                for name in strange[:_MOST_UNKNOWN_NAMED]
+                for warning in await unknown.workspace(connection, name, None, among)
             ]
+        if (more := len(strange) - _MOST_UNKNOWN_NAMED) > 0:
+            are = "is" if more == 1 else "are"
+            warnings.append(
+                f"unknown_workspace: {plural(more, 'more name')} {are} unknown here, too"
+            )
+        return warnings
 
     async def unknown_repository(self, registry: str, name: str, workspace: str) -> list[str]:
         """A warning when nothing was ever pushed to a repository; near ones are those of a workspace."""

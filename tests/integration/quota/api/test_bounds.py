@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import random
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -323,6 +324,20 @@ async def test_one_caller_makes_so_many_tokens_and_another_ones_are_not_counted(
     assert (await api.call("POST", "/v1/tokens", body, token=makers[1]))[0] == 409, "within a day"
     api.clock.ahead = timedelta(days=2)
     assert (await api.call("POST", "/v1/tokens", body, token=makers[1]))[0] == 201
+
+
+async def test_a_token_for_a_thousand_names_is_warned_of_the_first_and_of_how_many_more(api):
+    """Near ones were looked for beside every single name, with a connection in hand."""
+    names = [f"made-up-{number}" for number in range(999)]
+    await api.call("PUT", "/v1/workspaces/acme", {"quota_bytes": QUOTA})
+    began = time.monotonic()
+    body = {"scopes": ["read"], "workspaces": [*names, "acme"]}
+    status, answer = await api.call("POST", "/v1/tokens", body)
+    assert status == 201
+    assert time.monotonic() - began < 5
+    *single, rest = answer["warnings"]
+    assert [warning.split()[1] for warning in single] == names[:10]
+    assert rest == "unknown_workspace: 989 more names are unknown here, too"
 
 
 # -- large inputs --------------------------------------------------------------------------------
