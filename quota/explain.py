@@ -306,6 +306,8 @@ class _Explanation:
         rank = ranking.rank(number)
         if rank > kept:
             return None
+        if self._manifests[number].registry in self._source.out_of_reach:
+            return None
         unreadable = self._source.unreadable.get(self._manifests[number].key)
         if unreadable is not None:
             return "unreadable", f"holds no place, because it cannot be pulled: {unreadable}"

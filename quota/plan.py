@@ -202,8 +202,12 @@ class PlanInput:
 
     @property
     def without_place(self) -> frozenset[ManifestKey]:
-        """What is counted among no newest, because nobody can pull it."""
-        return self.not_found | self.unreadable.keys()
+        """What is counted among no newest: nobody can pull it, or it is in another registry.
+
+        Who pulls from this one finds nothing there.
+        """
+        elsewhere = (item.key for item in self.manifests if item.registry in self.out_of_reach)
+        return self.not_found.union(self.unreadable, elsewhere if self.out_of_reach else ())
 
 
 @dataclass(frozen=True, slots=True)

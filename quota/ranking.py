@@ -76,7 +76,7 @@ class Ranking:
         return manifest.app, IMAGE if bound or manifest.kind is None else manifest.kind
 
     def misses(self, number: int) -> bool:
-        """Whether nobody can pull it: it holds no place."""
+        """Whether nobody can pull it (here): it holds no place."""
         return self._graph.manifests[number].key in self._without_place
 
     def rank(self, number: int) -> int:

@@ -29,6 +29,7 @@ PROMISES: Final[Mapping[str, str]] = {
     "database-away": "database away: nothing is lost, it catches up",
     "database-in-cleanup": "database cut off, killed or frozen in a cleanup: it is finished, no build stops",
     "older-database": "an older backup of the database deletes nothing on doubt, and catches up with the log",
+    "two-registries": "what another registry holds is counted, and never cleaned or reconciled away",
     "half-open": "a connection that died without a word is noticed, and replaced",
     "full-disk": "a full disk loses nothing: 503 or waiting, until there is room again",
     "storm": "whatever comes together: when it is over, everything moves again by itself",

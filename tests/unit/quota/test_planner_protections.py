@@ -408,6 +408,16 @@ def test_the_same_name_in_another_registry_is_another_repository():
     assert verdict(workspace)[0] == "beyond_newest"
 
 
+def test_newer_images_in_a_registry_out_of_reach_take_no_place():
+    workspace = Workspace()
+    workspace.series("api", 4)
+    here = workspace.deleted(workspace.plan(free=MB))
+    for number in range(3):
+        workspace.add(f"far {number}", f"far-{number}", day=95, layers={f"far {number}": MB},
+                      app="api", registry="second")  # fmt: skip
+    assert workspace.deleted(workspace.plan(free=MB, out_of_reach=frozenset({"second"}))) == here
+
+
 def test_what_is_in_a_registry_that_cannot_be_cleaned_is_not_promised():
     workspace = Workspace()
     workspace.series("api", 4)
