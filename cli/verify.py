@@ -110,6 +110,14 @@ def _print(outcomes: "list[Verified]") -> None:
             "still to read; `registry-quota status` (Sizes) says what it waits for",
             soft_wrap=True,
         )
+    if doubted := {digest for item in outcomes for digest in item.doubted}:
+        console.print(
+            f"[yellow]asked again:[/] {plural(len(doubted), 'size')} that an event told of storage and manifests "
+            "contradict; the consumer asks the registry, whose word counts then",
+            soft_wrap=True,
+        )
+        for digest in sorted(doubted)[:_SHOWN]:
+            console.print(f"  {format_digest(digest)}")
     if not wrong:
         return
     table(
@@ -152,6 +160,7 @@ def _document(item: "Verified") -> dict[str, Any]:
         "drift_bytes": item.drift_bytes,
         "digests": item.digests,
         "pending": item.pending,
+        "doubted": [format_digest(digest) for digest in item.doubted],
         "wrong": [
             {
                 "digest": format_digest(drift.digest),

@@ -3,7 +3,8 @@
 What a tenant declares is not to be trusted. A blob's push event tells its true size and needs no
 question; where none came, a HEAD of the blob does. What manifests only name (layers with `urls`, entries
 of an index that are no manifest that we know) counts when such an answer finds it, and after a 404 it
-does not, until an event or a pass of reconciliation says otherwise. Low priority: few requests, late, with back-off.
+does not, until an event or a pass of reconciliation says otherwise. What an event told of a size, and
+manifests or another word contradict, is asked about in the same way, wherever it is held. Low priority: few requests, late, with back-off.
 """
 
 from collections.abc import Callable
@@ -14,12 +15,12 @@ import asyncpg
 from consumer.metrics import ConsumerMetrics
 from ledger import checks
 from ledger.checks import UnconfirmedBlob
-from ledger.contents import believable
 from ledger.facts import BlobStored
 from ledger.record import Recorder
+from quota.asking import ask_storage
 from quota.looking import each
 from registry.client import RegistryClient
-from registry.errors import NotFound, RegistryError
+from registry.errors import RegistryError
 from registry.names import format_digest
 from runtime.lifecycle import Stopping
 from runtime.logs import get_logger
@@ -88,7 +89,10 @@ class SizeConfirmer:
             if check is None:
                 return False
             blobs, known = await checks.unconfirmed(connection, DEFAULT_REGISTRY, check.manifests)
-        await self._learn(known)
+            blobs += await checks.doubted(connection, DEFAULT_REGISTRY, check.manifests)
+        await self._learn(
+            [BlobStored(digest, size, DEFAULT_REGISTRY) for digest, size in sorted(known.items())]
+        )
         failed: list[UnconfirmedBlob] = []
         asked, away = 0, False
         while asked < len(blobs) and not away:
@@ -100,9 +104,7 @@ class SizeConfirmer:
             later = [blob for blob, answer in answers if isinstance(answer, _Later)]
             failed += later
             away = len(later) == len(part)
-            await self._learn(
-                {blob.digest: answer for blob, answer in answers if isinstance(answer, int)}
-            )
+            await self._learn([answer for _, answer in answers if isinstance(answer, BlobStored)])
         failed += blobs[asked:]
         if check.attempts + 1 >= _MOST_ATTEMPTS:
             failed = []
@@ -115,31 +117,34 @@ class SizeConfirmer:
             )
         return not away
 
-    async def _learn(self, sizes: dict[bytes, int]) -> None:
-        if sizes:
-            facts = [BlobStored(digest, size) for digest, size in sorted(sizes.items())]
+    async def _learn(self, facts: list[BlobStored]) -> None:
+        if facts:
             await self._recorder.record(facts, now=self._clock(), source="sizes")
 
-    async def _ask(self, blob: UnconfirmedBlob) -> int | _Later | None:
-        """Bytes; None when storage does not tell or has no such blob, and what was declared stays."""
+    async def _ask(self, blob: UnconfirmedBlob) -> BlobStored | _Later | None:
+        """What storage says; None when it does not tell or has no such blob, and what was said stays."""
         try:
-            size = await self._client.head_blob(blob.repository, blob.digest)
-        except NotFound:
-            size = None
+            answer = await ask_storage(
+                self._client, blob.repositories, blob.digest, or_manifest=blob.doubted
+            )
         except RegistryError as error:
             self._metrics.size_checks.labels("failed").inc()
             log.info(
                 "size_not_confirmed",
-                repository=blob.repository,
+                repository=blob.repositories[0],
                 digest=format_digest(blob.digest),
                 reason=str(error),
             )
             return _LATER if error.retriable else None
-        if size is None or not believable(blob.digest, size):
-            self._metrics.size_checks.labels("untold").inc()
-            return None
-        self._metrics.size_checks.labels("confirmed").inc()
-        return size
+        self._metrics.size_checks.labels("untold" if answer is None else "confirmed").inc()
+        if blob.doubted and answer is not None:
+            log.info(
+                "size_settled",
+                repository=blob.repositories[0],
+                digest=format_digest(blob.digest),
+                size=answer.size,
+            )
+        return answer
 
 
 def wait_before(attempts: int) -> timedelta:

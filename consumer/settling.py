@@ -6,6 +6,8 @@ corrects; a 404 or an error changes nothing.
 
 When an event told the delete of a digest: it may have been a blob with the manifest's bytes. A HEAD by
 digest, unconditional, asks whether the manifest is there.
+
+When events described one digest differently: its document, fetched by digest, is right in all of it.
 """
 
 from collections.abc import Callable
@@ -17,11 +19,11 @@ import asyncpg
 from consumer.metrics import ConsumerMetrics
 from ledger import checks, store
 from ledger.checks import ManifestCheck, TagCheck
-from ledger.facts import NEVER, Fact, ManifestDeleted, ManifestSeen
+from ledger.facts import NEVER, ContentLearned, Fact, ManifestDeleted, ManifestSeen
 from ledger.record import Recorder
 from quota.looking import answered, contradicts, each, look_at, require_date, seen, stamp_of
 from registry.client import RegistryClient
-from registry.errors import RegistryError
+from registry.errors import NotFound, RegistryError
 from registry.manifests import ManifestError
 from registry.names import format_digest
 from registry.timestamps import to_ns
@@ -168,7 +170,7 @@ class SettlingWorker:
         # An earlier release did not tell apart what it heard and what was certain.
         earlier = known.heard == NEVER and known.delete > known.known > NEVER
         if not known.asked_for and not earlier and known.odd is None:
-            return []
+            return await self._read(check)
         try:
             head = await self._client.head_manifest(check.repository, check.digest)
             # A look at the second of the delete, or before it, would not count.
@@ -206,6 +208,38 @@ class SettlingWorker:
         else:
             fact = ManifestDeleted(*where, deleted if confirmed else stamp)
         return answered(fact, check.asked_ns, self._new_id) if above and not confirmed else [fact]
+
+    async def _read(self, check: ManifestCheck) -> list[Fact] | None:
+        """What a manifest is, which events told differently: its document says it. Nothing where it is known."""
+        content = check.known.content
+        if not check.known.present or (content is not None and content.subject_known):
+            return []
+        try:
+            look = await look_at(await self._client.get_manifest(check.repository, check.digest))
+        except NotFound:
+            return []  # whether it is gone is not asked here
+        except ManifestError as error:
+            log.info("manifest_not_read", repository=check.repository, reason=str(error))
+            return []
+        except RegistryError as error:
+            self._metrics.manifest_checks.labels("unclear").inc()
+            log.info(
+                "manifest_not_read",
+                repository=check.repository,
+                digest=format_digest(check.digest),
+                reason=str(error),
+            )
+            return None
+        if look.content is None:
+            return []
+        self._metrics.manifest_checks.labels("read").inc()
+        log.info(
+            "manifest_read_as_told_differently",
+            repository=check.repository,
+            digest=format_digest(check.digest),
+        )
+        where = (DEFAULT_REGISTRY, check.repository, check.digest)
+        return [ContentLearned(*where, look.media_type, look.size, look.content)]
 
 
 def _outcome(answer: list[Fact] | None) -> str:

@@ -4,17 +4,21 @@ Called under the row locks of the workspaces concerned, within the caller's tran
 """
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import chain
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from ledger import outbox, statements, store
 from ledger.counting import Change, Holding, count, learn_size
 from ledger.facts import names_only
 from ledger.outbox import QuotaEvent
 from ledger.packing import unpack_blobs
+from ledger.words import Word
 from registry.names import format_digest
 from runtime.postgres import Connection
+
+ASK_AFTER: Final = timedelta(seconds=1)
+"""What somebody tells of a size, and others contradict, is asked about after this."""
 
 
 class Account(Protocol):
@@ -40,10 +44,10 @@ async def move(
     connection: Connection,
     workspaces: Mapping[int, AnyAccount],
     changes: Mapping[int, Change],
-    stored: Mapping[bytes, int],
+    stored: Mapping[bytes, Word],
     now: datetime,
 ) -> list[QuotaEvent]:
-    """Apply changes (by workspace id) and sizes that storage said; sets the workspaces' usage.
+    """Apply changes (by workspace id) and what storage said; sets the workspaces' usage.
 
     Manifests are already saved as they will be. Returns what is to be said about wrong sizes.
     Raises RetakeError when other workspaces hold something of another size than storage says.
@@ -57,7 +61,7 @@ async def move(
         connection, {workspace_id: change.refs for workspace_id, change in changes.items()}
     )
     truths |= await store.load_stored(connection, news)
-    touched, events = await _correct(
+    touched, events, doubted = await _correct(
         connection, workspaces, {digest: truths[digest] for digest in news}
     )
     for workspace_id, change in sorted(changes.items()):
@@ -74,24 +78,34 @@ async def move(
             _mismatch(workspace, item.digest, item.declared, item.stored)
             for item in counted.mismatches
         ]
+        doubted.update(item.digest for item in counted.mismatches)
+        doubted.update(counted.doubted)
     await store.save_holdings(connection, touched, now)
+    if doubted:
+        told = await store.told_only(connection, doubted)
+        await store.add_size_check(connection, [(0, digest) for digest in told], now + ASK_AFTER)
     return events
 
 
-async def _news(connection: Connection, stored: Mapping[bytes, int]) -> dict[bytes, int]:
-    """What storage says for the first time: whoever holds the rest knows it."""
-    known = await store.load_stored(connection, stored)
-    return {digest: size for digest, size in stored.items() if size > known.get(digest, -1)}
+async def _news(connection: Connection, stored: Mapping[bytes, Word]) -> dict[bytes, Word]:
+    """What counts for more than what is known: whoever holds the rest knows it."""
+    known = await store.load_words(connection, stored)
+    return {
+        digest: word
+        for digest, word in stored.items()
+        if digest not in known or word > known[digest]
+    }
 
 
 async def _correct(
     connection: Connection, workspaces: Mapping[int, AnyAccount], stored: Mapping[bytes, int]
-) -> tuple[dict[int, dict[bytes, Holding]], list[QuotaEvent]]:
-    """Give storage's word to whoever holds the digest already."""
+) -> tuple[dict[int, dict[bytes, Holding]], list[QuotaEvent], set[bytes]]:
+    """Give storage's word to whoever holds the digest already; and which of them knew otherwise."""
     touched: dict[int, dict[bytes, Holding]] = {}
     events: list[QuotaEvent] = []
+    doubted: set[bytes] = set()
     if not stored:
-        return touched, events
+        return touched, events, doubted
     holders = await store.load_holders(connection, stored)
     wrong = {
         workspace_id
@@ -112,9 +126,10 @@ async def _correct(
                 continue
             if holding.size != stored[digest] and holding.holders > 0:
                 events.append(_mismatch(workspace, digest, holding.size, stored[digest]))
+                doubted.add(digest)
             workspace.usage_bytes += learn_size(holding, stored[digest])
             touched.setdefault(workspace_id, {})[digest] = holding
-    return touched, events
+    return touched, events, doubted
 
 
 async def _recount(

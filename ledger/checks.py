@@ -177,7 +177,7 @@ class SizeCheck(msgspec.Struct, frozen=True):
 
     id: int
     manifests: tuple[tuple[bytes, int], ...]
-    """(digest, repository id)"""
+    """(digest, repository id). Without a repository (0): whatever is held under that digest."""
     attempts: int
 
 
@@ -185,9 +185,14 @@ class UnconfirmedBlob(msgspec.Struct, frozen=True):
     """A blob whose size only manifests declare, or that they only name, and where to ask for it."""
 
     repository_id: int
-    repository: str
+    repositories: tuple[str, ...]
     manifest: bytes
     digest: bytes
+
+    @property
+    def doubted(self) -> bool:
+        """Whether an event told its size, and others contradict."""
+        return not self.repository_id
 
 
 TAKE_SIZE_CHECK = """
@@ -239,11 +244,46 @@ async def unconfirmed(
         for digest, _size in unpack_blobs(row["blobs"]):
             blobs.setdefault(
                 digest,
-                UnconfirmedBlob(row["repository_id"], row["name"], row["digest"], digest),
+                UnconfirmedBlob(row["repository_id"], (row["name"],), row["digest"], digest),
             )
     open_ = {row["digest"] for row in await connection.fetch(UNCONFIRMED, sorted(blobs))}
     known = await store.load_stored(connection, open_)
     return [blobs[digest] for digest in sorted(open_ - known.keys())], known
+
+
+# Wherever the ledger has a manifest that is it or holds it: a forged one may be the first.
+WHERE_HELD = """
+SELECT wanted.digest, place.name
+FROM unnest($2::bytea[]) AS wanted(digest)
+CROSS JOIN LATERAL (
+  SELECT r.name FROM workspace_digests h
+  JOIN repositories r ON r.workspace_id = h.workspace_id AND r.registry = $1
+  WHERE h.digest = wanted.digest AND h.refs > 0 AND EXISTS (
+    SELECT FROM manifests m WHERE m.repository_id = r.id AND m.present
+      AND (m.digest = wanted.digest OR position(wanted.digest IN m.blobs) > 0))
+  LIMIT 5) place
+"""
+
+
+async def where_held(
+    connection: Connection, registry: str, digests: Iterable[bytes]
+) -> dict[bytes, list[str]]:
+    """Digest → some repositories of a registry to ask for it in. Those that nobody holds are absent."""
+    found: dict[bytes, list[str]] = {}
+    for row in await connection.fetch(WHERE_HELD, registry, sorted(set(digests))):
+        found.setdefault(row["digest"], []).append(row["name"])
+    return found
+
+
+async def doubted(
+    connection: Connection, registry: str, manifests: Sequence[tuple[bytes, int]]
+) -> list[UnconfirmedBlob]:
+    """What stands in a check without a repository, with where to ask for it."""
+    digests = [digest for digest, repository_id in manifests if not repository_id]
+    places = await where_held(connection, registry, digests) if digests else {}
+    return [
+        UnconfirmedBlob(0, tuple(names), digest, digest) for digest, names in sorted(places.items())
+    ]
 
 
 async def finish_size_check(

@@ -114,6 +114,8 @@ class Counted(msgspec.Struct):
 
     usage_delta: int
     mismatches: list[Mismatch]
+    doubted: list[bytes]
+    """Manifests whose document has another size than storage is said to have."""
     recount: list[bytes]
     """Digests whose largest declared size has to be sought among the manifests that remain."""
 
@@ -126,6 +128,7 @@ def count(holdings: dict[bytes, Holding], change: Change, stored: Mapping[bytes,
     delta = 0
     mismatches: list[Mismatch] = []
     recount: list[bytes] = []
+    doubted: list[bytes] = []
     # Nothing goes, and everybody agrees on the size: so it is with nearly every digest.
     special = {*change.disputed, *change.documents, *change.let_go, *change.names}
     for digest, difference in change.refs.items():
@@ -162,6 +165,10 @@ def count(holdings: dict[bytes, Holding], change: Change, stored: Mapping[bytes,
         if document == 0 and had > 0:
             document = None  # nobody has read it here: what another repository knows of it stays
         truth = stored.get(digest, document)
+        if document and truth != document:
+            doubted.append(digest)
+        if document is not None and had > 0 and holding.size != document and digest not in stored:
+            recount.append(digest)  # another repository of the workspace may have read it
         if truth is not None:
             mismatches.extend(Mismatch(digest, size, truth) for size in sizes if size != truth)
             holding.size, holding.stored, holding.mixed = truth, True, False
@@ -189,7 +196,7 @@ def count(holdings: dict[bytes, Holding], change: Change, stored: Mapping[bytes,
             change.gained[digest] = holding.size
         delta += holding.counted - before
     change.held = holdings
-    return Counted(delta, mismatches, recount)
+    return Counted(delta, mismatches, doubted, recount)
 
 
 def learn_size(holding: Holding, size: int) -> int:

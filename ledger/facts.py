@@ -183,8 +183,11 @@ class BlobStored(msgspec.Struct, frozen=True, gc=False, tag=True):
     digest: bytes
     size: int
     registry: str = ""
+    """Whose event told it; empty: the registry that is asked has answered so."""
     repository: str = ""
     """Where it was pushed or mounted to; empty when the answer was not about a repository."""
+    asked_ns: int = -1
+    """The `Date` of the registry's answer, nanoseconds: of several the newest counts."""
 
 
 RepositoryFact = (

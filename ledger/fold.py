@@ -192,8 +192,9 @@ def fold(state: State, repository_id: int, fact: RepositoryFact) -> None:
         manifest = _manifest(state, (repository_id, fact.digest))
         manifest.dated = max(manifest.dated, (fact.stamp, fact.dated_ns))
     elif isinstance(fact, ContentLearned):
-        manifest = _manifest(state, (repository_id, fact.digest))
-        _describe(manifest, fact.media_type, fact.size, fact.content)
+        key_learned = (repository_id, fact.digest)
+        _manifest(state, key_learned)
+        _describe(state, key_learned, fact.media_type, fact.size, fact.content)
     elif isinstance(fact, BlobStored):
         blob = (repository_id, fact.digest)
         state.blobs.add(blob)
@@ -229,7 +230,7 @@ def _exists(state: State, repository_id: int, fact: ManifestPushed | ManifestSee
             ns = fact.arrived_ns
         if not 0 <= manifest.first_ns <= ns:
             manifest.first_ns = ns
-    _describe(manifest, fact.media_type, fact.size, fact.content)
+    _describe(state, (repository_id, fact.digest), fact.media_type, fact.size, fact.content)
     if fact.tag is None:
         return
     key = (repository_id, fact.tag)
@@ -337,12 +338,48 @@ def work_out(item: Manifest | Tag, skew_ns: int) -> None:
         item.other, item.run = NEVER, only_set(item)
 
 
-def _describe(manifest: Manifest, media_type: str, size: int, content: Content | None) -> None:
-    # A digest fixes all of this; should it be told differently all the same, order plays no part.
+def _describe(
+    state: State,
+    key: ManifestKey,
+    media_type: str,
+    size: int,
+    content: Content | None,
+) -> None:
+    """What is told of a manifest. A digest fixes all of it, so who has read its document is right.
+
+    Of what events tell differently order plays no part, and the document is asked for.
+    """
+    manifest = state.manifests[key]
+    known = manifest.content
+    if known is not None and known.subject_known:
+        if content is None or not content.subject_known:
+            return
+    elif content is not None and content.subject_known:
+        manifest.media_type, manifest.size, manifest.content = media_type, size, content
+        return
+    elif manifest.size and _differs(manifest, media_type, size, content):
+        state.doubted.add(key)
     manifest.media_type = max(manifest.media_type, media_type)
     manifest.size = max(manifest.size, size)
     if content is not None and better(content, manifest.content):
         manifest.content = content
+
+
+def _differs(manifest: Manifest, media_type: str, size: int, content: Content | None) -> bool:
+    """Whether a manifest is told to be something else than was told before; a claim is nobody's reading."""
+    known = manifest.content
+    return (
+        (size > 0 and size != manifest.size)
+        or bool(media_type and manifest.media_type and media_type != manifest.media_type)
+        or (
+            content is not None
+            and known is not None
+            and content.claimed_ns < 0
+            and known.claimed_ns < 0
+            and content.rules == known.rules
+            and content != known
+        )
+    )
 
 
 def _left(state: State, repository_id: int, digest: bytes | None, stamp: Stamp) -> None:

@@ -39,7 +39,8 @@ FROM public.repositories;
 
 INSERT INTO replayed.repository_blobs SELECT repository_id, digest FROM public.repository_blobs;
 
-INSERT INTO replayed.stored_blobs SELECT digest, size FROM public.stored_blobs WHERE size >= 0;
+INSERT INTO replayed.stored_blobs (digest, size, word, asked_ns)
+SELECT digest, size, word, asked_ns FROM public.stored_blobs WHERE size >= 0;
 
 SELECT setval(pg_get_serial_sequence('replayed.workspaces', 'id'),
               (SELECT coalesce(max(id), 0) + 1 FROM replayed.workspaces), false),
@@ -325,8 +326,12 @@ FROM replayed.tag_repeats s JOIN placed_repositories p ON p.rebuilt_id = s.repos
 """
 
 _PUT_STORED = """
-INSERT INTO public.stored_blobs AS l (digest, size) SELECT digest, size FROM replayed.stored_blobs
-ON CONFLICT (digest) DO UPDATE SET size = excluded.size WHERE l.size < excluded.size
+INSERT INTO public.stored_blobs AS l (digest, size, word, asked_ns)
+SELECT digest, size, word, asked_ns FROM replayed.stored_blobs
+ON CONFLICT (digest) DO UPDATE
+SET size = excluded.size, word = excluded.word, asked_ns = excluded.asked_ns
+WHERE (coalesce(l.word, 1), coalesce(l.asked_ns, -1), l.size)
+    < (coalesce(excluded.word, 1), coalesce(excluded.asked_ns, -1), excluded.size)
 """
 
 _PUT_BLOBS = """

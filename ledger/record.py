@@ -1,6 +1,6 @@
 """Record facts: one transaction that moves manifests, tags, bytes, levels and events together."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -38,6 +38,7 @@ from ledger.fold import (
 )
 from ledger.outbox import QuotaEvent
 from ledger.settlement import TaggedPush, tagged_push
+from ledger.words import greatest
 from registry.workspaces import WorkspaceRule
 from runtime.postgres import Connection, Pool, retry_conflicts
 from runtime.settings import DEFAULT_REGISTRY
@@ -224,7 +225,7 @@ class Recorder:
         found: bool,
     ) -> Recorded:
         """`arrived_ns` is when observations arrive; -1 for what others told or observed before."""
-        stored = _largest(fact for fact in facts if isinstance(fact, BlobStored))
+        stored = greatest(fact for fact in facts if isinstance(fact, BlobStored))
         workspaces = await self._lock(
             connection, {repository.workspace_id for repository, _fact in located} | also
         )
@@ -557,10 +558,3 @@ async def _observe(connection: Connection, facts: Sequence[Fact], source: str) -
             source,
             *(list(column) for column in zip(*rows, strict=True)),
         )
-
-
-def _largest(facts: Iterable[BlobStored]) -> dict[bytes, int]:
-    sizes: dict[bytes, int] = {}
-    for fact in facts:
-        sizes[fact.digest] = max(fact.size, sizes.get(fact.digest, 0))
-    return sizes

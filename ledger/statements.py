@@ -201,18 +201,33 @@ LOAD_STORED = """
 SELECT digest, size FROM stored_blobs WHERE digest = ANY($1::bytea[]) AND size >= 0
 """
 
-# The largest, so that the order in which storage's words come plays no part.
-SAVE_STORED = """
-INSERT INTO stored_blobs (digest, size)
-SELECT * FROM unnest($1::bytea[], $2::int8[])
-ON CONFLICT (digest) DO UPDATE SET size = excluded.size WHERE stored_blobs.size < excluded.size
+LOAD_WORDS = """
+SELECT digest, coalesce(word, 1) AS word, coalesce(asked_ns, -1) AS asked_ns, size
+FROM stored_blobs WHERE digest = ANY($1::bytea[]) AND size >= 0
 """
 
-# By primary key, once for each repository of the workspace.
+# The greatest, so that the order in which storage's words come plays no part.
+SAVE_STORED = """
+INSERT INTO stored_blobs AS s (digest, word, asked_ns, size)
+SELECT * FROM unnest($1::bytea[], $2::int2[], $3::int8[], $4::int8[])
+ON CONFLICT (digest) DO UPDATE
+SET word = excluded.word, asked_ns = excluded.asked_ns, size = excluded.size
+WHERE s.size < 0
+   OR (coalesce(s.word, 1), coalesce(s.asked_ns, -1), s.size)
+      < (excluded.word, excluded.asked_ns, excluded.size)
+"""
+
+# Of which only an event tells.
+TOLD_ONLY = """
+SELECT digest FROM stored_blobs WHERE digest = ANY($1::bytea[]) AND word IS DISTINCT FROM 2
+"""
+
+# By primary key, once for each repository of the workspace. Its document, where it was read, wins.
 DOCUMENT_SIZE = """
-SELECT max(m.size) FROM repositories r
+SELECT m.size FROM repositories r
 JOIN manifests m ON m.repository_id = r.id AND m.digest = $2
 WHERE r.workspace_id = $1 AND m.present
+ORDER BY m.subject_known DESC, m.size DESC LIMIT 1
 """
 
 # The packed column is searched for the digest's bytes; only for digests declared in two sizes.

@@ -16,6 +16,7 @@ from ledger.facts import NEVER, Content, Stamp
 from ledger.fold import Manifest, ManifestKey, Tag, TagKey, only_set
 from ledger.naming import Run, TagSet, behind, heads, with_set
 from ledger.packing import pack_blobs, pack_digests, unpack_blobs, unpack_digests
+from ledger.words import Word
 from runtime.postgres import Connection
 
 _SHARES = 64
@@ -445,13 +446,26 @@ async def load_stored(connection: Connection, digests: Iterable[bytes]) -> dict[
     return {row["digest"]: row["size"] for row in rows}
 
 
-async def save_stored(connection: Connection, sizes: Mapping[bytes, int]) -> None:
-    """Write sizes in bytes that storage said."""
-    if sizes:
-        ordered = sorted(sizes.items())
-        await connection.execute(
-            statements.SAVE_STORED, [item[0] for item in ordered], [item[1] for item in ordered]
-        )
+async def load_words(connection: Connection, digests: Iterable[bytes]) -> dict[bytes, Word]:
+    """What storage said, and whose word it is."""
+    wanted = sorted(digests)
+    if not wanted:
+        return {}
+    rows = await connection.fetch(statements.LOAD_WORDS, wanted)
+    return {row["digest"]: (row["word"], row["asked_ns"], row["size"]) for row in rows}
+
+
+async def save_stored(connection: Connection, words: Mapping[bytes, Word]) -> None:
+    """Write what storage said, where it counts for more than what is known."""
+    if words:
+        rows = [(digest, *word) for digest, word in sorted(words.items())]
+        await connection.execute(statements.SAVE_STORED, *_columns(rows))
+
+
+async def told_only(connection: Connection, digests: Iterable[bytes]) -> list[bytes]:
+    """Those whose size in storage nobody but an event told."""
+    rows = await connection.fetch(statements.TOLD_ONLY, sorted(digests))
+    return sorted(row["digest"] for row in rows)
 
 
 async def add_tag_checks(connection: Connection, tags: Iterable[TagKey], due_at: datetime) -> None:
@@ -483,7 +497,10 @@ async def add_manifest_checks(
 async def add_size_check(
     connection: Connection, manifests: Iterable[ManifestKey], due_at: datetime, attempts: int = 0
 ) -> None:
-    """Have storage asked how large the blobs of some manifests are."""
+    """Have storage asked how large the blobs of some manifests are, or what it has under a digest.
+
+    The latter stands without a repository (id 0): it is asked for wherever it is held.
+    """
     packed = pack_blobs((digest, repository_id) for repository_id, digest in manifests)
     if packed:
         await connection.execute(statements.ADD_SIZE_CHECK, packed, due_at, attempts)

@@ -273,6 +273,8 @@ stored_blobs = Table(
     metadata,
     Column("digest", LargeBinary, primary_key=True),
     Column("size", BigInteger, nullable=False),
+    Column("word", SmallInteger, comment="whose (ledger/words.py); null: earlier releases"),
+    Column("asked_ns", BigInteger, comment="Date of the answer"),
 )
 
 repository_blobs = Table(

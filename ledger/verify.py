@@ -12,7 +12,7 @@ from itertools import islice
 import asyncpg
 import msgspec
 
-from ledger import outbox
+from ledger import outbox, store
 from ledger.facts import names_only
 from ledger.outbox import NewId, QuotaEvent
 from ledger.packing import unpack_blobs
@@ -28,12 +28,15 @@ COUNT_WORKSPACES = "SELECT count(*) FROM workspaces"
 USAGE = "SELECT usage_bytes FROM workspaces WHERE id = $1"
 
 MANIFESTS = """
-SELECT m.digest, m.size, m.blobs, m.blobs IS NULL OR m.claimed_ns >= 0 AS pending
+SELECT m.digest, m.size, m.blobs, m.blobs IS NULL OR m.claimed_ns >= 0 AS pending, m.subject_known
 FROM repositories r JOIN manifests m ON m.repository_id = r.id
 WHERE r.workspace_id = $1 AND m.present
 """
 
-STORED = "SELECT digest, size FROM stored_blobs WHERE digest = ANY($1::bytea[]) AND size >= 0"
+STORED = """
+SELECT digest, size, word IS NOT DISTINCT FROM 2 AS asked
+FROM stored_blobs WHERE digest = ANY($1::bytea[]) AND size >= 0
+"""
 
 HOLDINGS = (
     "SELECT digest, refs, names, size FROM workspace_digests WHERE workspace_id = $1 AND refs <> 0"
@@ -64,6 +67,8 @@ class Verified(msgspec.Struct, frozen=True):
     pending: int = 0
     """Manifests whose layers are not read yet: they count what is known of them."""
     wrong: tuple[DigestDrift, ...] = ()
+    doubted: tuple[bytes, ...] = ()
+    """Digests of which manifests say another size than an event told of storage: it is asked again."""
 
     @property
     def drift_bytes(self) -> int:
@@ -117,7 +122,10 @@ async def names(connection: Connection) -> list[str]:
 async def keep(
     connection: Connection, outcomes: Sequence[Verified], *, now: datetime, new_id: NewId
 ) -> None:
-    """Remember counts for metric and status; `drift.detected.v1` where one differs. In a transaction."""
+    """Remember counts for metric and status; `drift.detected.v1` where one differs. In a transaction.
+
+    Storage is asked about the sizes that are doubted.
+    """
     ordered = sorted(outcomes, key=lambda item: item.workspace_id)
     wrong = [item for item in ordered if not item.exact]
     await connection.fetch(LOCK_WORKSPACES, [item.workspace_id for item in wrong])
@@ -144,6 +152,8 @@ async def keep(
         for item in wrong
     ]
     await outbox.add_events(connection, events, now=now, new_id=new_id)
+    doubted = {digest for item in ordered for digest in item.doubted}
+    await store.add_size_check(connection, [(0, digest) for digest in sorted(doubted)], now)
 
 
 async def kept(connection: Connection) -> Kept:
@@ -162,15 +172,25 @@ class _Counted(msgspec.Struct):
     refs: int = 0
     named: int = 0
     """Of them by manifests that only name it."""
-    document: int | None = None
+    document: tuple[bool, int] | None = None
+    """Whether it was read, and its bytes."""
     declared: int = 0
     stored: int | None = None
+    asked: bool = False
+    """Whether that is what storage answered, and not only told."""
 
     @property
     def size(self) -> int:
         if self.stored is not None:
             return self.stored
-        return self.declared if self.document is None else self.document
+        return self.declared if self.document is None else self.document[1]
+
+    @property
+    def doubted(self) -> bool:
+        if self.stored is None or self.asked or not self.counts:
+            return False
+        said = {self.declared, self.document[1] if self.document is not None else 0} - {0}
+        return said not in ({self.stored}, set())
 
     @property
     def names(self) -> int:
@@ -195,6 +215,7 @@ async def _verify(connection: Connection, workspace_id: int, name: str) -> Verif
     counted, pending = await _count(connection, workspace_id)
     reached = [item.size for item in counted.values() if item.counts]
     recounted, digests = sum(reached), len(reached)
+    doubted = tuple(sorted(digest for digest, item in counted.items() if item.doubted))
     wrong: list[DigestDrift] = []
     async for row in connection.cursor(HOLDINGS, workspace_id, prefetch=_PREFETCH):
         expected = counted.pop(row["digest"], None)
@@ -205,7 +226,7 @@ async def _verify(connection: Connection, workspace_id: int, name: str) -> Verif
         DigestDrift(digest, 0, item.refs, None, item.size) for digest, item in counted.items()
     ]
     wrong.sort(key=lambda item: item.digest)
-    return Verified(workspace_id, name, usage, recounted, digests, pending, tuple(wrong))
+    return Verified(workspace_id, name, usage, recounted, digests, pending, tuple(wrong), doubted)
 
 
 def _compare(row: asyncpg.Record, expected: _Counted | None) -> DigestDrift | None:
@@ -238,11 +259,13 @@ async def _count(connection: Connection, workspace_id: int) -> tuple[dict[bytes,
             found.declared = max(found.declared, size)
             # A manifest that names itself holds itself.
             found.named += names_only(digest, size) and digest != row["digest"]
-        document = entry(row["digest"])
-        document.document = max(document.document or 0, row["size"])
+        held = entry(row["digest"])
+        document = (row["subject_known"], row["size"])
+        held.document = document if held.document is None else max(held.document, document)
     for chunk in _chunks(list(counted)):
         for row in await connection.fetch(STORED, chunk):
-            counted[row["digest"]].stored = row["size"]
+            held = counted[row["digest"]]
+            held.stored, held.asked = row["size"], row["asked"]
     return counted, pending
 
 

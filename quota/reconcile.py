@@ -6,19 +6,20 @@ row remembers up to which, so that one that ended early goes on where it stopped
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
 import msgspec
 
-from ledger import offsets, unreadable, verify
+from ledger import checks, offsets, store, unreadable, verify
 from ledger import reconcile as rows
 from ledger.facts import BlobStored, Fact, ManifestDeleted, ManifestSeen, TagRemoved
 from ledger.placing import REMEDY, placing
 from ledger.reconcile import Drift, KnownRepository, Pass
 from ledger.record import RECONCILE, Recorded, Recorder
 from quota.absence import SAMPLE, is_mass, looks_like_another
+from quota.asking import ask_storage
 from quota.looking import each
 from quota.policy import DEFAULT_POLICY
 from quota.pulling import ELSEWHERE, PullCheck
@@ -46,6 +47,8 @@ _RESUME_WITHIN = timedelta(hours=24)
 """A pass that stopped longer ago is begun anew."""
 _REPOSITORIES_AT_ONCE = 8
 _MOST_PROBLEMS = 1000
+_MOST_SIZES = 1000
+"""Sizes of a pass that storage is asked for because somebody contradicts them."""
 _MOST_PLACES = 200
 """Images of a pass that are asked for with all that they need: others in the next one."""
 _IN_FLIGHT_SECONDS = 2.0
@@ -516,8 +519,9 @@ class Reconciler:
 
     async def _recount(self, run: "_Run") -> None:
         """Count what was walked again from its manifests: the counters must say the same."""
-        async with self._pool.acquire() as connection:
-            counted = [item async for item in verify.verify(connection, run.current.workspace)]
+        counted = await self._counted(run)
+        if await self._ask_storage(run, {digest for item in counted for digest in item.doubted}):
+            counted = await self._counted(run)
         now = self._clock()
         async with self._pool.acquire() as connection, connection.transaction():
             await verify.keep(connection, counted, now=now, new_id=self._new_id)
@@ -532,6 +536,40 @@ class Reconciler:
                     f"{item.workspace}: its counter says {item.usage_bytes} bytes, its manifests "
                     f"{item.recounted_bytes}; `registry-quota verify` shows what differs"
                 )
+
+    async def _counted(self, run: "_Run") -> list[verify.Verified]:
+        async with self._pool.acquire() as connection:
+            return [item async for item in verify.verify(connection, run.current.workspace)]
+
+    async def _ask_storage(self, run: "_Run", doubted: Collection[bytes]) -> bool:
+        """Ask for sizes that events told and manifests contradict; whether any of them was wrong.
+
+        Of many the consumer asks for the rest.
+        """
+        some = sorted(doubted)[:_MOST_SIZES]
+        if not some:
+            return False
+        async with self._pool.acquire() as connection:
+            told = await store.load_stored(connection, some)
+            places = await checks.where_held(connection, DEFAULT_REGISTRY, some)
+        answers = await each(places, lambda digest: self._asked(places[digest], digest))
+        facts = [answer for _digest, answer in answers if answer is not None]
+        if facts:
+            await self._recorder.record([*facts], now=self._clock(), source=RECONCILE)
+        wrong = [fact for fact in facts if fact.size != told.get(fact.digest)]
+        for fact in wrong:
+            run.tell_doubt(
+                f"{places[fact.digest][0]}: an event told {told.get(fact.digest)} bytes of "
+                f"{format_digest(fact.digest)}, storage has {fact.size}: its word counts now"
+            )
+        return bool(wrong)
+
+    async def _asked(self, repositories: Sequence[str], digest: bytes) -> BlobStored | None:
+        try:
+            return await ask_storage(self._client, repositories, digest)
+        except RegistryError as error:
+            await self._excuse(error)
+            return None
 
 
 class _Run(msgspec.Struct):

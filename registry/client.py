@@ -236,14 +236,18 @@ class RegistryClient:
         It does not where it redirects to object storage at a host that is not in `redirect_hosts`.
         Raises NotFound.
         """
+        return (await self.stat_blob(repository, digest))[0]
+
+    async def stat_blob(self, repository: str, digest: bytes) -> tuple[int | None, datetime | None]:
+        """As `head_blob`, and the registry's clock in its answer."""
         request = self._blob("HEAD", repository, digest)
         answer = await self._head(request)
         if answer.status == 404:
             raise NotFound(describe(request, answer), date=answer.date)
         if answer.status in REDIRECTS:
-            return None
+            return None, answer.date
         _require(answer.status == 200, request, answer)
-        return _content_length(answer)
+        return _content_length(answer), answer.date
 
     async def has_blob(self, repository: str, digest: bytes) -> bool | None:
         """Whether a blob can be read: its first byte is asked for, at most 64 KiB are read.

@@ -145,6 +145,8 @@ STORED_SIZES = {
 KINDS = (
     "push", "push", "push", "push", "seen", "learned", "delete", "gone", "untag", "pull", "blob", "mount",
     "twin",
+    "asked",
+    "asked",
 )  # fmt: skip
 
 
@@ -212,6 +214,8 @@ def facts_at(draw: st.DrawFn, moment: int) -> Fact:
         return told(moment, "delete", repository=repository, tag=named_tag, **empty)
     blob = draw(st.sampled_from(tuple(STORED_SIZES)))
     stored = draw(st.sampled_from(STORED_SIZES[blob]))
+    if kind == "asked":  # the registry's own answer, which outweighs what its events tell
+        return BlobStored(blob, stored, asked_ns=draw(st.sampled_from((-1, stamp(moment)[0]))))
     target = {"repository": repository, "digest": format_digest(blob), "size": stored}
     if kind == "mount":
         target["fromRepository"] = draw(st.sampled_from(REPOSITORIES))
@@ -304,9 +308,11 @@ def _usage(
     types = {fact.digest: fact.media_type for fact in described}
     sizes = {fact.digest: fact.size for fact in described}
     stored: dict[bytes, int] = {}
-    for fact in facts:
-        if isinstance(fact, BlobStored):
-            stored[fact.digest] = max(fact.size, stored.get(fact.digest, 0))
+    blobs = [fact for fact in facts if isinstance(fact, BlobStored)]
+    for blob in {fact.digest for fact in blobs}:
+        of_it = [fact for fact in blobs if fact.digest == blob]
+        asked = [(fact.asked_ns, fact.size) for fact in of_it if not fact.registry]
+        stored[blob] = max(asked)[1] if asked else max(fact.size for fact in of_it)
     documents: dict[str, dict[bytes, int]] = {}
     claims: dict[str, dict[bytes, int]] = {}
     for repository, manifest in manifests:

@@ -59,10 +59,10 @@ async def recount(pool: Pool) -> dict[str, int]:
     for row in await pool.fetch(
         """SELECT w.name AS workspace, m.digest, m.size, m.blobs FROM manifests m
            JOIN repositories r ON r.id = m.repository_id JOIN workspaces w ON w.id = r.workspace_id
-           WHERE m.present"""
+           WHERE m.present ORDER BY m.subject_known, m.size"""
     ):
         sizes = documents.setdefault(row["workspace"], {})
-        sizes[row["digest"]] = max(row["size"], sizes.get(row["digest"], 0))
+        sizes[row["digest"]] = row["size"]  # the largest, of those that were read
         largest = declared.setdefault(row["workspace"], {})
         for digest, size in unpack_blobs(row["blobs"] or b""):
             largest[digest] = max(size, largest.get(digest, 0))  # 0: only named
@@ -123,7 +123,7 @@ async def rows(pool: Pool) -> dict[str, list[tuple[Any, ...]]]:
               FROM tag_repeats s JOIN repositories r ON r.id = s.repository_id ORDER BY 1, 2, 3, 4""",
         "digests": """SELECT w.name, d.digest, d.refs, d.names, CASE WHEN d.refs > d.names THEN d.size END
               FROM workspace_digests d JOIN workspaces w ON w.id = d.workspace_id WHERE d.refs > 0 ORDER BY 1, 2""",
-        "stored": "SELECT digest, size FROM stored_blobs WHERE size >= 0 ORDER BY 1",
+        "stored": "SELECT digest, size, word, asked_ns FROM stored_blobs WHERE size >= 0 ORDER BY 1",
         "usage": "SELECT name, usage_bytes FROM workspaces WHERE usage_bytes <> 0 ORDER BY 1",
     }
     return {

@@ -10,6 +10,7 @@ import msgspec
 from ledger.counting import Change, Holding, contribution, count, learn_size
 from ledger.facts import BlobStored, Fact, names_only
 from ledger.fold import Manifest, State, fold
+from ledger.words import Word, word_of
 from quota.levels import level
 from tests.support.histories import REPOSITORIES, pattern_workspace
 
@@ -27,6 +28,7 @@ class MemoryLedger:
         self.placed = {repository: pattern_workspace(repository) for repository in REPOSITORIES}
         self.holdings: dict[str, dict[bytes, Holding]] = {}
         self.usage: Counter[str] = Counter()
+        self.words: dict[bytes, Word] = {}
         self.stored: dict[bytes, int] = {}
         self.levels: dict[str, str] = {}
         self.emitted: list[tuple[str, str, str]] = []
@@ -37,7 +39,11 @@ class MemoryLedger:
         before = {key: msgspec.structs.replace(m) for key, m in self.state.manifests.items()}
         for fact in facts:
             if isinstance(fact, BlobStored):
-                self.stored[fact.digest] = max(fact.size, self.stored.get(fact.digest, 0))
+                word = word_of(fact)
+                self.words[fact.digest] = max(word, self.words.get(fact.digest, word))
+                self.stored[fact.digest] = self.words[fact.digest][2]
+                if not fact.repository:
+                    continue
             fold(self.state, REPOSITORIES.index(fact.repository), fact)
         changes: dict[str, Change] = {}
         for key, manifest in self.state.manifests.items():
@@ -92,7 +98,7 @@ class MemoryLedger:
         """As `ledger.account` does with statements."""
         before = holding.counted
         present = self._present(workspace)
-        documents = [item.size for named, item in present if named == digest]
+        documents = [_document(item) for named, item in present if named == digest]
         sizes = {
             size
             for _named, item in present
@@ -100,7 +106,8 @@ class MemoryLedger:
             if member == digest and not names_only(member, size)
         }
         if digest in self.stored or documents:
-            holding.size, holding.stored = self.stored.get(digest, max(documents, default=0)), True
+            document = max(documents, default=(False, 0))[1]
+            holding.size, holding.stored = self.stored.get(digest, document), True
             holding.mixed = False
         else:
             holding.size, holding.stored, holding.mixed = max(sizes), False, len(sizes) > 1
@@ -121,9 +128,10 @@ class MemoryLedger:
         references: dict[tuple[str, bytes], tuple[int, int]] = {}
         for workspace in set(self.placed.values()):
             claims: dict[bytes, int] = {}
-            documents: dict[bytes, int] = {}
+            documents: dict[bytes, tuple[bool, int]] = {}
             for named_itself, manifest in self._present(workspace):
-                documents[named_itself] = max(manifest.size, documents.get(named_itself, 0))
+                document = _document(manifest)
+                documents[named_itself] = max(document, documents.get(named_itself, document))
                 members = dict(manifest.content.blobs) if manifest.content else {}
                 for digest, size in members.items():
                     claims[digest] = max(size, claims.get(digest, 0))
@@ -134,7 +142,10 @@ class MemoryLedger:
                     refs, names = references.get(key, (0, 0))
                     references[key] = (refs + 1, names + named)
             recount[workspace] = sum(
-                self.stored.get(digest, size) for digest, size in (claims | documents).items()
+                self.stored.get(digest, size)
+                for digest, size in (
+                    claims | {digest: size for digest, (_read, size) in documents.items()}
+                ).items()
             )
         counted = {
             (workspace, digest): (holding.refs, holding.names)
@@ -176,4 +187,10 @@ class MemoryLedger:
             for digest, holding in held.items()
             if holding.refs
         }
-        return manifests, self.state.tags, holdings, self.stored
+        return manifests, self.state.tags, holdings, self.words
+
+
+def _document(manifest: Manifest) -> tuple[bool, int]:
+    """Whether a manifest's document was read, and its bytes."""
+    content = manifest.content
+    return content is not None and content.subject_known, manifest.size

@@ -29,7 +29,8 @@ from tests.support.histories import (
 def folded(facts: list[Fact]) -> State:
     state = State({}, {})
     for fact in facts:
-        fold(state, REPOSITORIES.index(fact.repository), fact)
+        if fact.repository:  # a size alone is of no repository
+            fold(state, REPOSITORIES.index(fact.repository), fact)
     return state
 
 
