@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-# Processes that tests are shared out to, each with a Kafka and a Postgres of its own. Much of a test is
-# waiting, so that two cores have work for four.
-TOGETHER ?= 4
+# Processes that tests are shared out to, each with a Kafka and a Postgres of its own. A quarter of a test
+# is waiting, so that two cores have work for three.
+TOGETHER ?= 3
 # Where an environment forbids it, each of hundreds of processes would compile all of our code anew.
 export PYTHONDONTWRITEBYTECODE :=
 

@@ -35,6 +35,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[MEASURED] = Measured()
     config.stash[BEGAN] = time.monotonic()
     config.pluginmanager.register(config.stash[MEASURED], "promises")
+    # A broker of the tests lives for seconds or minutes: what its Java would compile for later is never
+    # earned back (3 of 10 CPU seconds of a start and 2,000 messages).
+    os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
     # A shell starts what it sends to the background without Ctrl-C, and processes that tests start and
     # end by it would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -69,38 +72,50 @@ def promise(request: pytest.FixtureRequest) -> Promise:
     return Promise(mark.args[0], request.node.user_properties)
 
 
-_HERE = Path(__file__).parent
 _ALONE = (
-    "acceptance/test_demo.py",
-    "acceptance/test_races.py",
-    "acceptance/test_settling.py",
-    "faults",
-    "integration/consumer/test_frozen.py",
-    "integration/devstack",
-    "integration/runtime/test_producers.py",
-    "integration/webhook_receiver",
-    "unit/quota/test_planner_large.py",
+    "tests/faults/test_acknowledged.py",
+    "tests/faults/test_full_disk.py",
+    "tests/faults/test_half_open.py",
+    "tests/faults/test_leaks.py",
+    "tests/faults/test_places.py",
+    "tests/faults/test_poison.py",
+    "tests/faults/test_silence.py",
+    "tests/faults/test_storm.py",
+    "tests/faults/test_watchdog.py",
+    "tests/integration/runtime/test_producers.py",
+    "tests/integration/webhook_receiver/test_faults.py",
+    "tests/integration/webhook_receiver/test_hostile_http.py",
+    "tests/integration/webhook_receiver/test_large.py",
+    "tests/integration/webhook_receiver/test_table.py",
+    "tests/unit/quota/test_planner_large.py",
 )
-"""Their promises are in seconds: `make test` runs these with nothing beside them."""
+"""Their promises are in seconds: `make test` runs these with nothing beside them, and single tests of
+other files that are marked so."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what runs alone, before `-m` chooses; put what takes longest first."""
     for item in items:
-        where = item.path.relative_to(_HERE)
-        if any(where.is_relative_to(part) for part in _ALONE):
+        if item.nodeid.startswith(_ALONE):
             item.add_marker(pytest.mark.alone)
     # A room that one process has to itself begins first, the many short files fill up the end.
     items.sort(key=lambda item: (_room(item.nodeid) is None, "tests/unit/" in item.nodeid))
 
 
-_ROOMS = ("tests/acceptance/", "tests/integration/cli/")
-"""Tests of a whole system, which is started once a process: all of a room run in the same one."""
+def _room(test: str) -> str | None:
+    """What a test's whole system is called, which is started once a process: all of a room share one."""
+    parameters = test.partition("[")[2].removesuffix("]").split("-")
+    if test.startswith("tests/acceptance/"):
+        return "registry 3" if "3" in parameters else "registry 2"
+    if test.startswith("tests/integration/cli/"):
+        return "commands"
+    if test.startswith("tests/faults/") and not test.startswith(_WITH_A_BROKER_ALONE):
+        return "faults"
+    return None
 
 
-def _room(nodeid: str) -> str | None:
-    return next((room for room in _ROOMS if nodeid.startswith(room)), None)
+_WITH_A_BROKER_ALONE = ("tests/faults/test_group.py", "tests/faults/test_log.py")
 
 
 class _RoomsAndFiles(LoadScopeScheduling):  # type: ignore[misc]

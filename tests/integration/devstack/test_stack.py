@@ -226,6 +226,7 @@ async def test_an_outage_lasts_until_it_is_ended(tmp_path):
         assert await answer_of_postgres(stack.database_url, "SELECT 1") == 1
 
 
+@pytest.mark.alone
 async def test_make_run_announces_itself_and_ends_within_six_seconds(tmp_path):
     """As docs/getting-started.md says it: in a terminal, whose Ctrl-C goes to all that runs in it."""
     run_dir, log = tmp_path / "a folder" / "run", tmp_path / "out"

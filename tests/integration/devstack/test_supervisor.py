@@ -67,6 +67,7 @@ async def test_a_part_is_started_when_what_it_needs_answers(tmp_path, root, say)
     assert list(run_dir.pids.iterdir()) == []
 
 
+@pytest.mark.alone
 async def test_a_killed_part_is_started_again_within_three_seconds_and_a_line_says_so(
     tmp_path, root, say
 ):
@@ -140,6 +141,7 @@ async def test_what_needs_or_feeds_others_ends_first(tmp_path, root, say):
     assert log.read_text() == "source top base "
 
 
+@pytest.mark.alone
 async def test_one_that_hangs_leaves_the_others_their_time(tmp_path, root, say):
     slow = (
         "import signal, sys, time; "
@@ -157,6 +159,7 @@ async def test_one_that_hangs_leaves_the_others_their_time(tmp_path, root, say):
     assert say == ["source did not end by itself and was killed"]
 
 
+@pytest.mark.alone
 async def test_stubborn_parts_are_killed_in_time_with_what_they_started(tmp_path, root, say):
     starts_a_child = (
         "import subprocess, sys; "
