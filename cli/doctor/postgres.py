@@ -99,16 +99,16 @@ async def _placing(url: str, pattern: str) -> list[Finding]:
             await connection.close(timeout=5)
     except (*UNAVAILABLE, asyncpg.PostgresError) as error:
         return [skipped("workspaces", f"repositories are not told: {error}")]
-    if found.elsewhere:
-        return [warning("workspaces", found.text, REMEDY)]
     if not found.repositories:
         return []
     of_all = plural(found.repositories, "repository")
-    if found.matched:
-        return [ok("workspaces", f"RQ_WORKSPACE_PATTERN places {found.matched} of {of_all}")]
-    unmatched = (
-        f"RQ_WORKSPACE_PATTERN ({pattern}) matches none of {of_all}, such as"
-        f" {found.first}: all of them count for workspace {NO_WORKSPACE}"
-    )
-    mend = "write a pattern that matches such names whole, from the first character on"
-    return [warning("workspaces", unmatched, mend)]
+    if not found.matched:
+        unmatched = (
+            f"RQ_WORKSPACE_PATTERN ({pattern}) matches none of {of_all}, such as {found.first}:"
+            f" what it does not match counts for workspace {NO_WORKSPACE}"
+        )
+        mend = "write a pattern that matches such names whole, from the first character on"
+        return [warning("workspaces", unmatched, mend)]
+    if found.elsewhere:
+        return [warning("workspaces", found.text, REMEDY)]
+    return [ok("workspaces", f"RQ_WORKSPACE_PATTERN places {found.matched} of {of_all}")]
