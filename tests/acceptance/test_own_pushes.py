@@ -7,9 +7,10 @@ from typing import Any
 from registry.client import RegistryClient
 from registry.names import format_digest
 from registry.push import Image, build_image, build_layer, push_image
-from tests.acceptance.test_main_job import accounted, set_up
+from tests.acceptance.test_main_job import accounted, fresh, set_up
 from tests.support.deliveries import envelope, event
 from tests.support.system import System
+from tests.support.waiting import wait_until
 
 
 def an_image() -> Image:
@@ -101,3 +102,31 @@ async def test_with_a_stolen_webhook_token_the_newest_images_and_latest_are_not_
     assert left >= {"v5", "v6", "v7", "latest"}
     latest = await system.registry.tag_digest(repository, "latest")
     assert latest.digest == images[7].digest
+
+
+async def test_a_forged_size_is_gone_again_once_storage_was_asked(system: System):
+    """2^42 bytes, told for a repository that nobody has, of a blob that somebody holds."""
+    workspace = await set_up(system, 10_000_000)
+    image = an_image()
+    await push_image(system.registry, f"{workspace}/api", image, "1")
+    held = (await accounted(system, workspace, images=1))["usage_bytes"]
+    layer = max(image.blobs, key=lambda blob: len(blob.content))
+    forged = event(
+        f"{fresh('stranger')}/repo",
+        digest=format_digest(layer.digest),
+        mediaType="application/octet-stream",
+        size=2**42,
+        length=2**42,
+    )
+    for name in ("tag", "references"):
+        del forged["target"][name]
+    assert await system.notify(envelope(forged)) == 202
+    await system.settled()
+
+    async def right() -> bool:
+        return bool(await system.usage(workspace) == held)
+
+    await wait_until(right, 30, interval=0.2, what="storage was asked, and its word counts")
+    assert await system.notify(envelope(forged | {"id": str(uuid.uuid4())})) == 202
+    await system.settled()
+    assert await system.usage(workspace) == held
