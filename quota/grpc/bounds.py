@@ -19,7 +19,33 @@ MOST_OPEN = 100
 METHODS = 5
 """How many such methods there are: Check, List and Watch, and two versions of reflection."""
 
+MOST_WAITED_FOR = 100
+"""Calls of one caller whose message has not come yet."""
+
 Request = TypeVar("Request")
+
+
+class Waiting:
+    """Whose messages are waited for: who opens calls and sends nothing has a share, and no more."""
+
+    def __init__(self, *, most: int = MOST_WAITED_FOR) -> None:
+        self._most = most
+        self._of = Counter[str]()
+
+    async def arrived(self, caller: str, requests: AsyncIterator[Request], context: Any) -> Request:
+        """As `arrived`. Aborts the call where so many of the caller's wait already."""
+        if self._of[caller] >= self._most:
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"{self._most} calls of yours have sent no message yet",
+            )
+        self._of[caller] += 1
+        try:
+            return await arrived(requests, context)
+        finally:
+            self._of[caller] -= 1
+            if not self._of[caller]:
+                del self._of[caller]
 
 
 async def arrived(requests: AsyncIterator[Request], context: Any) -> Request:

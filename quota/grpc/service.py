@@ -17,7 +17,7 @@ from quota.access import Authenticate, Principal, Refusals
 from quota.api.problems import Refused
 from quota.api.requests import MAX_BYTES
 from quota.builds import PreBuild
-from quota.grpc.bounds import arrived
+from quota.grpc.bounds import Waiting
 from quota.hook import Answer, PreBuildHook
 from quota.outcome import Deleted
 from quota.tracking import NotYoursError, Pushed, Tracker, TrackingError
@@ -63,6 +63,7 @@ class BuildService:
         self._authenticate = authenticate
         self._refusals = Refusals("grpc")
         self._refused = refused
+        self._waiting = Waiting()
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """What a server adds. Unreadable bytes reach us as None, not as an internal error."""
@@ -153,7 +154,7 @@ class BuildService:
         async def answer(requests: AsyncIterator[Request | None], context: _Context) -> Response:
             try:
                 caller = await self._identify(context, scope)
-                request = await arrived(requests, context)
+                request = await self._waiting.arrived(caller.name, requests, context)
                 if request is None:
                     await context.abort(
                         grpc.StatusCode.INVALID_ARGUMENT, f"this is not a {kind.DESCRIPTOR.name}"
@@ -166,6 +167,9 @@ class BuildService:
                 )
             except grpc.aio.AbortError:
                 raise
+            except grpc.aio.InternalError as error:
+                # Who called has gone: hundreds of such calls must not write a traceback each.
+                raise asyncio.CancelledError from error
             except Exception:
                 log.exception("call_failed", call=kind.DESCRIPTOR.name)
                 await context.abort(

@@ -11,10 +11,11 @@ import math
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from functools import partial
+from functools import partial, wraps
 from typing import Final
 
 from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
 
 from ledger.browsing import Pulse
 from ledger.reading import WorkspaceView
@@ -33,10 +34,15 @@ log = get_logger(__name__)
 _MOST_STREAMS: Final = 500
 _OF_ONE_VISITOR: Final = 50
 """Streams of who is signed in by one name."""
+_MOST_OPENING: Final = 20
+"""Streams at a time of which it is being found out who asks for them, and whether they may."""
 _EVERY_SECONDS: Final = 0.5
 _PARTS_EVERY_SECONDS: Final = 2.0
 _CHECK_SESSION_SECONDS: Final = 3.0
 _SIGN_OF_LIFE_SECONDS: Final = 15.0
+
+_OPENING: Final = web.RequestKey("opening", bool)
+"""Whether a request counts among those that are being opened."""
 
 
 class Live:
@@ -62,10 +68,37 @@ class Live:
         """Visitor's name → pages that look."""
         self._readings: dict[int, tuple[float, Pulse]] = {}
         self._reading = asyncio.Lock()
+        self._opening = 0
 
     def routes(self) -> list[web.RouteDef]:
         """One address."""
-        return [web.get("/workspaces/{workspace:[^/]+}/live", self._visits.page(self.live))]
+        return [
+            web.get(
+                "/workspaces/{workspace:[^/]+}/live", self._opened(self._visits.page(self.live))
+            )
+        ]
+
+    def _opened(self, page: Handler) -> Handler:
+        """Refuse a flood before anything is asked of the database for it: streams take no place at the gate."""
+
+        @wraps(page)
+        async def bounded(request: web.Request) -> web.StreamResponse:
+            if self._opening >= _MOST_OPENING:
+                return web.Response(status=503, headers={hdrs.RETRY_AFTER: "1"})
+            self._opening += 1
+            request[_OPENING] = True
+            try:
+                return await page(request)
+            finally:
+                self._is_open(request)
+
+        return bounded
+
+    def _is_open(self, request: web.Request) -> None:
+        """It is known who asks: another may."""
+        if request[_OPENING]:
+            request[_OPENING] = False
+            self._opening -= 1
 
     async def live(self, request: web.Request, visitor: Visitor) -> web.StreamResponse:
         """What happens in a workspace, as it happens."""
@@ -77,6 +110,7 @@ class Live:
                 429, f"{_OF_ONE_VISITOR} pages of yours watch; this one works without."
             )
         self._streams[visitor.name] += 1
+        self._is_open(request)
         try:
             return await streamed(request, partial(self._stream, request, view))
         finally:

@@ -41,6 +41,7 @@ PROMISES: Final[Mapping[str, str]] = {
     "leaks": "nothing leaks",
     "watchdog": "what stalls is noticed, and ended with a reason",
     "back-pressure": "what cannot be taken is refused before memory grows",
+    "floods": "floods of calls and of event streams keep nobody else's build waiting",
     "bad-release": "a release that reads nothing stops instead of dead-lettering the topic",
 }
 """Row → the promise."""
