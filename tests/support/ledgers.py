@@ -115,7 +115,7 @@ async def rows(pool: Pool) -> dict[str, list[tuple[Any, ...]]]:
     """Everything that convergence is about, without surrogate ids and moments of recording."""
     statements = {
         "manifests": """SELECT r.name, m.digest, r.registry, m.push_ns, m.push_id, m.seen_ns, m.seen_id,
-              m.delete_ns, m.delete_id, m.sure_ns, m.sure_id, m.heard_ns, m.heard_id, m.created_ns, m.dated_ns, m.pulled_ns, m.size, m.media_type, m.blobs, m.children, m.present
+              m.delete_ns, m.delete_id, m.sure_ns, m.sure_id, m.heard_ns, m.heard_id, m.created_ns, m.dated_ns, m.pulled_ns, m.first_ns, m.size, m.media_type, m.blobs, m.children, m.present
               FROM manifests m JOIN repositories r ON r.id = m.repository_id ORDER BY 1, 2, 3""",
         "tags": """SELECT r.name, t.name, r.registry, t.digest, t.set_ns, t.untag_ns, t.named_ns, t.first_push_ns
               FROM tags t JOIN repositories r ON r.id = t.repository_id ORDER BY 1, 2, 3""",
