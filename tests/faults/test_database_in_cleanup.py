@@ -1,17 +1,20 @@
-"""Postgres is cut off, killed or frozen at any statement of a build's question that has to clean.
+"""Postgres is cut off, killed, frozen or without room at any statement of a build that has to clean.
 
 The build is answered in its time and goes on; afterwards ledger, registry and audit say the same,
 nothing protected went, and every manifest that went has its bytes kept, whoever finishes the run.
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
+import asyncpg
 import psutil
 import pytest
 import pytest_asyncio
@@ -24,15 +27,18 @@ from registry.client import RegistryClient
 from runtime.postgres import UNAVAILABLE, Pool, close_pool, open_pool
 from tests.integration.quota.conftest import Service, service_of
 from tests.support import ledgers
+from tests.support.backends import Backend
 from tests.support.cleanups import GOES, cleaner_of, everything_agrees, fill, later
 from tests.support.fault_proxy import FaultProxy, fault_proxy
 from tests.support.promises import Promise, Scale
+from tests.support.small_disk import SmallDisk, small_disk
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.promise("database-in-cleanup")
 
 TIMEOUT_S = 2.0
 """The build's."""
+FULL_S = 1.0
 FROZEN_S = 2.5
 """Longer than the build waits."""
 
@@ -48,6 +54,8 @@ class World:
     aside: Pool
     """Not through it: another process's, and the test's."""
     client: RegistryClient
+    disk: SmallDisk | None = None
+    """Postgres's, where it is a small one."""
     stays_frozen: asyncio.Task[None] | None = None
 
     def processes(self) -> list[psutil.Process]:
@@ -85,6 +93,24 @@ class World:
         self.stays_frozen = asyncio.create_task(self._thaw())
         return False
 
+    def disk_full(self) -> bool:
+        """And its next piece of the log needs room as well."""
+        assert self.disk is not None
+        self.disk.fill()
+        self.stays_frozen = asyncio.create_task(self._make_room())
+        return False
+
+    async def _make_room(self) -> None:
+        with contextlib.suppress(*UNAVAILABLE, asyncpg.PostgresError):
+            async with self.aside.acquire() as connection:
+                # The log goes on in a new file, for which there is no room.
+                await connection.execute("SELECT pg_logical_emit_message(true, 'test', 'x')")
+                await connection.execute("SELECT pg_switch_wal()")
+                await connection.execute("SELECT pg_logical_emit_message(true, 'test', 'x')")
+        await asyncio.sleep(FULL_S)
+        assert self.disk is not None
+        self.disk.empty()
+
     async def _thaw(self) -> None:
         await asyncio.sleep(FROZEN_S)
         self.signal(signal.SIGCONT)
@@ -114,7 +140,22 @@ FAULTS = {
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world(tmp_path_factory: pytest.TempPathFactory, backend) -> AsyncIterator[World]:
+    async with world_at(tmp_path_factory.mktemp("postgres"), backend) as made:
+        yield made
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def small_world(tmp_path_factory: pytest.TempPathFactory, backend) -> AsyncIterator[World]:
+    """Its Postgres on a small disk."""
     folder = tmp_path_factory.mktemp("postgres")
+    with small_disk(folder / "postgres", 300) as disk:
+        async with world_at(folder, backend) as made:
+            made.disk = disk
+            yield made
+
+
+@asynccontextmanager
+async def world_at(folder: Path, backend: Backend) -> AsyncIterator[World]:
     async with (
         Stack(StackConfig.for_tests(folder), parts=("postgres",)) as stack,
         backend.registry("any", notification_url="http://127.0.0.1:9/none", token="t") as registry,
@@ -155,7 +196,8 @@ class Striking:
 @contextmanager
 def striking(world: World, fault: str, at: int) -> Iterator[Striking]:
     """Meanwhile."""
-    strike = Striking(lambda: FAULTS[fault](world), at)
+    happens = World.disk_full if world.disk is not None else FAULTS[fault]
+    strike = Striking(lambda: happens(world), at)
     world.proxy.lose_answers_to(strike, 1)
     try:
         yield strike
@@ -208,3 +250,17 @@ async def test_whatever_becomes_of_postgres_in_a_cleanup_it_is_finished_and_no_b
         rounds += 1
         at += step
     assert rounds * step > 60
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_full_disk_of_postgres_in_a_cleanup_is_waited_out(
+    small_world: World, promise: Promise, scale: Scale
+):
+    step = scale.pick(41, 7)
+    at = step // 2
+    while await one_round(small_world, "without room", at, promise):
+        at += step
+    assert at > 60
+    log = small_world.stack.run_dir.log("postgres").read_text()
+    assert "No space left on device" in log
+    promise.count("times that Postgres said there is no room", log.count("No space left on device"))
