@@ -3,6 +3,7 @@
 import json
 import uuid
 
+import asyncpg
 import pytest_asyncio
 
 from registry.client import RegistryClient
@@ -42,6 +43,23 @@ async def test_an_existing_registry_is_taken_in_by_one_command(system, command, 
     assert workspace["configured"] is False
     assert (await command("cleanup", name)).code == 0
     assert len(await system.images(name)) == 5, "not cleaned before somebody configured it"
+
+
+async def test_an_older_database_is_confirmed_by_a_person_and_for_all_workspaces(system, command):
+    refused = await command("reconcile", "--workspace", "acme", "--confirm-restored")
+    assert (refused.code, "all workspaces" in refused.err) == (2, True)
+    connection = await asyncpg.connect(system.stack.database_url)
+    try:
+        await connection.execute(
+            "INSERT INTO log_breaks (cluster_id, topic, partition, kind, stored_offset, first_offset,"
+            " end_offset, resumed_offset, found_at) VALUES ('c', 't', 0, 'older_database', 1, 0, 2, 1, now())"
+        )
+    finally:
+        await connection.close()
+    assert (await system.get("/v1/status"))["log"]["restored_at"] is not None
+    confirmed = await command("reconcile", "--confirm-restored")
+    assert confirmed.code == 0, confirmed
+    assert (await system.get("/v1/status"))["log"]["restored_at"] is None
 
 
 async def test_a_registry_that_is_away_is_one_sentence_and_exit_code_1(system, command):
