@@ -14,7 +14,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from runtime.postgres import Pool, open_pool
 from tests.support.backends import Backend, choose_backend
-from tests.support.database import cloned_database, disconnect
+from tests.support.database import cloned_database, kept_connection
 from tests.support.promises import Measured, Promise, Scale, form_of, table, write_table
 
 MEASURED = pytest.StashKey[Measured]()
@@ -152,8 +152,8 @@ async def kafka_bootstrap(backend: Backend) -> str:
 async def postgres_url(backend: Backend) -> AsyncIterator[str]:
     """Superuser's URL of the session's Postgres, database `postgres`; create one's own database."""
     url = await backend.postgres_url()
-    yield url
-    await disconnect(url)
+    async with kept_connection(url):
+        yield url
 
 
 @pytest_asyncio.fixture

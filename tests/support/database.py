@@ -4,6 +4,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -11,8 +12,17 @@ import asyncpg
 from migrations.upgrade import upgrade
 
 _templates: dict[str, str] = {}
-_connections: dict[str, asyncpg.Connection] = {}
-_one_at_a_time = asyncio.Lock()
+
+
+class Kept(NamedTuple):
+    """A connection that is kept, and the event loop that it belongs to."""
+
+    loop: asyncio.AbstractEventLoop
+    connection: asyncpg.Connection
+    one_at_a_time: asyncio.Lock
+
+
+_kept: dict[str, Kept] = {}
 
 
 def with_database(url: str, database: str) -> str:
@@ -20,19 +30,33 @@ def with_database(url: str, database: str) -> str:
     return urlunsplit(urlsplit(url)._replace(path=f"/{database}"))
 
 
+@asynccontextmanager
+async def kept_connection(server_url: str) -> AsyncIterator[None]:
+    """Makes and drops databases of a server by one connection: to connect costs more than either.
+
+    For this event loop alone: machines of Hypothesis have their own, and connect anew.
+    """
+    connection = await asyncpg.connect(server_url)
+    _kept[server_url] = Kept(asyncio.get_running_loop(), connection, asyncio.Lock())
+    try:
+        yield
+    finally:
+        del _kept[server_url]
+        await connection.close()
+
+
 async def _execute(server_url: str, statement: str) -> None:
-    """By one connection a server, which is kept: to connect costs more than to make a database."""
-    async with _one_at_a_time:
-        connection = _connections.get(server_url)
-        if connection is None or connection.is_closed():
-            connection = _connections[server_url] = await asyncpg.connect(server_url)
+    known = _kept.get(server_url)
+    here = asyncio.get_running_loop()
+    if known is not None and known.loop is here and not known.connection.is_closed():
+        async with known.one_at_a_time:
+            await known.connection.execute(statement)
+        return
+    connection = await asyncpg.connect(server_url)
+    try:
         await connection.execute(statement)
-
-
-async def disconnect(server_url: str) -> None:
-    """Close what is kept of a server that will be ended."""
-    if (known := _connections.pop(server_url, None)) is not None:
-        await known.close()
+    finally:
+        await connection.close()
 
 
 async def template(server_url: str) -> str:
