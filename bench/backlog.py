@@ -83,8 +83,9 @@ def in_log_order(raws: Sequence[bytes]) -> list[bytes]:
 @contextmanager
 def consumers(stack: Stack, count: int) -> Iterator[list[psutil.Process]]:
     """So many consumer processes."""
+    group = f"bench-{time.time_ns()}"
     with ExitStack() as open_:
-        yield [open_.enter_context(consuming(stack)) for _ in range(count)]
+        yield [open_.enter_context(consuming(stack, group)) for _ in range(count)]
 
 
 async def ours(stack: Stack, count: int, *, processes: int = 1) -> dict[str, Any]:

@@ -37,10 +37,15 @@ def running(
 
 
 @contextmanager
-def consuming(stack: Stack) -> Iterator[psutil.Process]:
-    """A consumer of ours, started by hand: its backlog stands in Kafka before."""
+def consuming(stack: Stack, group: str) -> Iterator[psutil.Process]:
+    """A consumer of ours, started by hand: its backlog stands in Kafka before.
+
+    `group`: one that has read nothing yet, or the emptied ledger would be taken for an older backup.
+    """
     argv = [sys.executable, "-m", "cli.main", "serve", "consumer"]
-    with running(argv, {**stack.environment, "RQ_LOG_LEVEL": "warning"}) as process:
+    with running(
+        argv, {**stack.environment, "RQ_LOG_LEVEL": "warning", "RQ_KAFKA_GROUP": group}
+    ) as process:
         yield psutil.Process(process.pid)
 
 

@@ -124,7 +124,7 @@ async def _measure(stack: Stack, count: int, seed: int, *, references: bool) -> 
 
         await asyncio.gather(*(deliver() for _ in range(_CONNECTIONS)))
         began = time.perf_counter()
-        with consuming(stack):
+        with consuming(stack, f"bench-{time.time_ns()}"):
             began = await until(lambda document: recorded(document) >= 1)
             first = recorded(await status())
             taken = await until(lambda document: recorded(document) >= len(told))

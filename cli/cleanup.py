@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Final, NoReturn
@@ -70,6 +71,8 @@ NOTES: Final[Mapping[str, str]] = {
 
 _REFUSED_PLAN: Final = (409, 410)
 _LOOK_SECONDS: Final = 0.5
+_BEGIN_SECONDS: Final = 120.0
+"""After which a run that did not begin is not waited for: its plan is made and its images asked for by then."""
 
 
 def register(app: typer.Typer) -> None:
@@ -180,6 +183,7 @@ async def _clean(
     if plan_id is not None:
         body["plan"] = str(plan_id)
     async with api_client() as api:
+        before = await _newest_run(api, workspace) if wait else None
         running = asyncio.ensure_future(
             api.call("POST", workspace_path(workspace, "cleanups"), body=body)
         )
@@ -195,13 +199,32 @@ async def _clean(
                     raise CommandError(str(error), exit_code=3) from error
                 raise
             if wait and not outcome["done"]:
-                outcome = await _ended(api, workspace, outcome["run_id"], work)
+                run_id = outcome["run_id"] or await _begun(api, workspace, before)
+                outcome = await _ended(api, workspace, run_id, work)
         if outcome["target_reached"] or not outcome["done"]:
             return outcome, None
     # The answer names what stopped it; a fresh plan has the sentence for it.
     now = await _post_plan(workspace, {})
     sentences = [block["why"] for block in now["blocks"]]
     return outcome, "; ".join(sentences) or now["why_not"]
+
+
+async def _newest_run(api: ApiClient, workspace: str) -> str | None:
+    runs = await api.call("GET", workspace_path(workspace, "cleanups"), query={"limit": 1})
+    return runs["items"][0]["id"] if runs["items"] else None
+
+
+async def _begun(api: ApiClient, workspace: str, before: str | None) -> str:
+    """The id of the run that is newer than `before`: it is made when its plan is."""
+    until = time.monotonic() + _BEGIN_SECONDS
+    while time.monotonic() < until:
+        if (found := await _newest_run(api, workspace)) not in (None, before):
+            return str(found)
+        await asyncio.sleep(_LOOK_SECONDS)
+    raise CommandError(
+        f"the cleanup of {workspace} has not begun within {_BEGIN_SECONDS:g} s; it goes on behind: see"
+        f" `registry-quota plan {workspace}`, or call the command again"
+    )
 
 
 async def _ended(api: ApiClient, workspace: str, run_id: str, work: Work) -> Document:

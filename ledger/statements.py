@@ -158,9 +158,12 @@ WHERE s.repository_id = given.repository_id AND s.name = given.name
 # -- bytes -------------------------------------------------------------------------------------
 
 # What is held, and what storage said, of what is held or not.
+# Each workspace with its part of all digests: an array costs its writer by its elements.
 LOAD_HOLDINGS = """
 SELECT given.workspace_id, given.digest, h.refs, h.names, h.size, h.stored, h.mixed, s.size AS told
-FROM unnest($1::bytea[], $2::int[]) AS given(digest, workspace_id)
+FROM unnest($2::int[], $3::int[], $4::int[]) AS of(workspace_id, first, last)
+CROSS JOIN LATERAL (
+  SELECT of.workspace_id, digest FROM unnest(($1::bytea[])[of.first:of.last]) AS part(digest)) given
 LEFT JOIN LATERAL (
   SELECT refs, names, size, stored, mixed FROM workspace_digests
   WHERE digest = given.digest AND workspace_id = given.workspace_id LIMIT 1) h ON true

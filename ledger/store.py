@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from datetime import datetime
-from itertools import repeat
 from operator import itemgetter
 from typing import Any
 
@@ -368,13 +367,14 @@ async def load_holdings(
     Returns workspace id → digest → holding, and digest → size in bytes.
     """
     digests: list[bytes] = []
-    workspaces: list[int] = []
+    parts: list[tuple[int, int, int]] = []
     for workspace_id, members in wanted.items():
+        first = len(digests) + 1
         digests += sorted(members)
-        workspaces += repeat(workspace_id, len(members))
+        parts.append((workspace_id, first, len(digests)))
     if not digests:
         return {}, {}
-    rows = await connection.fetch(statements.LOAD_HOLDINGS, digests, workspaces)
+    rows = await connection.fetch(statements.LOAD_HOLDINGS, digests, *_columns(parts))
     told = {row["digest"]: row["told"] for row in rows if row["told"] is not None}
     return _holdings(row for row in rows if row["refs"] is not None), told
 
@@ -408,10 +408,7 @@ async def save_holdings(
     altered: list[tuple[Any, ...]] = []
     for workspace_id, holdings in changed.items():
         for digest, held in holdings.items():
-            row = (
-                *(digest, workspace_id, held.refs, held.names),
-                *(held.size, held.stored, held.mixed),
-            )
+            row = (digest, workspace_id, held.refs, held.names, held.size, held.stored, held.mixed)
             if held.saved:
                 altered.append((*row, held.released))
             else:
