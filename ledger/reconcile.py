@@ -546,6 +546,13 @@ SELECT (SELECT count(*) FROM suspected_absences s JOIN repositories r ON r.id = 
         WHERE r.registry = $1 AND m.present) AS present
 """
 
+ANY_SUSPECTED = """
+SELECT EXISTS (
+  SELECT FROM suspected_absences s JOIN repositories r ON r.id = s.repository_id
+  JOIN workspaces w ON w.id = r.workspace_id
+  WHERE r.registry = $1 AND position(':' IN s.reference) > 0 AND ($2::text IS NULL OR w.name = $2))
+"""
+
 SAMPLE = """
 SELECT r.name AS repository, m.digest FROM manifests m JOIN repositories r ON r.id = m.repository_id
 WHERE r.registry = $1 AND m.present ORDER BY random() LIMIT $2
@@ -563,6 +570,11 @@ async def absences(connection: Connection, registry: str) -> tuple[int, int]:
     """(manifests that are suspected to be absent, manifests that the ledger has), of the whole registry."""
     row = await connection.fetchrow(MASS, registry)
     return row["absent"], row["present"]
+
+
+async def any_absent(connection: Connection, registry: str, workspace: str | None) -> bool:
+    """Whether a manifest is suspected to be absent, in a workspace or in all of them."""
+    return bool(await connection.fetchval(ANY_SUSPECTED, registry, workspace))
 
 
 async def sample(connection: Connection, registry: str, size: int) -> list[tuple[str, bytes]]:

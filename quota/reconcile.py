@@ -469,8 +469,9 @@ class Reconciler:
         asks = None
         if not run.may_forget:
             async with self._pool.acquire() as connection:
+                here = await rows.any_absent(connection, DEFAULT_REGISTRY, run.current.workspace)
                 absent, present = await rows.absences(connection, DEFAULT_REGISTRY)
-            if absent:
+            if here:  # else this pass has nothing to forget
                 asks = absent
                 run.tell_problem(_mass(absent, present))
         now = self._clock()

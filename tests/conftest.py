@@ -74,9 +74,13 @@ def promise(request: pytest.FixtureRequest) -> Promise:
 
 _ALONE = (
     "tests/faults/test_acknowledged.py",
+    "tests/faults/test_database_in_cleanup.py",
+    "tests/faults/test_floods.py",
     "tests/faults/test_full_disk.py",
     "tests/faults/test_half_open.py",
     "tests/faults/test_leaks.py",
+    "tests/faults/test_neighbours.py",
+    "tests/faults/test_older_database.py",
     "tests/faults/test_places.py",
     "tests/faults/test_poison.py",
     "tests/faults/test_silence.py",
@@ -100,7 +104,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.nodeid.startswith(_ALONE):
             item.add_marker(pytest.mark.alone)
     # A room that one process has to itself begins first, the many short files fill up the end.
-    items.sort(key=lambda item: (_room(item.nodeid) is None, "tests/unit/" in item.nodeid))
+    # In it what the README says first: its commands are for a registry that has what the ledger says.
+    items.sort(
+        key=lambda item: (
+            _room(item.nodeid) is None,
+            "tests/unit/" in item.nodeid,
+            "acceptance/test_demo.py" not in item.nodeid,
+        )
+    )
 
 
 def _room(test: str) -> str | None:

@@ -245,7 +245,9 @@ async def test_a_database_put_back_under_a_consumer_that_reads_is_noticed(
         await caught_up(settings, pool, cluster=cluster)
         usage = await ledgers.usage(pool)
         # As if it were the one of a moment ago.
-        await pool.execute("TRUNCATE workspaces, repositories RESTART IDENTITY CASCADE")
+        await pool.execute(
+            "TRUNCATE workspaces, repositories, workspace_digests, stored_blobs RESTART IDENTITY CASCADE"
+        )
         # Numbers of repositories are given out again, to others.
         elsewhere = service_of(pool, RegistryClient("http://127.0.0.1:9"))
         document = IMAGES[0].manifest

@@ -14,7 +14,7 @@ from runtime.postgres import Pool
 from tests.integration.quota.conftest import service_of
 from tests.support import ledgers
 from tests.support.cleanups import IMAGES, utc_now
-from tests.support.consumers import caught_up, consuming, settings_for
+from tests.support.consumers import begin_at_the_end, caught_up, consuming, settings_for
 from tests.support.promises import Promise
 from tests.support.receiver_program import receiver_program
 from tests.support.waiting import wait_until
@@ -52,6 +52,7 @@ async def test_what_another_registry_holds_is_counted_and_never_cleaned_or_recon
 ):
     settings = settings_for(kafka_bootstrap)
     await create_topics(settings)
+    await begin_at_the_end(settings, pool, cluster=await cluster_id(settings))
     name = f"w{uuid.uuid4().hex[:8]}"
     repository, alone = f"{name}/web", f"{name}/elsewhere"
     async with (

@@ -133,3 +133,16 @@ async def caught_up(settings: Settings, pool: Pool, *, cluster: str = "test") ->
         return all(positions.get(number, 0) >= end for number, end in ends.items())
 
     await wait_until(stands, 60, interval=0.05, what="the ledger catches up with the topic")
+
+
+async def begin_at_the_end(settings: Settings, pool: Pool, *, cluster: str) -> None:
+    """An empty ledger that takes nothing of what other tests have put into the topic."""
+    for number, end in (await topic_ends(settings)).items():
+        await pool.execute(
+            "INSERT INTO consumer_offsets (cluster_id, topic, partition, epoch, next_offset, owner)"
+            " VALUES ($1, $2, $3, 1, $4, 'test')",
+            cluster,
+            NOTIFICATIONS_TOPIC,
+            number,
+            end,
+        )

@@ -62,6 +62,10 @@ async def test_what_is_taken_away_is_named_with_what_to_do_until_it_is_back(syst
         await system.stack.resume("receiver")
         await system.stack.resume("consumer")
     await system.settled()
-    found, _document = await checks(command)
-    assert found["consumer"]["state"] == found["lag"]["state"] == "ok"
-    assert found["receiver"]["state"] != "failed"
+
+    async def back() -> bool:
+        found, _document = await checks(command)
+        fine = found["consumer"]["state"] == found["lag"]["state"] == "ok"
+        return fine and bool(found["receiver"]["state"] != "failed")
+
+    await wait_until(back, 30, interval=1, what="what is back is told as fine")
