@@ -1,8 +1,13 @@
 """TCP ports: which are free, which are taken and by whom."""
 
+import fcntl
+import os
 import random
 import socket
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
 
 import psutil
 
@@ -17,6 +22,10 @@ a port between the moment it was found free and the moment its part binds it."""
 
 _handed_out: set[int] = set()
 """By `free_port` in this process: what has it may not have bound it yet."""
+
+_claims: IO[bytes] | None = None
+"""A file of this user's: who hands out a port locks its byte there, so that no other process of ours
+hands it out as well before its part has bound it. The lock goes with the process."""
 
 
 def is_free(port: int, host: str = LOOPBACK) -> bool:
@@ -44,13 +53,26 @@ def free_port() -> int:
     """A port of the loopback address that nobody listens on. Raises StackError when none is left."""
     for _ in range(200):
         port = random.choice(_CANDIDATES)  # noqa: S311 - not a secret
-        if port not in _handed_out and is_free(port):
+        if port not in _handed_out and _claim(port) and is_free(port):
             _handed_out.add(port)
             return port
     raise StackError(
         f"found no free TCP port from {_CANDIDATES.start} to {_CANDIDATES.stop}; "
         "end programs that listen there"
     )
+
+
+def _claim(port: int) -> bool:
+    global _claims  # noqa: PLW0603 - opened once, and as long as the process lives
+    if _claims is None:
+        path = Path(tempfile.gettempdir()) / f"registry-quota-ports-{os.getuid()}"
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        _claims = os.fdopen(os.open(path, flags, 0o600), "r+b", buffering=0)
+    try:
+        fcntl.lockf(_claims, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
 
 
 def holder(port: int) -> str | None:

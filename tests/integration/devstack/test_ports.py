@@ -2,12 +2,15 @@
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from devstack import ports
 from devstack.errors import StackError
 from devstack.ports import LOOPBACK, free_port, require_free
 
@@ -44,3 +47,24 @@ def test_a_port_that_only_root_may_have_is_not_called_taken():
     with unprivileged(), pytest.raises(StackError) as told:
         require_free({"RQ_API_PORT": 81})
     assert str(told.value).startswith("port 81 is only for root (RQ_API_PORT moves it)")
+
+
+def test_two_processes_are_never_handed_the_same_port(monkeypatch):
+    """What has it may bind it seconds later: until then it looks free to everybody."""
+    few = range(31_000, 31_020)
+    code = (
+        "from devstack import ports; import sys\n"
+        f"ports._CANDIDATES = range({few.start}, {few.stop})\n"
+        "print(*(ports.free_port() for _ in range(8)), flush=True)\n"
+        "sys.stdin.read()"
+    )
+    monkeypatch.setattr(ports, "_CANDIDATES", few)
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        theirs = {int(port) for port in other.stdout.readline().split()}
+        ours = {ports.free_port() for _ in range(8)}
+        other.communicate("")
+    assert len(theirs) == len(ours) == 8
+    assert not theirs & ours
