@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest_asyncio
-from playwright.async_api import Browser, Page
+from playwright.async_api import Browser, Page, expect
 
 from ledger.contents import content_of_manifest
 from ledger.facts import ManifestPushed
@@ -23,6 +23,10 @@ from tests.support.ledger_images import pushed
 from tests.support.live_api import OPERATOR, LiveApi, live_api
 
 GIB = 1024**3
+
+# How long a page takes to have its figures says how busy the machine is: one that cost a second to work
+# out is good for ten. What is promised in seconds is measured in seconds.
+expect.set_options(timeout=20_000)
 
 
 @dataclass
