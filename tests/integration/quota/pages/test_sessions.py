@@ -120,6 +120,8 @@ async def test_a_stream_that_fails_goes_on_or_ends_and_is_no_other_answer(
 
 async def test_who_opens_page_after_page_keeps_nobody_else_from_watching(api, monkeypatch):
     monkeypatch.setattr("quota.pages.live._OF_ONE_VISITOR", 2)
+    # Who left is noticed when the next one is sent.
+    monkeypatch.setattr("quota.pages.live._SIGN_OF_LIFE_SECONDS", 0.5)
     await set_up(api)
     cookies = []
     for _number in range(2):
