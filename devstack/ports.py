@@ -1,5 +1,6 @@
 """TCP ports: which are free, which are taken and by whom."""
 
+import atexit
 import fcntl
 import os
 import random
@@ -68,6 +69,7 @@ def _claim(port: int) -> bool:
         path = Path(tempfile.gettempdir()) / f"registry-quota-ports-{os.getuid()}"
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         _claims = os.fdopen(os.open(path, flags, 0o600), "r+b", buffering=0)
+        atexit.register(_claims.close)
     try:
         fcntl.lockf(_claims, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
     except (BlockingIOError, PermissionError):
